@@ -1,0 +1,48 @@
+"""Bytes to ids and back. An id is byte + 4; ids 0 to 3 are special, so the vocabulary has 260 entries."""
+
+import codecs
+from collections.abc import Iterable
+
+import numpy as np
+
+BOE, BOS, EOS, BPE_DELIMITER = range(4)
+OFFSET = 4
+VOCAB_SIZE = 256 + OFFSET
+NEWLINE = ord("\n") + OFFSET
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """UTF-8 of a string, or the bytes themselves.
+
+    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
+    """
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
+
+
+def encode(text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
+    """Ids (n,) int64 of a text: BOS first unless told otherwise, EOS last if asked. Any bytes are valid."""
+    data = np.frombuffer(as_bytes(text), dtype=np.uint8).astype(np.int64) + OFFSET
+    return np.concatenate([np.full(int(bos), BOS), data, np.full(int(eos), EOS)]).astype(np.int64)
+
+
+def decode(ids: Iterable[int]) -> bytes:
+    """The bytes among the ids; special ids are dropped. Raises ValueError for an id outside the vocabulary."""
+    values = np.fromiter(ids, dtype=np.int64)
+    if values.size and (values.min() < 0 or values.max() >= VOCAB_SIZE):
+        raise ValueError(f"ids must lie in 0..{VOCAB_SIZE - 1}, found {values.min()}..{values.max()}")
+    return (values[values >= OFFSET] - OFFSET).astype(np.uint8).tobytes()
+
+
+class TextStream:
+    """Text out of bytes that arrive in pieces: characters come whole, invalid bytes as U+FFFD, nothing lost or doubled."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        """The text that these bytes complete; the start of an unfinished character is kept for the next call."""
+        return self._decoder.decode(data)
+
+    def close(self) -> str:
+        """What is left at the end: U+FFFD for an unfinished character, otherwise nothing."""
+        return self._decoder.decode(b"", final=True)
