@@ -235,8 +235,6 @@ class TrainConfig(Config):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW."""
     lr: Annotated[float, Field(gt=0)] = 4e-4
-    matrix_lr: Annotated[float, Field(gt=0)] = 0.02
-    """Peak learning rate of the matrices that Muon trains."""
     hash_lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""
     schedule: Literal["cosine", "wsd"] = "cosine"

@@ -63,11 +63,6 @@ class Patches:
         """The patch of each byte, counted through the whole batch: (B*N,)."""
         return flat(self.of_byte_BN, self.count)
 
-    @cached_property
-    def flat_read(self) -> Tensor:
-        """The patch that each byte reads, counted through the whole batch: (B*N,)."""
-        return flat(self.read_BN, self.count)
-
     @property
     def starts(self) -> list[list[int]]:
         """Positions at which a patch starts, row by row."""

@@ -1,0 +1,33 @@
+"""Language models on raw bytes, sewn from patches: the Byte Latent Transformer, trained, measured and run."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import BLTConfig, EntropyConfig, UserError
+    from .lm import LM, load
+    from .model.blt import BLT
+    from .model.entropy import EntropyModel
+    from .model.segments import Patches
+    from .patching.patcher import Patcher
+
+# Imported on first use: torch takes seconds, and `bytequilt --help` should not.
+_HOMES = {
+    "BLTConfig": "config",
+    "EntropyConfig": "config",
+    "UserError": "config",
+    "LM": "lm",
+    "load": "lm",
+    "BLT": "model.blt",
+    "EntropyModel": "model.entropy",
+    "Patches": "model.segments",
+    "Patcher": "patching.patcher",
+}
+__all__ = ["BLT", "LM", "BLTConfig", "EntropyConfig", "EntropyModel", "Patcher", "Patches", "UserError", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bytequilt' has no attribute '{name}'")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,127 @@
+"""Shards: documents in Parquet files that are either whole or not there, and that say what made them."""
+
+import json
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..config import UserError
+from .sources import Document
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise UserError("shards are Parquet files and need pyarrow: pip install 'bytequilt[train]'") from None
+
+FORMAT = 1
+KEY = b"bytequilt"
+"""Key of the Parquet metadata under which a shard says what it is, as JSON."""
+GROUP_BYTES = 1_000_000
+"""Text bytes of a row group, about: what is read to get at one document."""
+CORPUS_SCHEMA = pa.schema({"id": pa.string(), "source": pa.int32(), "prompt": pa.int32(), "data": pa.binary()})
+SCORED_SCHEMA = CORPUS_SCHEMA.append(pa.field("entropies", pa.list_(pa.float32())))
+REMEDY = "delete it, it will be made again"
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process and how many there are, as torchrun tells them; 0 and 1 without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder, in order. Raises UserError where there is none."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise UserError(f"no shards in {folder}; `bytequilt prepare` makes them")
+    return paths
+
+
+@contextmanager
+def atomic(path: Path) -> Generator[BinaryIO]:
+    """A stream to a file that appears under its name when it is whole and on the disk, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{rank_and_world()[0]}.tmp")  # two ranks may write the same manifest
+    try:
+        with open(part, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Generator[pq.ParquetWriter]:
+    """A writer of one shard; each table it is given becomes a row group. `about` is what `read_about` will return."""
+    with (
+        atomic(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
+    ):
+        writer.add_key_value_metadata({KEY: json.dumps({"format": FORMAT} | about).encode()})
+        yield writer
+
+
+def write_corpus_shard(path: Path, rows: Sequence[tuple[int, Document]], about: dict[str, Any]) -> None:
+    """A shard of (source, document) rows, in row groups of about GROUP_BYTES."""
+    with shard_writer(path, CORPUS_SCHEMA, about) as writer:
+        begin, size = 0, 0
+        for end, (_, document) in enumerate(rows, 1):
+            size += len(document.data)
+            if size >= GROUP_BYTES or end == len(rows):
+                writer.write_table(_table(rows[begin:end]), row_group_size=end - begin)
+                begin, size = end, 0
+
+
+def _table(rows: Sequence[tuple[int, Document]]) -> pa.Table:
+    columns = {
+        "id": [document.id for _, document in rows],
+        "source": [source for source, _ in rows],
+        "prompt": [document.prompt for _, document in rows],
+        "data": [document.data for _, document in rows],
+    }
+    return pa.table(columns, schema=CORPUS_SCHEMA)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a shard says it is: format, corpus, patcher, rule, documents and bytes per source.
+
+    Raises UserError for a file that is not a whole shard of this format.
+    """
+    try:
+        about = json.loads(pq.read_metadata(path).metadata[KEY])
+        if about["format"] != FORMAT:
+            raise UserError(f"{path} is a shard of format {about['format']}, and this is format {FORMAT}: {REMEDY}")
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is not a whole shard: {REMEDY}") from None
+    return about
+
+
+def check_patcher(path: Path, about: dict[str, Any], fingerprint: str) -> None:
+    """Raises UserError unless this patcher scored the shard."""
+    if about.get("patcher") != fingerprint:
+        raise UserError(f"{path} was not scored by this patcher ({fingerprint[:12]}): {REMEDY}")
+
+
+def finished(path: Path, **marks: str) -> bool:
+    """Whether the shard is there, whole, and says the same of itself as `marks`."""
+    if not path.exists():
+        return False
+    try:
+        about = read_about(path)
+    except UserError:
+        return False
+    return all(about.get(name) == value for name, value in marks.items())
+
+
+def remove_others(folder: Path, keep: Sequence[str]) -> None:
+    """Removes the shards, and parts of shards, that a larger corpus left in the folder."""
+    for path in [*folder.glob("*.parquet"), *folder.glob("*.parquet.*.tmp")]:
+        if path.name.partition(".parquet")[0] + ".parquet" not in keep:
+            path.unlink(missing_ok=True)

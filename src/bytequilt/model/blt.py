@@ -1,0 +1,41 @@
+"""The Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
+
+from torch import Tensor, nn
+
+from ..config import BLTConfig
+from .cache import StackCache
+from .decoder import Decoder
+from .encoder import Encoder
+from .layers import Stack, linear
+from .segments import Patches
+
+
+class Latent(nn.Module):
+    """The big transformer, over patches; it knows nothing of bytes: (B, P, k*d) -> (B, P, D)."""
+
+    def __init__(self, config: BLTConfig) -> None:
+        super().__init__()
+        inputs, width = config.slots * config.encoder.dim, config.latent.dim
+        self.project = nn.Identity() if inputs == width else linear(inputs, width)
+        self.stack = Stack(config.latent)
+
+    def forward(self, x_BPD: Tensor, opens_BP: Tensor, cache: StackCache | None = None) -> Tensor:
+        """A patch sees the patches before it, back to the one that opens its document."""
+        return self.stack(self.project(x_BPD), self.stack.spans(opens_BP, cache), cache)
+
+
+class BLT(nn.Module):
+    """Language model on bytes whose big transformer runs once a patch. Where patches start comes from outside."""
+
+    def __init__(self, config: BLTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.latent = Latent(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
+        """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
+        states = self.encoder(ids_BN)
+        latent_BPD = self.latent(self.encoder.patch(states, patches), patches.opens_BP(ids_BN))
+        return self.decoder(states[-1], latent_BPD, patches.read_BN, ids_BN)

@@ -1,0 +1,61 @@
+"""Cross-attention between bytes and patches: exact, without masks, linear in bytes.
+
+A patch reads its own bytes, and a byte the k slots of one patch. The first is a softmax over segments, the second one
+over k gathered vectors.
+"""
+
+from torch import Tensor, nn
+
+from ..config import BLTConfig
+from .layers import linear
+from .segments import Patches, segment_softmax
+
+
+class CrossAttention(nn.Module):
+    """What both directions share: projections, norms and the scaled residual."""
+
+    def __init__(self, config: BLTConfig) -> None:
+        super().__init__()
+        dim = config.encoder.dim
+        self.heads, self.slots, self.residual = config.cross_heads, config.slots, config.cross_residual
+        self.query_norm = nn.RMSNorm(dim, config.encoder.norm_eps)
+        self.key_norm = nn.RMSNorm(dim, config.encoder.norm_eps)
+        self.query = linear(dim, dim)
+        self.key_value = linear(dim, 2 * dim)
+        self.out = linear(dim, dim)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Scaled queries (..., H, head_dim) of the vectors (..., d) that read."""
+        q = self.query(self.query_norm(x)).unflatten(-1, (self.heads, -1))
+        return q * q.shape[-1] ** -0.5
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., H, head_dim) of the vectors (..., d) that are read."""
+        k, v = self.key_value(self.key_norm(x)).chunk(2, -1)
+        return k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
+
+
+class PatchReadsBytes(CrossAttention):
+    """The k slots of each patch read the bytes of that patch: -> (B, P, k, d). Empty patches read zeros."""
+
+    def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
+        rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
+        q = self.queries(slots_BPkd).flatten(0, 1)[segment_S]  # (S, k, H, head_dim)
+        k, v = (x.flatten(0, 1) for x in self.keys_values(bytes_BNd))  # (S, H, head_dim)
+        scores = (q * k[:, None]).sum(-1)
+        weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores).to(v.dtype)
+        read = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d)
+        pooled = read.new_zeros(rows, read.shape[1]).index_add(0, segment_S, read)
+        return self.residual * slots_BPkd + self.out(pooled.view(slots_BPkd.shape))
+
+
+class ByteReadsPatch(CrossAttention):
+    """Each byte reads the k slots of its patch: -> (B, N, d)."""
+
+    def forward(self, bytes_BNd: Tensor, slots_BPkd: Tensor, read_S: Tensor) -> Tensor:
+        """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
+        q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
+        k, v = (x.flatten(0, 1)[read_S] for x in self.keys_values(slots_BPkd))  # (S, k, H, head_dim)
+        weights = (q[:, None] * k).sum(-1).float().softmax(1).to(v.dtype)  # (S, k, H)
+        read = (weights[..., None] * v).sum(1)
+        return self.residual * bytes_BNd + self.out(read.flatten(1).view(bytes_BNd.shape))

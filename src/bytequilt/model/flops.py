@@ -1,0 +1,66 @@
+"""FLOPs of a forward pass, counted from the shapes. Training costs three times as much.
+
+Conventions: a multiply and an add are two FLOPs. Counted are matrix products and the products of attention, of keys
+that a query may see: a causal window of W over N ids costs the mean of min(i, W) keys. Look-ups (embeddings, n-gram
+tables), norms, activations, softmax, RoPE, pooling and masks count as nothing, as in Pagnoni et al. 2024, section 4.5.
+The products of cross-attention are gathered multiplications rather than matrix products; they are counted all the same.
+"""
+
+from ..codec import VOCAB_SIZE
+from ..config import BLTConfig, EntropyConfig, StackConfig
+
+CONTEXT = 8192  # bytes of context at which figures per byte are given
+
+
+def visible_keys(positions: float, window: int | None) -> float:
+    """Keys that a query sees in the mean, over that many positions of one document."""
+    seen = min(positions, window or positions)
+    return (seen * (seen + 1) / 2 + (positions - seen) * seen) / positions if positions else 0.0
+
+
+def stack_flops(config: StackConfig, positions: float, keys: float | None = None) -> float:
+    """A transformer stack over so many positions; `keys` per query are those visible where not given."""
+    keys = visible_keys(positions, config.window) if keys is None else keys
+    kv_dim = config.num_kv_heads * config.head_dim
+    weights = config.dim * (2 * config.dim + 2 * kv_dim) + 3 * config.dim * config.hidden_dim
+    return config.layers * positions * (2 * weights + 4 * keys * config.dim)
+
+
+def entropy_flops(config: EntropyConfig, ids: float, keys: float | None = None) -> float:
+    """The entropy model over so many ids. A newline reset is not credited: how much it saves is up to the text."""
+    return stack_flops(config, ids, keys) + 2 * ids * config.dim * VOCAB_SIZE
+
+
+def blt_flops(config: BLTConfig, ids: float, patches: float, dense: bool = False) -> dict[str, float]:
+    """A BLT by module, over so many ids in so many patches. `dense` counts masked keys too, as a counter does.
+
+    `products`, the multiplications of cross-attention, are part of encoder and decoder and shown for reference.
+    """
+    dim, wide = config.encoder.dim, config.slots * config.encoder.dim
+    keys = (ids, patches) if dense else (None, None)
+    readers = {"last": 1, "all": config.encoder.layers, "none": 0}[config.encoder_cross]
+    reading = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
+    products = 4 * ids * config.slots * dim
+    # bytes are keys and values in the encoder, queries in the decoder; patches the other way round
+    read_bytes = 2 * 2 * dim * dim * ids + 2 * 2 * dim * wide * patches + products
+    read_patch = 2 * 2 * dim * dim * ids + 2 * 2 * dim * wide * patches + products
+    encoder = stack_flops(config.encoder, ids, keys[0]) + 2 * dim * wide * patches + readers * read_bytes
+    latent = stack_flops(config.latent, patches, keys[1])
+    if wide != config.latent.dim:
+        latent += 2 * wide * config.latent.dim * patches
+    decoder = stack_flops(config.decoder, ids, keys[0]) + reading * read_patch + 2 * dim * VOCAB_SIZE * ids
+    if not (config.latent.dim == dim and config.slots == 1):
+        decoder += 2 * config.latent.dim * wide * patches
+    shown = (readers + reading) * products
+    return {"encoder": encoder, "latent": latent, "decoder": decoder, "products": shown}
+
+
+def flops_per_byte(
+    config: BLTConfig, entropy: EntropyConfig | None, patch_bytes: float, context: float = CONTEXT
+) -> dict[str, float]:
+    """Forward FLOPs per byte by module, at a mean patch size, in documents of `context` bytes; `total` is of all."""
+    parts = blt_flops(config, context, context / patch_bytes)
+    del parts["products"]
+    found = {"entropy": entropy_flops(entropy, context) if entropy else 0.0} | parts
+    found = {name: value / context for name, value in found.items()}
+    return found | {"total": sum(found.values())}

@@ -1,0 +1,55 @@
+"""Hashed byte n-grams, looked up in one embedding bag."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..codec import BOS
+from ..config import HashConfig
+from .cache import EncoderCache
+from .layers import init_normal
+
+# One prime a hash function, in the order of the released models.
+PRIMES = (
+    1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899,
+    9576890767, 3628273133, 2860486313, 5463458053, 3367900313,
+)  # fmt: skip
+
+
+def hashes(config: HashConfig, ids_BN: Tensor) -> Tensor:
+    """Rows of the hash tables for each id: (B, N, T) with T = functions x sizes, function-major, each in its own table.
+
+    The hash of n ids is their polynomial in the prime of the function, the oldest id at power 0, in wrapping int64,
+    modulo `rows` (Pagnoni et al. 2024, section 3.2.1, as released). Ids before the BOS of a document count as 0.
+    """
+    rows, longest = len(ids_BN), max(config.sizes)
+    opens = torch.where(ids_BN == BOS, torch.arange(ids_BN.shape[1], device=ids_BN.device), 0).cummax(1).values
+    place = torch.arange(ids_BN.shape[1], device=ids_BN.device) - opens
+    padded = torch.cat([ids_BN.new_zeros(rows, longest - 1), ids_BN], 1)
+    out = []
+    for prime in PRIMES[: config.functions]:
+        polynomial = ids_BN
+        for n in range(2, longest + 1):
+            oldest = padded[:, longest - n : longest - n + ids_BN.shape[1]]
+            polynomial = torch.where(place >= n - 1, oldest, 0) + prime * polynomial
+            if n in config.sizes:
+                out.append(polynomial % config.rows)
+    return torch.stack(out, -1)
+
+
+class HashEmbedding(nn.Module):
+    """The sum of the embeddings of the n-grams that end at each id: (B, N) -> (B, N, d)."""
+
+    def __init__(self, config: HashConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
+        init_normal(self.weight, dim)
+
+    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None) -> Tensor:
+        """With a cache, the ids continue those it has seen."""
+        seen_BN = ids_BN if cache is None else cache.recall(ids_BN, max(self.config.sizes) - 1)
+        offsets_T = torch.arange(self.config.tables, device=ids_BN.device) * self.config.rows
+        rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :] + offsets_T
+        rows_ST = rows_BNT.flatten(0, 1)
+        return F.embedding_bag(rows_ST, self.weight, mode="sum").view(*ids_BN.shape, -1)

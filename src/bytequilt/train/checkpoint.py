@@ -1,0 +1,70 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped. Tensors in safetensors, the rest in JSON."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..config import UserError
+
+
+def save(folder: Path, step: int, network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any], keep: int) -> None:
+    """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
+    path, partial = folder / f"step-{step:08d}", folder / f"step-{step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: w.detach().contiguous() for name, w in network.state_dict().items()}, partial / "model.safetensors")
+    tensors, groups = _flatten(optimizers)
+    save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
+    (partial / "state.json").write_text(json.dumps(state | {"step": step, "groups": groups}))
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    for old in found(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def found(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+
+
+def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Put a checkpoint back and return its state. Raises UserError where it is damaged or of another model."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        network.load_state_dict(load_file(path / "model.safetensors"))
+        tensors = load_file(path / "optimizer.safetensors")
+        torch.set_rng_state(tensors.pop("rng"))
+        _unflatten(optimizers, tensors, state.pop("groups"))
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {path} is damaged or belongs to another model ({reason}); "
+            "delete it to go on from the one before it"
+        ) from None
+    return state
+
+
+def _flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:
+    tensors, groups = {}, []
+    for i, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        for parameter, values in state["state"].items():
+            tensors |= {f"{i}.{parameter}.{key}": value for key, value in values.items()}
+        groups.append(state["param_groups"])
+    return tensors, groups
+
+
+def _unflatten(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for name, value in tensors.items():
+        i, parameter, key = name.split(".", 2)
+        states[int(i)].setdefault(int(parameter), {})[key] = value
+    for optimizer, state, group in zip(optimizers, states, groups, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": group})

@@ -1,0 +1,71 @@
+"""What the loop can train: an entropy model, and a BLT whose patches were decided beforehand."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.batches import Batch
+from ..infer.score import Feed, Score, score_documents
+from ..lm import LM
+from ..model.blt import BLT
+from ..model.entropy import EntropyModel
+from ..model.segments import Patches
+from ..patching.patcher import Patcher
+
+
+def target_nats(logits_BNV: Tensor, batch: Batch) -> Tensor:
+    """Sum of -log p over the targets to learn; row t of the logits predicts id t+1."""
+    targets_BN = batch.ids_BN[:, 1:].masked_fill(~batch.learn_BN[:, 1:], -100)
+    logits = logits_BNV[:, :-1].flatten(0, 1).float()
+    return F.cross_entropy(logits, targets_BN.flatten(), ignore_index=-100, reduction="sum")
+
+
+class EntropyTask:
+    """Trains an entropy model: patches play no part."""
+
+    def __init__(self, network: EntropyModel, held_out: list[bytes]) -> None:
+        self.network, self.held_out = network, held_out
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return target_nats(self.network(batch.ids_BN), batch), {}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"val_bpb": sum(entropy_scores(self.network, self.held_out), Score(0.0, 0)).bits_per_byte}
+
+
+class BLTTask:
+    """Trains a BLT on the patches of the batch; held-out text is patched as it will be in use."""
+
+    def __init__(self, network: BLT, patcher: Patcher, held_out: list[bytes], row_patches: int | None = None) -> None:
+        self.network, self.patcher, self.held_out = network, patcher, held_out
+        self.row_patches = row_patches
+        """P of every batch, where shapes must not change."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, self.row_patches)
+        nats = target_nats(self.network(batch.ids_BN, patches), batch)
+        text = batch.ids_BN >= 4
+        return nats, {"ids": int(text.sum()), "patches": int((patches.start_BN & text).sum())}
+
+    def evaluate(self) -> dict[str, float]:
+        scores, mean_patch = LM(self.network, self.patcher).score_documents(self.held_out)
+        return {"val_bpb": sum(scores, Score(0.0, 0)).bits_per_byte, "val_mean_patch": mean_patch}
+
+
+def entropy_scores(
+    network: EntropyModel, documents: list[bytes], advance: Callable[[int], None] = lambda _: None
+) -> list[Score]:
+    """Scores of documents under the entropy model, as a language model of its own."""
+
+    def fresh() -> Feed:
+        cache, device = network.cache(), network.embed.weight.device
+
+        @torch.no_grad()
+        def feed(ids_n: Tensor) -> Tensor:
+            return network(ids_n.to(device)[None], cache)[0]
+
+        return feed
+
+    return score_documents(fresh, documents, advance)

@@ -1,0 +1,146 @@
+"""Pictures of a run as PNG files. Needs matplotlib, the extra `bytequilt[plot]`."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import UserError
+from .histogram import mean, shares
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HUES = ("#4263eb", "#e8590c", "#0c8599", "#9c36b5")  # one a stage
+LONGEST = 24
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelcolor": "#495057",
+    "axes.edgecolor": "#adb5bd",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "grid.color": "#e9ecef",
+    "legend.frameon": False,
+    "xtick.color": "#495057",
+    "ytick.color": "#495057",
+}
+
+
+def training_curve(records: Iterable[Mapping], path: Path) -> None:
+    """Bits per byte and learning rate over the bytes read, as a PNG.
+
+    A record is a row of `metrics.jsonl`: `bytes`, and as far as it has them `bpb` and `val_bpb` (bits per byte), `lr`,
+    and `stage`, each of which becomes a curve. Raises UserError where there is nothing to draw.
+    """
+    stages: dict[str, list[Mapping]] = {}
+    for record in records:
+        if "bytes" in record:
+            stages.setdefault(record.get("stage") or "train", []).append(record)
+    if not any(_column(rows, key)[0].size for rows in stages.values() for key in ("bpb", "val_bpb")):
+        raise UserError("no bits per byte to draw: the metrics hold no finished step")
+    figure = _figure(8, 5)
+    with _style():
+        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
+        for index, (stage, rows) in enumerate(stages.items()):
+            _stage(loss, rate, stage, rows, HUES[index % len(HUES)])
+        _finish(loss, rate)
+        figure.savefig(path, format="png")
+
+
+def patch_histogram(counts: Mapping[int, int], path: Path) -> None:
+    """Share of patches of each length, as a PNG. Counts are by length in bytes; ValueError where there are none."""
+    parts = shares(counts, LONGEST)
+    average = mean(counts)
+    figure = _figure(7, 3.6)
+    with _style():
+        axes = figure.subplots()
+        axes.bar(range(1, len(parts) + 1), [100 * part for part in parts], width=0.86, color=HUES[0])
+        axes.axvline(average, color=HUES[1], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"mean {average:.2f}",
+            (average, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, -4),
+            textcoords="offset points",
+            color=HUES[1],
+            va="top",
+        )
+        last = len(parts)
+        ticks = sorted({1, last, *range(4, last - 1, 4)})
+        axes.set_xticks(ticks, [f"{tick}+" if tick == last < max(counts) else str(tick) for tick in ticks])
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("patch length (bytes)")
+        axes.set_ylabel("patches (%)")
+        figure.savefig(path, format="png")
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """A figure of that size in inches, which no global state of pyplot knows of."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError:
+        raise UserError("pictures need matplotlib: pip install 'bytequilt[plot]'") from None
+    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+
+
+def _style() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
+def _stage(loss: "Axes", rate: "Axes", stage: str, rows: list[Mapping], hue: str) -> None:
+    at, bpb = _column(rows, "bpb")
+    loss.plot(at, bpb, color=hue, linewidth=0.6, alpha=0.3)
+    loss.plot(at, _smooth(bpb), color=hue, linewidth=1.8, label=stage)
+    at, bpb = _column(rows, "val_bpb")
+    if at.size:
+        loss.plot(at, bpb, "o", color=hue, markersize=5, markeredgecolor="white", label=f"{stage}, held out", zorder=3)
+        loss.annotate(
+            f"{bpb[-1]:.3f}", (at[-1], bpb[-1]), xytext=(0, 8), textcoords="offset points", color=hue, ha="center"
+        )
+    rate.plot(*_column(rows, "lr"), color=hue, linewidth=1.2)
+
+
+def _finish(loss: "Axes", rate: "Axes") -> None:
+    from matplotlib.ticker import EngFormatter, ScalarFormatter
+
+    # The first steps fall from 8 bits within a few pixels; shown whole, they would press all that follows into a line.
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in loss.lines])
+    loss.set_ylim(top=1.06 * np.quantile(values, 0.97))
+    loss.set_ylabel("bits per byte")
+    loss.legend()
+    rate.set_ylim(bottom=0)
+    rate.set_ylabel("learning rate")
+    numbers = ScalarFormatter(useMathText=True)
+    numbers.set_powerlimits((-2, 3))
+    rate.yaxis.set_major_formatter(numbers)
+    rate.set_xlabel("bytes read")
+    rate.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    loss.figure.align_ylabels()
+
+
+def _column(rows: list[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes read, and the values of one key, over the rows that have a finite one."""
+    pairs = [(row["bytes"], row[key]) for row in rows if row.get(key) is not None and np.isfinite(row[key])]
+    at, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(at, float), np.array(values, float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean of each value and its neighbours, a fortieth of the run in all; fewer neighbours at both ends."""
+    window = np.ones(max(1, len(values) // 40) | 1)
+    return (
+        np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+        if len(values)
+        else values
+    )

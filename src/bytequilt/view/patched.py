@@ -1,0 +1,111 @@
+"""A text cut into patches, as people see it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A run of bytes of a text."""
+
+    start: int
+    """Where it starts, in bytes of the text."""
+    length: int
+    """In bytes."""
+    data: bytes
+    entropy_bits: float | None
+    """The entropy that opened it; None where no entropy did: the first patch, and those of spaces or a fixed stride."""
+
+    @property
+    def text(self) -> str:
+        """The patch as text; bytes that are no whole character become U+FFFD."""
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, repr=False)
+class PatchedText:
+    """A text and its patches. Shows itself in colour in a terminal, and as a figure in a notebook.
+
+    Raises ValueError where the patches are not the bytes of the text, cut, or the entropies are not one a byte.
+    """
+
+    data: bytes
+    patches: tuple[Patch, ...]
+    threshold_bits: float | None
+    """The entropy above which a patch starts; None where the rule has no threshold."""
+    entropy_bits: tuple[float, ...] | None
+    """How hard each byte was: the entropy of the distribution from which it was predicted."""
+
+    def __post_init__(self) -> None:
+        at = 0
+        for patch in self.patches:
+            if patch.start != at or not 0 < patch.length == len(patch.data):
+                raise ValueError(f"the patch at byte {patch.start} of {patch.length} bytes does not follow byte {at}")
+            at += patch.length
+        if b"".join(patch.data for patch in self.patches) != self.data:
+            raise ValueError("the patches together are not the bytes of the text")
+        if self.entropy_bits is not None and len(self.entropy_bits) != len(self.data):
+            raise ValueError(f"{len(self.entropy_bits)} entropies for {len(self.data)} bytes")
+
+    @classmethod
+    def cut(
+        cls,
+        data: bytes,
+        starts: Sequence[int],
+        *,
+        entropy_bits: Sequence[float] | None = None,
+        threshold_bits: float | None = None,
+    ) -> "PatchedText":
+        """A text cut before the bytes `starts`, which ascend from 0 (none for an empty text).
+
+        Entropies are given where they decided, one a byte. Raises ValueError as the class does.
+        """
+        places = [int(start) for start in starts]
+        if places[:1] != [0][: len(data)]:
+            raise ValueError("the first patch of a text starts at byte 0, and an empty text has none")
+        bits = None if entropy_bits is None else tuple(float(value) for value in entropy_bits)
+        ends = [*places[1:], len(data)][: len(places)]
+        patches = tuple(
+            Patch(start, end - start, data[start:end], bits[start] if bits and 0 < start < len(bits) else None)
+            for start, end in zip(places, ends, strict=True)
+        )
+        return cls(data, patches, threshold_bits, bits)
+
+    @property
+    def mean_patch_bytes(self) -> float:
+        """Bytes per patch; 0.0 for an empty text."""
+        return len(self.data) / len(self.patches) if self.patches else 0.0
+
+    def json(self) -> dict:
+        """Everything but the entropies inside patches, as JSON types. `hex` is exact where `text` cannot be."""
+        return {
+            "text": self.data.decode("utf-8", "replace"),
+            "mean_patch_bytes": self.mean_patch_bytes,
+            "threshold_bits": self.threshold_bits,
+            "patches": [
+                {
+                    "start": patch.start,
+                    "length": patch.length,
+                    "text": patch.text,
+                    "hex": patch.data.hex(),
+                    "entropy_bits": patch.entropy_bits,
+                }
+                for patch in self.patches
+            ],
+        }
+
+    def __iter__(self) -> Iterator[Patch]:
+        return iter(self.patches)
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __repr__(self) -> str:
+        from .terminal import shown
+
+        return shown(self)
+
+    def _repr_html_(self) -> str:
+        from .html import fragment
+
+        return fragment(self)

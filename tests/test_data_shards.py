@@ -1,0 +1,226 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bytequilt.config import DataConfig, RuleConfig, UserError
+from bytequilt.data import prepare, shards
+from bytequilt.data.batches import held_out
+from bytequilt.data.prepare import ingest, score
+
+
+class FirstByte:
+    """Scores every id of a text with the text's length, and can break off."""
+
+    rule = RuleConfig(kind="entropy", threshold=1.5)
+
+    def __init__(self, fingerprint="first", calls=10**9):
+        self.fingerprint, self.calls, self.seen = fingerprint, calls, []
+
+    def entropies(self, texts):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        self.seen += texts
+        return [np.full(len(text) + 2, len(text), dtype=np.float32) for text in texts]
+
+
+def corpus(path, count=60, bad=None):
+    lines = [json.dumps({"id": str(n), "text": f"{n:03d} " * (1 + n % 7)}) for n in range(count)]
+    if bad is not None:
+        lines[bad] = "broken"
+    path.write_text("\n".join(lines))
+    return DataConfig(train=(str(path),), val_every=5, shard_bytes=150)
+
+
+def contents(folder):
+    """Every file of a folder with its rows and what it says of itself."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {
+        str(p.relative_to(folder)): (pq.read_table(p).to_pylist(), shards.read_about(p))
+        if p.suffix == ".parquet"
+        else p.read_bytes()
+        for p in files
+    }
+
+
+def rows(folder):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_ingest_writes_every_document_once_and_counts(tmp_path):
+    config = corpus(tmp_path / "x.jsonl")
+    manifest = ingest(config, tmp_path / "out")
+    train, val = rows(tmp_path / "out/train"), rows(tmp_path / "out/val")
+    assert [int(r["id"]) for r in val] == list(range(4, 60, 5))
+    assert [int(r["id"]) for r in train] == [n for n in range(60) if n % 5 != 4]
+    assert pq.read_schema(tmp_path / "out/train/000000.parquet").equals(shards.CORPUS_SCHEMA)
+    for split, found in (("train", train), ("val", val)):
+        assert manifest[split]["documents"] == len(found) == manifest[split]["sources"][0]["documents"]
+        assert manifest[split]["bytes"] == sum(len(r["data"]) for r in found)
+        assert manifest[split]["shards"] == len(list((tmp_path / "out" / split).iterdir())) > 1
+    assert ingest(config, tmp_path / "out") == manifest == prepare.read_manifest(tmp_path / "out")
+
+
+def test_separate_held_out_sources_and_prompts(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"q": "ab", "text": "cd"}\n')
+    (tmp_path / "b.jsonl").write_text('{"q": "x", "text": "y"}\n{"q": "", "text": "zz"}\n')
+    config = DataConfig(train=(str(tmp_path / "a.jsonl"),) * 2, val=(str(tmp_path / "b.jsonl"),), prompt_field="q")
+    ingest(config, tmp_path / "out")
+    assert [(r["source"], r["prompt"], r["data"]) for r in rows(tmp_path / "out/train")] == [
+        (0, 2, b"abcd"),
+        (1, 2, b"abcd"),
+    ]
+    found = held_out(tmp_path / "out")
+    assert [(d.prompt, d.data) for d in found] == [(1, b"xy"), (0, b"zz")]
+    assert [d.data for d in held_out(tmp_path / "out", 3)] == [b"xy", b"z"]
+    assert [d.data for d in held_out(tmp_path / "out", 2)] == [b"xy"]
+
+
+def test_an_interrupted_ingest_goes_on(tmp_path):
+    config = corpus(tmp_path / "x.jsonl", bad=50)
+    with pytest.raises(UserError, match=r"x\.jsonl:51: not JSON"):
+        ingest(config, tmp_path / "out")
+    assert not (tmp_path / "out/manifest.json").exists()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/train").iterdir()}
+    assert kept
+    corpus(tmp_path / "x.jsonl")
+    ingest(config, tmp_path / "out")
+    assert all(p.stat().st_mtime_ns == time for p, time in kept.items())
+    ingest(config, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_changed_configuration_or_a_lost_shard_is_done_again(tmp_path):
+    config = corpus(tmp_path / "x.jsonl")
+    before = ingest(config, tmp_path / "out")
+    (tmp_path / "out/train/000001.parquet").write_bytes(b"PAR1")
+    assert ingest(config, tmp_path / "out") == before
+    larger = config.model_copy(update={"shard_bytes": 10_000})
+    manifest = ingest(larger, tmp_path / "out")
+    assert manifest["train"]["shards"] == 1
+    ingest(larger, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    def break_off():
+        with shards.atomic(tmp_path / "x") as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_share_the_shards(tmp_path, monkeypatch):
+    config = corpus(tmp_path / "x.jsonl")
+    ingest(config, tmp_path / "one")
+    score(tmp_path / "one", tmp_path / "one/scored", FirstByte())
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    written = []
+    for rank in (2, 0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert not (tmp_path / "three/manifest.json").exists()
+        before = set((tmp_path / "three").rglob("*.parquet"))
+        ingest(config, tmp_path / "three")
+        written.append(set((tmp_path / "three").rglob("*.parquet")) - before)
+    assert all(written)
+    seen = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        patcher = FirstByte()
+        score(tmp_path / "three", tmp_path / "three/scored", patcher)
+        seen += patcher.seen
+    assert len(seen) == len(rows(tmp_path / "three/train"))
+    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+
+
+def test_nothing_to_learn_or_to_hold_out(tmp_path):
+    with pytest.raises(UserError, match="names no source"):
+        ingest(DataConfig(), tmp_path / "out")
+    config = corpus(tmp_path / "x.jsonl", count=4)
+    with pytest.raises(UserError, match=r"no held-out documents.*val_every 5"):
+        ingest(config, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.parquet"))
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    monkeypatch.setattr(shards, "GROUP_BYTES", 40)
+
+
+def test_score_adds_an_entropy_for_every_id(tmp_path, small_groups):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    done = []
+    score(tmp_path, tmp_path / "scored", FirstByte(), done.append)
+    found = rows(tmp_path / "scored")
+    assert [{k: v for k, v in r.items() if k != "entropies"} for r in found] == rows(tmp_path / "train")
+    assert all(r["entropies"] == [len(r["data"])] * (len(r["data"]) + 2) for r in found)
+    first = tmp_path / "scored/000000.parquet"
+    assert pq.read_schema(first).equals(shards.SCORED_SCHEMA)
+    assert pq.ParquetFile(first).num_row_groups == pq.ParquetFile(tmp_path / "train/000000.parquet").num_row_groups > 1
+    about = shards.read_about(first)
+    assert (about["format"], about["patcher"]) == (shards.FORMAT, "first")
+    assert RuleConfig(**about["rule"]) == FirstByte.rule
+    assert sum(done) == sum(len(r["data"]) for r in found)
+
+
+def test_an_interrupted_score_goes_on(tmp_path):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        score(tmp_path, tmp_path / "scored", FirstByte(calls=2))
+    assert [p.name for p in sorted((tmp_path / "scored").iterdir())] == ["000000.parquet", "000001.parquet"]
+    second, done = FirstByte(), []
+    score(tmp_path, tmp_path / "scored", second, done.append)
+    assert rows(tmp_path / "train")[0]["data"] not in second.seen
+    assert sum(done) == sum(len(r["data"]) for r in rows(tmp_path / "train"))
+    score(tmp_path, tmp_path / "whole", FirstByte())
+    assert contents(tmp_path / "scored") == contents(tmp_path / "whole")
+
+
+def test_another_patcher_or_corpus_scores_again(tmp_path):
+    config = corpus(tmp_path / "x.jsonl")
+    ingest(config, tmp_path)
+    score(tmp_path, tmp_path / "scored", FirstByte())
+    (tmp_path / "scored/000000.parquet").write_bytes(b"PAR1")
+    for patcher, count in ((FirstByte(), 1), (FirstByte(), 0), (FirstByte("second"), 48)):
+        score(tmp_path, tmp_path / "scored", patcher)
+        assert len(patcher.seen) >= count
+        assert bool(patcher.seen) == bool(count)
+    ingest(config.model_copy(update={"shard_bytes": 1000}), tmp_path)
+    score(tmp_path, tmp_path / "scored", FirstByte("second"))
+    assert [r["id"] for r in rows(tmp_path / "scored")] == [r["id"] for r in rows(tmp_path / "train")]
+
+
+def test_score_refuses_what_is_not_finished_or_not_whole(tmp_path):
+    with pytest.raises(UserError, match="not a finished corpus"):
+        score(tmp_path, tmp_path / "scored", FirstByte())
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    first = tmp_path / "train/000000.parquet"
+    first.write_bytes(first.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"000000\.parquet is not a whole shard: delete it"):
+        score(tmp_path, tmp_path / "scored", FirstByte())
+
+
+def test_a_shard_of_another_format_or_patcher_is_named(tmp_path, monkeypatch):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    first = tmp_path / "train/000000.parquet"
+    with pytest.raises(UserError, match=r"000000\.parquet was not scored by this patcher \(other\): delete it"):
+        shards.check_patcher(first, shards.read_about(first), "other")
+    monkeypatch.setattr(shards, "FORMAT", 2)
+    with pytest.raises(UserError, match="is a shard of format 1, and this is format 2: delete it"):
+        shards.read_about(first)
+
+
+def test_a_patcher_that_miscounts_is_noticed(tmp_path):
+    class Short(FirstByte):
+        def entropies(self, texts):
+            return [values[1:] for values in super().entropies(texts)]
+
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    with pytest.raises(ValueError, match="one entropy for each id"):
+        score(tmp_path, tmp_path / "scored", Short())
+    assert not list((tmp_path / "scored").iterdir())

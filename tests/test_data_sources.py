@@ -1,0 +1,183 @@
+import gzip
+import io
+import json
+import lzma
+import os
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from bytequilt.config import DataConfig, UserError
+from bytequilt.data.sources import Document, documents
+
+RECORDS = [{"id": "a", "text": "one"}, {"text": "zwei ä"}, {"id": 7, "text": "\udcff\n"}]
+WANTED = [("a", b"one"), (None, "zwei ä".encode()), ("7", b"\xff\n")]
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+def read(source, **config) -> list[Document]:
+    return list(documents(str(source), DataConfig(**config)))
+
+
+def jsonl(records) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def parquet(records, kind=None) -> bytes:
+    out = io.BytesIO()
+    data = [r["text"].encode("utf-8", "surrogateescape") for r in records]
+    ids = pa.array([str(r["id"]) if "id" in r else None for r in records])
+    pq.write_table(pa.table({"id": ids, "text": pa.array(data, kind or pa.binary())}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_every_format_and_compression(tmp_path, kind, ending):
+    path = tmp_path / f"x.{kind}{ending}"
+    raw = {"txt": bytes(range(256)), "jsonl": jsonl(RECORDS) + b"\n", "parquet": parquet(RECORDS)}[kind]
+    path.write_bytes(COMPRESS[ending](raw))
+    if kind == "txt":
+        assert read(path) == [Document(str(path), raw)]
+    else:
+        assert [(d.id, d.data) for d in read(path)] == [(id or f"{path}:2", data) for id, data in WANTED]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_a_compressed_file_cut_short_is_noticed(tmp_path, kind, ending):
+    path = tmp_path / f"x.{kind}{ending}"
+    path.write_bytes(COMPRESS[ending](jsonl(RECORDS * 100))[:-6])
+    with pytest.raises(UserError, match=r"x\.\w+\.\w+.*cut short or damaged"):
+        read(path)
+    path.write_bytes(b"not compressed at all")
+    with pytest.raises(UserError, match="cut short or damaged"):
+        read(path)
+
+
+def test_two_compressed_files_in_one(tmp_path):
+    path = tmp_path / "x.txt.zst"
+    path.write_bytes(COMPRESS[".zst"](b"one") + COMPRESS[".zst"](b"two"))
+    assert read(path)[0].data == b"onetwo"
+
+
+def test_parquet_of_strings_and_other_columns(tmp_path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(parquet(RECORDS[:2], pa.string()))
+    assert [d.data for d in read(path)] == [b"one", "zwei ä".encode()]
+    with pytest.raises(UserError, match="no column 'body'; it has id, text"):
+        read(path, field="body")
+    path.write_bytes(b"PAR1 or not")
+    with pytest.raises(UserError, match="not a sound Parquet file"):
+        read(path)
+
+
+def test_directory_and_glob_are_sorted_and_hidden_files_skipped(tmp_path):
+    for name in ("b.txt", "a/z.txt", "a/c.jsonl", ".hidden", ".git/x.txt", "empty.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(RECORDS[:1]) if name.endswith("jsonl") else name.encode())
+    (tmp_path / "empty.txt").write_bytes(b"")
+    assert [d.data for d in read(tmp_path)] == [b"one", b"a/z.txt", b"b.txt"]
+    assert [d.data for d in read(tmp_path / "**/*.txt")] == [b"a/z.txt", b"b.txt"]
+    (tmp_path / "odd[1].txt").write_bytes(b"odd")
+    assert read(tmp_path / "odd[1].txt")[0].data == b"odd"
+
+
+def test_standard_input_is_one_document(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n\n")))
+    assert read("-") == [Document("-", b"\xff\n\n")]
+    with pytest.raises(UserError, match="- has no documents: it is empty"):
+        read("-")
+
+
+def test_prompt_comes_first_and_where_selects(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(jsonl([{"q": "1+1=", "text": "2", "level": n, "ok": True} for n in (1, 2, 3)] + [{"text": "?"}]))
+    found = read(path, prompt_field="q", where={"level": ("1", "3"), "ok": ("True",)})
+    assert found == [Document(f"{path}:{line}", b"1+1=2", 4) for line in (1, 3)]
+    with pytest.raises(UserError, match="no documents with level = 8 or 9"):
+        read(path, where={"level": ("8", "9")})
+
+
+BAD = [
+    (b'{"text": ', "not JSON"),
+    (b'{"text": "\xff"}', "not JSON"),
+    (b"[1]", "must be a JSON object, not list"),
+    (b'{"body": "x"}', "no field 'text'; the record has body"),
+    (b'{"text": null}', "field 'text' must be a string, not NoneType"),
+    (b'{"text": 3}', "field 'text' must be a string, not int"),
+    (b'{"text": "ab\\ud800"}', "lone surrogate at character 2"),
+    (b"[" * 100_000, "recursion"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD)
+def test_a_bad_record_ends_the_run_or_is_skipped(tmp_path, capsys, line, message):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"text": "first"}\n\n' + line + b'\n{"text": "last"}')
+    with pytest.raises(UserError, match=f"x.jsonl:3: .*{message}"):
+        read(path)
+    assert [d.data for d in read(path, skip_bad_records=True)] == [b"first", b"last"]
+    out, err = capsys.readouterr()
+    assert not out
+    assert f"{path}:3: " in err
+    assert message in err
+
+
+def test_names_that_are_not_text_become_valid_ids(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.txt")
+    path.write_bytes(b"x")
+    (tmp_path / "x.jsonl").write_bytes(b'{"id": "\\ud800", "text": "y"}')
+    assert [d.id for d in read(tmp_path)] == ["\\ud800", f"{tmp_path}/\\udcff.txt"]
+
+
+def test_what_cannot_be_read(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "empty.jsonl.zst").touch()
+    (tmp_path / "void").mkdir()
+    for source, message in {
+        "missing.txt": "no file at .*missing.txt",
+        "missing.parquet.zst": "no file at .*missing.parquet.zst",
+        "no*.txt": "no file matches .*no",
+        "void": "holds no files",
+        "empty.txt": "it is empty",
+        "empty.jsonl.zst": "it is empty",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / source)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path):
+    (tmp_path / "x.txt").touch(mode=0)
+    with pytest.raises(UserError, match=r"cannot read .*x\.txt: Permission denied"):
+        read(tmp_path / "x.txt")
+
+
+def test_the_corpus_of_the_package():
+    first = next(documents("package:sotu.jsonl.xz", DataConfig()))
+    assert first.data.startswith(b"Fellow-Citizens")
+    with pytest.raises(UserError, match=r"no corpus named 'x'.*shipped are .*sotu\.jsonl\.xz"):
+        read("package:x")
+
+
+def test_hub(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "validation.jsonl").write_bytes(jsonl([{"text": "one"}, {"text": "two"}]))
+    assert [d.data for d in read(f"hf:{tmp_path}:validation")] == [b"one", b"two"]
+    with pytest.raises(UserError, match="cannot read hf:"):
+        read(f"hf:{tmp_path / 'nothing'}")
+
+
+def test_missing_extras_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"bytequilt\[data\]"):
+        read("hf:x")
+    (tmp_path / "x.parquet").touch()
+    with pytest.raises(UserError, match=r"bytequilt\[train\]"):
+        read(tmp_path / "x.parquet")
