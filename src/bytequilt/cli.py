@@ -1,30 +1,41 @@
 """The command line: one function a verb. What a verb needs is imported inside it, so that --help is quick."""
 
+import io
 import json
+import os
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
-from functools import wraps
-from io import StringIO
-from itertools import takewhile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial, wraps
+from inspect import getdoc
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .codec import as_bytes
 from .config import Recipe, UserError, load_recipe, recipe_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .lm import LM
+
 Positional = tyro.conf.Positional
 Text = Annotated[Positional[str], tyro.conf.arg(metavar="TEXT|-")]
-Overridden = Annotated[Recipe, tyro.conf.arg(name="")]
+Prompt = Annotated[Positional[str], tyro.conf.arg(metavar="PROMPT|-")]
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
+RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
+"""What tyro does not know of the arguments of `train` and `prepare`: fields of the recipe."""
 
 
-def patch(text: Text, model: Model = "tiny", json: bool = False, html: Path | None = None) -> None:
+def patch(text: Text, model: Model = "tiny", json: Flag = False, html: File = None, device: str = "cpu") -> None:
     """Show how a text is cut into patches.
 
     Examples:
@@ -32,30 +43,32 @@ def patch(text: Text, model: Model = "tiny", json: bool = False, html: Path | No
       bytequilt patch - --html patches.html < chapter.txt
 
     Args:
-        text: The text, of any bytes; - reads standard input.
+        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --.
         model: A shipped model, a model or run directory, or a hub id.
         json: Print one JSON document instead.
-        html: Also write the figure, with the entropy curve above the text, to this file.
+        html: Also write the figure, with the entropy curve above the text, to this file: HTML, or SVG by its name.
+        device: Where the model runs: cpu, cuda, mps.
     """
-    from .lm import load
-    from .view.html import page
-    from .view.terminal import coloured
+    from .view.html import page, svg
+    from .view.terminal import shown
 
-    found = load(model).patch(_bytes(text))
+    data = _bytes(text)
+    found = _load(model, device).patch(data)
     if html is not None:
-        _write(html, page(found))
-    _print_json(found.json()) if json else _console().print(coloured(found))
+        _write(html, svg(found) if html.suffix.lower() == ".svg" else page(found))
+    _print_json(found.json()) if json else print(shown(found))
 
 
 def generate(
-    prompt: Annotated[Positional[str], tyro.conf.arg(metavar="PROMPT|-")] = "",
+    prompt: Prompt = "",
     model: Model = "tiny",
     max_bytes: int = 200,
     temperature: float = 0.8,
     top_k: int = 0,
     top_p: float = 1.0,
-    seed: int | None = None,
-    json: bool = False,
+    seed: Seed = None,
+    json: Flag = False,
+    device: str = "cpu",
 ) -> None:
     """Continue a text, byte by byte.
 
@@ -72,16 +85,20 @@ def generate(
         top_p: Draw from the likeliest bytes whose probabilities sum to p.
         seed: The same seed gives the same bytes.
         json: Print one JSON document when done, instead of the text as it comes.
+        device: Where the model runs: cpu, cuda, mps.
     """
-    from .lm import load
+    from .view.glyphs import harmless
 
     data = _bytes(prompt)
-    lm = load(model)
-    options = dict(max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    lm = _load(model, device)
+    options = {"max_bytes": max_bytes, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     if not json:
-        sys.stdout.write(data.decode("utf-8", "replace"))
-        for step in lm.stream(data, **options):
-            sys.stdout.write(step.text)
+        clean = harmless if sys.stdout.isatty() else str
+        steps = lm.stream(data, **options)
+        first = next(steps)  # a bad option is told before anything is printed
+        sys.stdout.write(clean(data.decode("utf-8", "replace")))
+        for step in chain([first], steps):
+            sys.stdout.write(clean(step.text))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
@@ -98,10 +115,10 @@ def generate(
     )
 
 
-def train(recipe: Overridden, out: Path, json: bool = False) -> None:
+def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fields = ()) -> None:
     """Train what a recipe describes, from corpus to report; what is done is not done again.
 
-    Any field of the recipe can be overridden, as in --train.steps 100.
+    Any field of the recipe can be overridden, as in --train.steps 100; `bytequilt train RECIPE --help` lists them all.
 
     Examples:
       bytequilt train demo
@@ -109,37 +126,46 @@ def train(recipe: Overridden, out: Path, json: bool = False) -> None:
       bytequilt train demo --train.steps 100 --out runs/short
 
     Args:
+        recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
         json: Print the report as one JSON document.
     """
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from .train.run import train as train_recipe
     from .view.terminal import report as screen
 
-    found = train_recipe(recipe, out)
+    with _interruptible():
+        found = train_recipe(chosen, folder)
     _print_json(found) if json else _console().print(screen(found))
 
 
-def prepare(recipe: Overridden, out: Path) -> None:
+def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
     """Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.
+
+    Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
 
     Examples:
       bytequilt prepare demo
       bytequilt prepare tiny --data.train english.jsonl.xz --out runs/mine
 
     Args:
+        recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
     """
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from .train.run import claim
     from .train.run import prepare as prepare_recipe
 
-    prepare_recipe(recipe, claim(recipe, out))
+    with _interruptible():
+        prepare_recipe(chosen, claim(chosen, folder))
 
 
 def eval(
-    model: Positional[str],
-    files: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")],
+    model: Named,
+    files: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")],
     field: str = "text",
-    json: bool = False,
+    json: Flag = False,
+    device: str = "cpu",
 ) -> None:
     """Measure the bits per byte of files. Each document is scored in its full context, EOS included.
 
@@ -152,15 +178,18 @@ def eval(
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
         json: Print one JSON document instead.
+        device: Where the model runs: cpu, cuda, mps.
     """
     from .evals.corpora import evaluate_files
-    from .view.terminal import evaluation
+    from .view.tables import evaluation
 
-    found = evaluate_files(model, files, field)
+    if not files:
+        raise UserError("eval needs a file: bytequilt eval MODEL FILE...")
+    found = evaluate_files(_load(model, device), files, field)
     _print_json(found) if json else _console().print(evaluation(found))
 
 
-def info(model: Positional[str], json: bool = False) -> None:
+def info(model: Named, json: Flag = False) -> None:
     """Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.
 
     Examples:
@@ -172,7 +201,7 @@ def info(model: Positional[str], json: bool = False) -> None:
         json: Print one JSON document instead.
     """
     from .info import describe
-    from .view.terminal import description
+    from .view.tables import description
 
     found = describe(model)
     _print_json(found) if json else _console().print(description(found))
@@ -186,28 +215,24 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": eval,
     "info": info,
 }
+OF_RECIPES = ("train", "prepare")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb. Bad input ends with one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        raise SystemExit(0 if arguments else 2)
-    name, rest = arguments[0], arguments[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 everywhere, and a file's name need not be
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        if name == "--version":
-            from . import __version__
-
-            print(__version__)
-        elif name not in VERBS:
-            raise UserError(f"no verb '{name}'; there are {', '.join(VERBS)}")
-        else:
-            _run(name, rest)
+        _run(arguments)
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print has no reader
+        raise SystemExit(141) from None
     except OSError as error:
-        _fail(f"{error.filename or name}: {error.strerror or error}")
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -228,57 +253,102 @@ def overview() -> str:
     )
 
 
-def _run(name: str, rest: list[str]) -> None:
-    if name not in ("train", "prepare"):
-        _parse(VERBS[name], f"bytequilt {name}", rest)()
-        return
-    named = [a for a in rest[:1] if not a.startswith("-")]
-    if not named and rest[:1] not in (["-h"], ["--help"]):
-        raise UserError(f"{name} needs a recipe first: bytequilt {name} RECIPE ...")
-    recipe = load_recipe(named[0] if named else "demo")
-    out = Path("runs") / (recipe_path(named[0]).stem if named else "RECIPE")
+# ------------------------------------------------------------------------------------------------------------ parsing
 
-    def verb(recipe: Overridden = recipe, out: Path = out, json: bool = False) -> Callable[[], None]:
-        options = {"json": json} if name == "train" else {}
-        return lambda: VERBS[name](recipe, out, **options)
 
-    verb.__doc__ = VERBS[name].__doc__
+def _run(arguments: list[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help", *_]:
+            print(overview())
+            raise SystemExit(0 if arguments else 2)
+        case ["--version", *_]:
+            from . import __version__
+
+            print(__version__)
+        case [name, *rest] if name in VERBS:
+            _parse(name, rest)()
+        case [name, *_]:
+            raise UserError(f"no verb '{name}'; there are {', '.join(VERBS)}")
+
+
+def _parse(name: str, arguments: list[str]) -> Callable[[], None]:
+    """The verb with its arguments bound. What tyro says of bad ones in a box becomes one line."""
+    verb, prog, said = VERBS[name], f"bytequilt {name}", io.StringIO()
+
+    @wraps(verb)
+    def bind(*args: Any, **kwargs: Any) -> Callable[..., None]:
+        return partial(verb, *args, **kwargs)
+
+    try:
+        with redirect_stderr(said):
+            if name not in OF_RECIPES:
+                return tyro.cli(bind, prog=prog, args=arguments)
+            bound, rest = tyro.cli(bind, prog=prog, args=arguments, return_unknown_args=True)
+            return partial(bound, fields=tuple(rest))
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(f"{_unboxed(said.getvalue())} (see {prog} --help)") from None
+        print(_more_help(name, arguments))
+        raise
+
+
+def _unboxed(said: str) -> str:
+    """The message of one of tyro's boxes, without its title and its advice."""
+    rows = [row for line in said.splitlines() if (row := line.strip(" │|╭╮╰╯+─-"))]
+    advice = ("Perhaps you meant", "Argument helptext", "For full helptext")
+    return " ".join(takewhile(lambda row: not row.startswith(advice), rows[1:]))
+
+
+def _more_help(name: str, arguments: list[str]) -> str:
+    """What tyro leaves out of a verb's help: its examples, and the fields of the recipe that is named."""
+    examples = (getdoc(VERBS[name]) or "").partition("Examples:\n")[2].partition("\n\n")[0]
+    text = f"examples:\n{examples}\n"
+    if name in OF_RECIPES and arguments[0] not in ("-h", "--help"):
+        from .overrides import listing
+
+        text += f"\nfields of {arguments[0]}, any of which may be given:\n{listing(load_recipe(arguments[0]))}\n"
+    return text
+
+
+def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
+    from .overrides import override
+
+    return override(load_recipe(name), fields)
+
+
+def _run_folder(name: str) -> Path:
+    return Path("runs") / recipe_path(name).stem
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A run that was asked to stop, and has saved where it is, ends like any interrupted program."""
     from .train.loop import Interrupted
 
     try:
-        _parse(verb, f"bytequilt {name} RECIPE", rest[len(named) :])()()
+        yield
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _parse(verb: Callable[..., Any], prog: str, arguments: list[str]) -> Callable[[], Any]:
-    """The verb with its arguments bound. What tyro says of bad ones in a box becomes one line."""
-
-    @wraps(verb)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        return lambda: verb(*args, **kwargs)
-
-    said = StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(bind, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
-    except SystemExit as stop:
-        if stop.code:
-            rows = [line.strip(" │") for line in said.getvalue().splitlines()[1:]]
-            body = list(takewhile(lambda row: not row.startswith(("─", "╰")), rows))
-            raise UserError(f"{' '.join(body)} (see {prog} --help)") from None
-        raise
-
-
-def _fail(message: str) -> None:
-    print(f"bytequilt: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+# ----------------------------------------------------------------------------------------------------- input, output
 
 
 def _bytes(text: str) -> bytes:
     """The bytes of an argument; of standard input where it is `-`."""
+    from .codec import as_bytes
+
     return sys.stdin.buffer.read() if text == "-" else as_bytes(text)
+
+
+def _load(model: str, device: str) -> "LM":
+    from .lm import load
+
+    try:
+        return load(model, device)
+    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
 
 
 def _console() -> "Console":
@@ -293,5 +363,13 @@ def _print_json(value: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.rename(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _fail(message: str) -> None:
+    print(f"bytequilt: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

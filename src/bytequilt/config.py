@@ -119,6 +119,17 @@ class BLTConfig(Config):
 # --------------------------------------------------------------------------------------------------------- patching
 
 
+RULE_FIELDS = {"threshold": ("entropy", "combined"), "rise": ("monotonic", "combined"), "stride": ("fixed",)}
+"""Fields of a rule that some kinds need, and the others do not take."""
+
+
+def check_rule_fields(kind: str, fields: dict[str, float | None]) -> None:
+    """Raises ValueError where a kind of patching lacks a field, or has one that it does not read."""
+    for name, kinds in RULE_FIELDS.items():
+        if (kind in kinds) != (fields[name] is not None):
+            raise ValueError(f"patching of kind '{kind}' {'needs' if kind in kinds else 'takes no'} `{name}`")
+
+
 class RuleConfig(Config):
     """Where a new patch starts. Entropies are in nats here and in files; people read bits."""
 
@@ -133,11 +144,7 @@ class RuleConfig(Config):
 
     @model_validator(mode="after")
     def _fields_fit_kind(self) -> "RuleConfig":
-        wanted = {"entropy": {"threshold"}, "monotonic": {"rise"}, "combined": {"threshold", "rise"}, "fixed": {"stride"}}
-        for name in ("threshold", "rise", "stride"):
-            needed = name in wanted.get(self.kind, set())
-            if needed != (getattr(self, name) is not None):
-                raise ValueError(f"patching of kind '{self.kind}' {'needs' if needed else 'takes no'} `{name}`")
+        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS})
         return self
 
     @property
@@ -170,12 +177,10 @@ class PatchingConfig(Config):
     def _target_fits(self) -> "PatchingConfig":
         if self.calibrated and self.target_bytes is None:
             raise ValueError(f"patching of kind '{self.kind}' needs `{self.calibrated}` or `target_bytes`")
-        if not self.calibrated:
-            if self.target_bytes is not None:
-                raise ValueError(f"patching of kind '{self.kind}' has nothing left to calibrate with `target_bytes`")
-            self.rule()
-        elif self.kind == "combined" and self.rise is None:
-            raise ValueError("patching of kind 'combined' needs `rise`")
+        if not self.calibrated and self.target_bytes is not None:
+            raise ValueError(f"patching of kind '{self.kind}' has nothing left to calibrate with `target_bytes`")
+        found = {self.calibrated: 0.0} if self.calibrated else {}
+        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | found)
         return self
 
     @property
@@ -199,7 +204,9 @@ class DataConfig(Config):
     """Held-out sources; where none are given, every `val_every`-th document of `train` is held out."""
     val_every: Annotated[int, Field(ge=2)] = 50
     weights: tuple[float, ...] = ()
-    """How often each source of `train` is drawn, one number a source; where none are given, by their size."""
+    """Share of the bytes that each source of `train` has, one number a source; where none are given, its size."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training documents to keep, chosen by their ids."""
     field: str = "text"
     """Field of a JSONL or Parquet record that holds the text."""
     prompt_field: str | None = None

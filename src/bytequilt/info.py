@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .config import BLTConfig, EntropyConfig, UserError, load_recipe
+from .config import BLTConfig, EntropyConfig, PatchingConfig, RuleConfig, UserError, load_recipe
 from .lm import model_folder, read_config
 from .model.blt import BLT
 from .model.entropy import EntropyModel
@@ -28,15 +28,15 @@ def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str
         network = BLT(blt) if blt else None
         patcher = EntropyModel(entropy) if entropy else None
     counted = {"total": _count(network), "entropy": _count(patcher)}
-    if network is not None:
-        tables = _count(network.encoder.hash)
-        counted |= {
-            "encoder": _count(network.encoder) - tables,
-            "latent": _count(network.latent),
-            "decoder": _count(network.decoder),
-            "hash": tables,
-        }
-    return counted
+    if network is None:
+        return counted | dict.fromkeys(("encoder", "latent", "decoder", "hash"), 0)
+    tables = _count(network.encoder.hash)
+    return counted | {
+        "encoder": _count(network.encoder) - tables,
+        "latent": _count(network.latent),
+        "decoder": _count(network.decoder),
+        "hash": tables,
+    }
 
 
 def _count(network: torch.nn.Module | None) -> int:
@@ -44,10 +44,12 @@ def _count(network: torch.nn.Module | None) -> int:
 
 
 def _find(name: str) -> tuple[BLTConfig | None, EntropyConfig | None, dict[str, Any], float]:
+    missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
             found = read_config(model_folder(name))
-            return found.blt, found.entropy, found.model_dump(mode="json", exclude_none=True), found.patch_bytes or PATCH_BYTES
+            config = found.model_dump(mode="json", exclude_none=True)
+            return found.blt, found.entropy, config, found.patch_bytes or _patch_bytes(found.patching)
         except UserError as error:
             if Path(name).exists() or "/" in name:
                 raise
@@ -55,6 +57,15 @@ def _find(name: str) -> tuple[BLTConfig | None, EntropyConfig | None, dict[str, 
     try:
         recipe = load_recipe(name)
     except UserError as error:
-        raise (error if name.endswith(".toml") else UserError(f"{missing}; nor a recipe: {error}")) from None
-    target = recipe.patching.target_bytes or recipe.patching.stride or PATCH_BYTES
-    return recipe.model, recipe.entropy, recipe.model_dump(mode="json", exclude_none=True), target
+        raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
+    entropy = recipe.entropy
+    if recipe.entropy_init is not None and recipe.patching.needs_entropy:
+        entropy = read_config(model_folder(recipe.entropy_init)).entropy
+    config = recipe.model_dump(mode="json", exclude_none=True)
+    return recipe.model, entropy, config, recipe.patching.target_bytes or _patch_bytes(recipe.patching)
+
+
+def _patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:
+    """Mean bytes per patch where only the rule can tell: that of a fixed stride, or else an assumption."""
+    fixed = {"fixed": patching.stride, "byte": 1}.get(patching.kind) if patching else None
+    return float(fixed or PATCH_BYTES)

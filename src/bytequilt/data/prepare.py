@@ -61,8 +61,10 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     train = _Split(folder / "train", config.train, config, mark)
     val = _Split(folder / "val", config.val or config.train, config, mark)
     for number, (source, document) in enumerate(_rows(config.train, config), 1):
-        held_out = not config.val and number % config.val_every == 0
-        (val if held_out else train).add(source, document)
+        if not config.val and number % config.val_every == 0:
+            val.add(source, document)
+        elif _kept(document.id, config.share):
+            train.add(source, document)
     for source, document in _rows(config.val, config):
         val.add(source, document)
     if not (val.shards or val.rows):
@@ -138,6 +140,11 @@ def _rows(sources: tuple[str, ...], config: DataConfig) -> Iterator[tuple[int, D
     for index, source in enumerate(sources):
         for document in documents(source, config):
             yield index, document
+
+
+def _kept(id: str, share: float) -> bool:
+    """Whether a document is among the share to keep: always the same ones, and more of them for a larger share."""
+    return int.from_bytes(hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:8]) < share * 2**64
 
 
 def _name(index: int) -> str:

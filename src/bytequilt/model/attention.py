@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK = 256  # queries per block: the fastest of 128 to 512 on the CPUs tried
+BLOCK = 256  # queries per block at most: the fastest of 128 to 512 on the CPUs tried
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Spans:
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """Query ranges and the key ranges they can see at most: (query from, to, key from, to)."""
         held = self.keys - self.queries
-        edges = [(a, min(a + BLOCK, self.queries)) for a in range(0, self.queries, BLOCK)]
+        size = BLOCK if self.window is None else min(BLOCK, max(64, self.window))  # of window + size keys, window count
+        edges = [(a, min(a + size, self.queries)) for a in range(0, self.queries, size)]
         reach = self.keys if self.window is None else self.window - 1
         return [(a, b, max(0, held + a - reach), held + b) for a, b in edges]
 

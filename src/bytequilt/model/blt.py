@@ -21,7 +21,7 @@ class Latent(nn.Module):
 
     def forward(self, x_BPD: Tensor, opens_BP: Tensor, cache: StackCache | None = None) -> Tensor:
         """A patch sees the patches before it, back to the one that opens its document."""
-        return self.stack(self.project(x_BPD), self.stack.spans(opens_BP, cache), cache)
+        return self.stack(self.project(x_BPD).to(x_BPD.dtype), self.stack.spans(opens_BP, cache), cache)
 
 
 class BLT(nn.Module):

@@ -30,7 +30,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Byte states (B, N, d), latents (B, P, D), and which of them each byte reads -> logits (B, N, V) in fp32."""
         read_S = flat(read_BN, latent_BPD.shape[1])
-        slots = self.project(latent_BPD).unflatten(-1, (self.slots, -1))
+        slots = self.project(latent_BPD).to(x_BNd.dtype).unflatten(-1, (self.slots, -1))
         if not self.cross:
             x_BNd = x_BNd + slots.sum(2).flatten(0, 1)[read_S].view_as(x_BNd)
         spans = self.stack.spans(ids_BN == BOS, cache)

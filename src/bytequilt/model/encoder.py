@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         """What each patch makes of its bytes: (B, P, k*d). The first states are pooled, all are read in turn."""
         first = states[0].flatten(0, 1)
         pooled = segment_max(first, patches.flat_of_byte, len(states[0]) * patches.count)
-        slots = self.project(pooled).view(len(states[0]), patches.count, self.slots, -1)
+        slots = self.project(pooled).to(first.dtype).view(len(states[0]), patches.count, self.slots, -1)
         for cross, bytes_BNd in zip(self.cross, states, strict=False):
             slots = cross(slots, bytes_BNd, patches)
         return slots.flatten(2)

@@ -36,8 +36,9 @@ class Patches:
     def from_lengths(cls, lengths_BP: Tensor) -> "Patches":
         """Patches of rows of N bytes from lengths (B, P) that sum to N+1 and end in zeros, as in released code."""
         total = int(lengths_BP[0].sum())
-        if (lengths_BP.sum(1) != total).any() or (lengths_BP < 0).any() or (lengths_BP[:, 0] != 1).any():
-            raise ValueError("patch lengths must be non-negative, start with 1, and sum to N+1 in every row")
+        wrong = (lengths_BP.sum(1) != total).any() or (lengths_BP < 0).any() or (lengths_BP[:, 0] != 1).any()
+        if wrong or ((lengths_BP[:, :-1] == 0) & (lengths_BP[:, 1:] > 0)).any():
+            raise ValueError("patch lengths start with 1, sum to N+1 in every row, and have zeros at the end alone")
         start_BN1 = torch.zeros(len(lengths_BP), total + 1, dtype=torch.bool, device=lengths_BP.device)
         start_BN1.scatter_(1, lengths_BP.cumsum(1) - lengths_BP, True)  # empty patches fall on position N+1
         return cls(start_BN1[:, : total - 1], start_BN1[:, 1:total], lengths_BP.shape[1])

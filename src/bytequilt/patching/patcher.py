@@ -65,9 +65,11 @@ class Patcher:
         if not ids:
             return []
         stream, cache = torch.from_numpy(np.concatenate(ids)), self.model.cache()
+        nats = torch.empty(len(stream))  # made once: results kept between the chunks' large tensors fragment memory
         with torch.autocast(device.type, enabled=False):
-            parts = [entropy(self.model(part[None].to(device), cache))[0].cpu() for part in stream.split(CHUNK)]
-        return np.split(torch.cat(parts).numpy(), np.cumsum([len(i) for i in ids])[:-1])
+            for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
+                out.copy_(entropy(self.model(part[None].to(device), cache))[0])
+        return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 
     def calibrate(self, documents: Iterable[bytes], target_bytes_per_patch: float) -> Calibration:
         """Set the rule's threshold so that patches of these documents have that many bytes in the mean.
@@ -85,8 +87,9 @@ class Patcher:
             raise UserError("calibration needs text, and the sample has none")
         ids = torch.from_numpy(np.concatenate([encode(d, eos=True) for d in documents]))[None]
         nats = torch.from_numpy(np.concatenate(self.entropies(documents)))[None]
-        values = nats if field == "threshold" else nats.diff(dim=1)
-        steps = torch.cat([torch.tensor([-torch.inf]), values.flatten().sort().values])
+        values = (nats if field == "threshold" else nats.diff(dim=1)).unique()
+        between = (values[1:] + values[:-1]) / 2  # far from either, so that rounding moves no boundary
+        steps = torch.cat([values[:1] - 1, between, values[-1:]])
 
         def mean_bytes(threshold: float) -> float:
             rule = self.rule.model_copy(update={field: threshold})

@@ -4,6 +4,7 @@ After byte i, entropy E[i] is that of the distribution of byte i+1. A rule decid
 i+1 starts a patch; we say that byte i *closes* its patch. The BOS of a document is always a patch of its own.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Stream:
         self.rule = rule
         self.place = -1
         self.length = 0
-        self.before: float | None = None
+        self.before: np.float32 | None = None
         self.after_space = False
 
     def feed(self, id: int, entropy: float | None = None) -> bool:
@@ -51,14 +52,15 @@ class Stream:
         else:
             self.place += 1
         self.length += 1
-        natural = self.place == 0 or self._natural(id, entropy)
+        nats = None if entropy is None else np.float32(entropy)  # rises and ties come out as in the batch, which is fp32
+        natural = self.place == 0 or bool(self._natural(id, nats))
         limit = self.rule.max_length
         closed = natural or (limit is not None and self.length % limit == 0)
         self.length = 0 if natural else self.length
-        self.before, self.after_space = entropy, bool(SPACE_LIKE[id])
+        self.before, self.after_space = nats, bool(SPACE_LIKE[id])
         return closed and id != BOE
 
-    def _natural(self, id: int, entropy: float | None) -> bool:
+    def _natural(self, id: int, entropy: np.float32 | None) -> bool:
         rule = self.rule
         match rule.kind:
             case "entropy":

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,9 +115,10 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
                 bar.update(line, note=f"held-out {record['val_bpb']:.3f}")
             metrics.log(record)
             bar.update(line, advance=1, bpb=f"{record['bpb']:.3f}", speed=_speed(speed, record))
-            if done.step % config.save_every == 0 or done.step == config.steps or stop():
+            stopping = stop()  # asked once: who stops has saved
+            if done.step % config.save_every == 0 or done.step == config.steps or stopping:
                 save()
-            if stop() and done.step < config.steps:
+            if stopping and done.step < config.steps:
                 metrics.close()
                 raise Interrupted(f"{stage} stopped at step {done.step} of {config.steps}; the same command goes on from there")
     metrics.close()
@@ -129,7 +131,7 @@ def step(
     task: Task, batches: list[Batch], found: list[torch.optim.Optimizer], config: TrainConfig, bf16: bool
 ) -> dict[str, Any]:
     """One optimizer step over some batches; it changes nothing where the loss or the gradient is not finite."""
-    targets = sum(int(batch.learn_BN.sum()) for batch in batches)
+    targets = max(1, sum(int(batch.learn_BN.sum()) for batch in batches))  # rows of prompts alone have none
     nats, numbers = 0.0, {}
     for batch in batches:
         with torch.autocast(batch.ids_BN.device.type, torch.bfloat16, enabled=bf16):
@@ -184,7 +186,8 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         console.print("stopping after this step")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:

@@ -9,7 +9,7 @@ import torch
 from ..config import Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
-from ..data.shards import read_about, shard_paths
+from ..data.shards import rank_and_world, read_about, shard_paths
 from ..lm import FORMAT, LM, ModelConfig, load, load_entropy, write_model
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
@@ -22,6 +22,8 @@ from .tasks import BLTTask, EntropyTask
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Run what is missing of a recipe in its run directory, and return the report."""
+    if rank_and_world()[1] > 1:
+        raise UserError("training runs in one process; several can share `prepare`: torchrun -m bytequilt prepare ...")
     folder = claim(recipe, folder)
     patcher = prepare(recipe, folder)
     blt_stage(recipe, folder, patcher)

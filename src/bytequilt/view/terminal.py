@@ -148,13 +148,13 @@ def _facts(found: Mapping) -> list[str]:
     if "mean_patch_bytes" in found and not found.get("patch_histogram"):
         facts.append(f"{found['mean_patch_bytes']:.2f} bytes per patch")
     if "bytes_per_second" in found:
-        facts.append(f"{_si(found['bytes_per_second'])}B/s")
+        facts.append(f"{si(found['bytes_per_second'])}B/s")
     if "flops_per_byte" in found:
-        facts.append(f"{_si(found['flops_per_byte'])}FLOPs per byte")
+        facts.append(f"{si(found['flops_per_byte'])}FLOPs per byte")
     return facts
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     for scale, prefix in UNITS:
         if value >= scale:
             return f"{value / scale:.3g} {prefix}"

@@ -1,0 +1,118 @@
+"""Fields of a recipe on the command line: `--train.steps 100`, checked as if it stood in the recipe itself."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from .config import Config, Recipe, UserError, one_line
+
+COLUMN = 38  # where the words of a listing begin
+
+
+def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
+    """The recipe with some fields replaced, each given as `--section.field` and its values.
+
+    `none` empties an optional field or section. Raises UserError with one line that names the field at fault.
+    """
+    raw = recipe.model_dump(mode="json", exclude_unset=True)
+    for name, values in _options(arguments):
+        _put(raw, Recipe, name.replace("-", "_").split("."), values, name)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+
+
+def listing(recipe: Recipe) -> str:
+    """Every field of a recipe as an option with its value, and what it means."""
+    lines = []
+    for name, value, meaning in _leaves(recipe, "--"):
+        option = f"  {name} {_shown(value)}"
+        words = textwrap.wrap(meaning.replace("`", ""), 110 - COLUMN)
+        if words and len(option) < COLUMN - 1:
+            option = option.ljust(COLUMN) + words.pop(0)
+        lines += [option, *(" " * COLUMN + word for word in words)]
+    return "\n".join(lines)
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """`--a.b x y --c=z` as ("a.b", ["x", "y"]), ("c", ["z"])."""
+    found: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--") and len(argument) > 2:
+            name, given, value = argument[2:].partition("=")
+            found.append((name, [value] if given else []))
+        elif found:
+            found[-1][1].append(argument)
+        else:
+            raise UserError(f"'{argument}' belongs to no option; a recipe's fields are given as in --train.steps 100")
+    yield from found
+
+
+def _put(raw: dict[str, Any], kind: Any, path: list[str], values: list[str], name: str) -> None:
+    """Puts the values of option `name` where `path` leads within a section of this kind."""
+    head, *rest = path
+    fields = getattr(kind, "model_fields", None)  # a dictionary has keys of the user's own
+    if fields is not None and head not in fields:
+        raise UserError(f"no field --{name}; there are {', '.join(field.replace('_', '-') for field in fields)}")
+    annotation = fields[head].annotation if fields else get_args(kind)[1]
+    if not rest:
+        raw[head] = _value(annotation, values, name)
+        return
+    section = next((option for option in _options_of(annotation) if _is_section(option)), None)
+    if section is None:
+        raise UserError(f"no field --{name}: {head} has no fields of its own")
+    raw[head] = dict(raw.get(head) or {})
+    _put(raw[head], section, rest, values, name)
+
+
+def _value(annotation: Any, values: list[str], name: str) -> Any:
+    """The values as a type of this annotation may take them; what they say is for the recipe to check."""
+    options = _options_of(annotation)
+    if any(get_origin(option) is tuple for option in options):
+        return values
+    if type(None) in options and [value.lower() for value in values] == ["none"]:
+        return None
+    if any(_is_section(option) for option in options):
+        raise UserError(f"--{name} is a section: give its fields, as in --{name}.FIELD VALUE")
+    if annotation is bool and not values:
+        return True
+    if len(values) != 1:
+        raise UserError(
+            f"--{name} takes one value, and {len(values) or 'none'} {'is' if len(values) < 2 else 'are'} given"
+        )
+    return values[0]
+
+
+def _options_of(annotation: Any) -> tuple[Any, ...]:
+    return (annotation, *get_args(annotation))
+
+
+def _is_section(option: Any) -> bool:
+    return get_origin(option) is dict or (isinstance(option, type) and issubclass(option, Config))
+
+
+def _leaves(config: Config, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(config).model_fields.items():
+        value, option = getattr(config, name), prefix + name.replace("_", "-")
+        if isinstance(value, Config):
+            yield from _leaves(value, f"{option}.")
+        else:
+            yield option, value, field.description or ""
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return json.dumps(value)
+        case tuple() | list():
+            return " ".join(map(_shown, value)) or "[]"
+        case dict():
+            return " ".join(f"{key}={_shown(part)}" for key, part in value.items()) or "{}"
+        case _:
+            return str(value)

@@ -1,0 +1,79 @@
+"""Small models, rules and texts that the tests share."""
+
+import numpy as np
+import torch
+
+from bytequilt.codec import encode
+from bytequilt.config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig
+from bytequilt.model.blt import BLT
+from bytequilt.model.entropy import EntropyModel
+from bytequilt.patching.patcher import Patcher
+
+torch.set_num_threads(1)  # these shapes gain nothing from a second one, and stall where cores are shared
+
+MEDIAN = 4.0  # nats: about the median entropy of `entropy_model()` on `noise`
+RULES = {
+    "entropy": RuleConfig(kind="entropy", threshold=MEDIAN),
+    "entropy-max": RuleConfig(kind="entropy", threshold=MEDIAN + 0.2, max_length=3),
+    "monotonic": RuleConfig(kind="monotonic", rise=0.1),
+    "combined": RuleConfig(kind="combined", threshold=MEDIAN, rise=0.0),
+    "space": RuleConfig(kind="space"),
+    "space-max": RuleConfig(kind="space", max_length=2),
+    "fixed": RuleConfig(kind="fixed", stride=3),
+    "byte": RuleConfig(kind="byte"),
+}
+CROSS = [(encoder, decoder) for encoder in ("last", "all", "none") for decoder in ("all", "first", "none")]
+
+
+def noise(length: int, seed: int = 0) -> bytes:
+    """Random bytes, a third of them spaces, letters and newlines."""
+    random = np.random.default_rng(seed)
+    plain = random.choice(np.frombuffer(b" abc\n", np.uint8), length)
+    return np.where(random.random(length) < 0.33, plain, random.integers(0, 256, length)).astype(np.uint8).tobytes()
+
+
+def ids_of(*documents: bytes, eos: bool = True) -> torch.Tensor:
+    """Documents one after another as one row (1, N)."""
+    return torch.from_numpy(np.concatenate([encode(d, eos=eos) for d in documents]))[None]
+
+
+def blt_config(**change) -> BLTConfig:
+    stack = {"dim": 32, "layers": 2, "heads": 2, "ffn_dim": 40, "window": 12}
+    fields = {
+        "encoder": StackConfig(**stack),
+        "latent": StackConfig(dim=48, layers=2, heads=4, kv_heads=2, ffn_dim=56),
+        "decoder": StackConfig(**stack),
+        "hash": HashConfig(sizes=(3, 4), rows=101, functions=2),
+        "slots": 2,
+        "cross_heads": 4,
+    }
+    return BLTConfig(**(fields | change))
+
+
+def blt(seed: int = 0, **change) -> BLT:
+    torch.manual_seed(seed)
+    return BLT(blt_config(**change)).eval()
+
+
+def entropy_model(seed: int = 0, **change) -> EntropyModel:
+    """An untrained entropy model, its head sharpened so that entropies differ by more than a nat."""
+    torch.manual_seed(seed)
+    model = EntropyModel(EntropyConfig(**({"dim": 16, "layers": 2, "heads": 2, "ffn_dim": 24, "window": 10} | change)))
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    return model.eval()
+
+
+def patcher(rule: RuleConfig | str, **change) -> Patcher:
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    return Patcher(rule, entropy_model(**change) if rule.needs_entropy else None)
+
+
+def undecided(patch: Patcher, ids_BN: torch.Tensor) -> bool:
+    """Whether a boundary hangs on less than 1e-5 nats, where nothing is promised."""
+    if not patch.rule.needs_entropy:
+        return False
+    nats = patch.entropy(ids_BN)
+    near = [(nats - (patch.rule.threshold or 0)).abs().min()] if patch.rule.threshold is not None else []
+    near += [(nats.diff(dim=1) - patch.rule.rise).abs().min()] if patch.rule.rise is not None else []
+    return bool(min(near) < 1e-5)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from bytequilt.model.attention import BLOCK, Spans, _flex, attend
+
+HEADS, KV_HEADS, DIM = 4, 2, 8
+
+
+def tensors(rows, queries, keys, kv_heads=KV_HEADS):
+    torch.manual_seed(queries)
+    shapes = [(HEADS, queries), (kv_heads, keys), (kv_heads, keys)]
+    return [torch.randn(rows, heads, length, DIM, requires_grad=True) for heads, length in shapes]
+
+
+def openings(rows, length, every):
+    """Documents of about `every` positions; the first row has but one."""
+    torch.manual_seed(every)
+    opens = torch.rand(rows, length) < 1 / every
+    opens[0] = False
+    return opens
+
+
+def visible(opens_BN, window):
+    """Who sees whom, in the plainest words: the past, inside the window, with no opening in between."""
+    document = opens_BN.long().cumsum(1)
+    far = torch.arange(opens_BN.shape[1])[:, None] - torch.arange(opens_BN.shape[1])
+    near = (far >= 0) & (far < (window or 10**9))
+    return near & (document[:, :, None] == document[:, None, :])
+
+
+def dense(q, k, v, mask_BNM):
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = (q @ k.transpose(-1, -2)) / DIM**0.5
+    return scores.masked_fill(~mask_BNM[:, None], -torch.inf).softmax(-1) @ v
+
+
+def assert_same(fast, slow, inputs):
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(fast)
+    both = [torch.autograd.grad((out * weight).sum(), inputs) for out in (fast, slow)]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, BLOCK, BLOCK + 1, 600])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_windows_and_documents_over_several_blocks(window, rows):
+    length = 2 * BLOCK + 19
+    opens = openings(rows, length, 90)
+    q, k, v = tensors(rows, length, length)
+    assert_same(attend(q, k, v, Spans.of(opens, window)), dense(q, k, v, visible(opens, window)), (q, k, v))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("window", [None, 5, 50])
+def test_one_document_is_plainly_causal(window, kv_heads):
+    opens = torch.zeros(2, 40, dtype=torch.bool)
+    q, k, v = tensors(2, 40, 40, kv_heads)
+    assert_same(attend(q, k, v, Spans.of(opens, window)), dense(q, k, v, visible(opens, window)), (q, k, v))
+
+
+@pytest.mark.parametrize(("window", "before", "new"), [(None, 50, 1), (None, 50, 300), (20, 50, 1), (20, 50, 300), (20, 7, 40), (1, 9, 9)])
+def test_queries_behind_cached_keys(window, before, new):
+    opens = openings(2, before + new, 25)
+    q, k, v = tensors(2, before + new, before + new)
+    slow = dense(q, k, v, visible(opens, window))[:, :, before:]
+    held = before if window is None else min(before, window - 1)
+    position = torch.arange(before) - (before - held)  # counted from the first key at hand
+    context = torch.where(opens[:, :before], position, -(before - held)).amax(1)
+    spans = Spans.after(opens[:, before:], context, held, window)
+    assert spans.keys == held + new
+    fast = attend(q[:, :, before:], k[:, :, before - held :], v[:, :, before - held :], spans)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("held", [0, 8])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_the_same(window, held):
+    opens = openings(2, 40, 10)
+    q, k, v = (x.detach() for x in tensors(2, 40, 40 + held))
+    spans = Spans.after(opens, torch.zeros(2, dtype=torch.long), held, window)
+    torch.testing.assert_close(_flex(q, k, v, spans, gqa=True), attend(q, k, v, spans), atol=1e-5, rtol=1e-5)

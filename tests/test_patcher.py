@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+from conftest import RULES, blt, entropy_model, ids_of, noise, patcher, undecided
+
+from bytequilt.config import RuleConfig, UserError
+from bytequilt.infer.session import Session
+from bytequilt.model.segments import Patches
+from bytequilt.patching import rules
+from bytequilt.patching.patcher import Patcher
+
+DOCUMENTS = [noise(300, seed) for seed in range(6)]
+CALIBRATED = {
+    "entropy": (RuleConfig(kind="entropy", threshold=0), (1.0, 1.3, 3.0, 8.0, 40.0)),
+    "monotonic": (RuleConfig(kind="monotonic", rise=0), (1.1, 3.0, 8.0, 40.0)),
+    "combined": (RuleConfig(kind="combined", threshold=0, rise=0.0), (3.0, 8.0)),
+    "max_length": (RuleConfig(kind="entropy", threshold=0, max_length=6), (1.3, 3.0, 5.5)),
+}
+TARGETS = [(name, target) for name, (_, targets) in CALIBRATED.items() for target in targets]
+
+
+def mean_bytes(patch: Patcher, documents: list[bytes]) -> float:
+    """Text bytes over patches of text, counted one document at a time."""
+    patches = sum(sum(start > 0 for start in patch(ids_of(d, eos=False)).starts[0]) for d in documents)
+    return sum(map(len, documents)) / patches
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS)
+def test_calibration_reaches_its_target(name, target):
+    patch = patcher(CALIBRATED[name][0])
+    found = patch.calibrate(DOCUMENTS, target)
+    assert found.mean_patch_bytes == pytest.approx(target, rel=0.05)
+    assert found.mean_patch_bytes == pytest.approx(mean_bytes(patch, DOCUMENTS), rel=0.01)
+    assert found.sample_bytes == 1800
+    assert found.threshold in (patch.rule.threshold, patch.rule.rise)
+    assert math.isfinite(found.threshold)  # JSON has no infinity
+    assert found.threshold_bits == pytest.approx(found.threshold * 1.442695, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "target"),
+    [("entropy", 0.5), ("entropy", 1000), ("combined", 1.05), ("entropy-max", 4.0), ("monotonic", 10_000)],
+)
+def test_a_target_out_of_reach_is_refused_with_what_is_in_reach(rule, target):
+    patch = patcher(rule)
+    with pytest.raises(UserError, match=r"out of reach: on this text the patcher can give \d.* to \d"):
+        patch.calibrate(DOCUMENTS, target)
+    assert patch.rule == RULES[rule]
+
+
+@pytest.mark.parametrize(("rule", "documents", "message"), [("space", DOCUMENTS, "no threshold"), ("entropy", [b""], "needs text")])
+def test_calibration_says_what_it_lacks(rule, documents, message):
+    with pytest.raises(UserError, match=message):
+        patcher(rule).calibrate(documents, 4)
+
+
+def test_a_rule_that_needs_entropies_needs_a_model():
+    with pytest.raises(UserError, match="'entropy' needs an entropy model"):
+        Patcher(RULES["entropy"])
+
+
+def test_the_fingerprint_is_that_of_weights_and_shape():
+    same, again = patcher("entropy"), patcher("monotonic")
+    assert same.fingerprint == again.fingerprint
+    others = [patcher("entropy", seed=1), patcher("entropy", window=11), patcher("space")]
+    assert len({same.fingerprint, *(p.fingerprint for p in others)}) == 4
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_boundaries_offline_are_those_of_the_shards_and_those_online(kind):
+    patch, documents = patcher(kind), [noise(200, 7), noise(40, 8)]
+    ids_BN = ids_of(*documents)
+    assert not undecided(patch, ids_BN)
+    offline = patch(ids_BN)
+    stored = None
+    if patch.rule.needs_entropy:
+        stored = torch.cat([torch.from_numpy(nats) for nats in patch.entropies(documents)])[None]
+    assert torch.equal(rules.closes(patch.rule, ids_BN, stored), offline.closes_BN)
+    session = Session(blt(), patch)
+    session.feed(ids_BN[0])
+    assert session.text_patches == int((offline.start_BN & (ids_BN >= 4)).sum())
+
+
+def test_patches_of_a_batch_are_those_of_its_rows():
+    patch, rows = patcher("combined"), [ids_of(noise(60, seed)) for seed in range(3)]
+    together = patch(torch.cat(rows))
+    assert together.starts == [patch(row).starts[0] for row in rows]
+    assert isinstance(together, Patches)
+
+
+def test_a_deep_model_looks_back_over_many_windows():
+    model, data = entropy_model(layers=4, window=4), noise(60)
+    first = Patcher(RULES["entropy"], model).entropy(ids_of(data))
+    changed = Patcher(RULES["entropy"], model).entropy(ids_of(b"\0" + data[1:]))
+    differs = (first != changed)[0].nonzero().flatten()
+    assert int(differs.min()) == 1
+    assert 4 < int(differs.max()) <= 1 + 4 * 3
