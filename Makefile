@@ -11,10 +11,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/bytequilt train demo
 
-test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.dev
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

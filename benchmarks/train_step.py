@@ -350,7 +350,10 @@ def serve_profile(pipe: Any, options: Options) -> None:
             runs.append(regions.seconds)
     peak = max(peaks)
     rows = module_rows(task, runs, peak)
-    summary = {"matrix-product peak, GFLOP/s": round(peak, 1), "its spread over the run": f"{min(peaks):.1f} to {peak:.1f}"}
+    summary = {
+        "matrix-product peak, GFLOP/s": round(peak, 1),
+        "its spread over the run": f"{min(peaks):.1f} to {peak:.1f}",
+    }
     pipe.send({"modules": rows, "peak_gflops": peak, "summary": summary})
 
 
@@ -391,7 +394,9 @@ def matmul_gflops(size: int = 1024) -> float:
 def module_rows(task: Task, runs: list[dict[tuple[str, str], float]], peak: float) -> list[dict[str, Any]]:
     """One line a part: median seconds forward and backward, share of the step, GFLOP/s and fraction of the peak."""
     work = useful_gflop(task)
-    total = sum(statistics.median(run.get(part, 0.0) for run in runs) for part in {part for run in runs for part in run})
+    total = sum(
+        statistics.median(run.get(part, 0.0) for run in runs) for part in {part for run in runs for part in run}
+    )
     rows = []
     for name in dict.fromkeys([*work, *(name for run in runs for name, _ in run)]):
         way = {w: statistics.median(run.get((name, w), 0.0) for run in runs) for w in ("forward", "backward", "")}
@@ -465,7 +470,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for row in cells:
-        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         lines.append("  ".join([first, *rest]))
     return "\n".join(lines)
 

@@ -59,7 +59,9 @@ def test_one_document_is_plainly_causal(window, kv_heads):
     assert_same(attend(q, k, v, Spans.of(opens, window)), dense(q, k, v, visible(opens, window)), (q, k, v))
 
 
-@pytest.mark.parametrize(("window", "before", "new"), [(None, 50, 1), (None, 50, 300), (20, 50, 1), (20, 50, 300), (20, 7, 40), (1, 9, 9)])
+@pytest.mark.parametrize(
+    ("window", "before", "new"), [(None, 50, 1), (None, 50, 300), (20, 50, 1), (20, 50, 300), (20, 7, 40), (1, 9, 9)]
+)
 def test_queries_behind_cached_keys(window, before, new):
     opens = openings(2, before + new, 25)
     q, k, v = tensors(2, before + new, before + new)

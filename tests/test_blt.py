@@ -38,7 +38,13 @@ def test_released_shapes_have_the_released_number_of_parameters(name):
     with torch.device("meta"):
         model = BLT(config)
     table = parameters(model.encoder.hash)
-    parts = [parameters(model.encoder) - table, parameters(model.latent), parameters(model.decoder), table, parameters(model)]
+    parts = [
+        parameters(model.encoder) - table,
+        parameters(model.latent),
+        parameters(model.decoder),
+        table,
+        parameters(model),
+    ]
     assert [round(part / 1e6, 2) for part in parts] == wanted
 
 

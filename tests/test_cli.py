@@ -398,6 +398,12 @@ def test_help_has_examples(verb, capfd):
     assert "--out" in out or "--json" in out
 
 
+def test_the_overview_says_what_the_verbs_say():
+    from bytequilt.verbs import FUNCTIONS
+
+    assert {name: verb.__doc__.splitlines()[0] for name, verb in FUNCTIONS.items()} == VERBS
+
+
 def test_help_of_a_recipe_lists_its_fields(capfd):
     with pytest.raises(SystemExit):
         main(["train", "demo", "--help"])

@@ -47,7 +47,11 @@ FAULTS = {  # what is replaced, by what, and what the message names
     "wrong type": ("steps = 10", 'steps = "ten"', r"train\.steps"),
     "out of range": ("steps = 10", "steps = 10\nlr = 0", r"train\.lr"),
     "unknown kind": ('"space"', '"spaces"', r"patching\.kind"),
-    "nested": ("{ dim = 32, layers = 1, heads = 2 }", "{ dim = 32, layers = 1, heads = 5 }", r"model\.encoder: dim 32 .* heads 5"),
+    "nested": (
+        "{ dim = 32, layers = 1, heads = 2 }",
+        "{ dim = 32, layers = 1, heads = 5 }",
+        r"model\.encoder: dim 32 .* heads 5",
+    ),
     "field of another kind": ('"space"', '"space"\nstride = 3', "patching: .*'space' takes no `stride`"),
     "nothing to calibrate": ('"space"', '"space"\ntarget_bytes = 4', "patching: .*`target_bytes`"),
     "no entropy model": ('"space"', '"entropy"\ntarget_bytes = 4', r"needs \[entropy\]"),
@@ -110,7 +114,10 @@ def test_patching_that_contradicts_itself_names_the_field(fields, named):
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
-        ({"kind": "entropy", "target_bytes": 4, "max_length": 9}, {"kind": "entropy", "threshold": 1.5, "max_length": 9}),
+        (
+            {"kind": "entropy", "target_bytes": 4, "max_length": 9},
+            {"kind": "entropy", "threshold": 1.5, "max_length": 9},
+        ),
         ({"kind": "monotonic", "target_bytes": 4}, {"kind": "monotonic", "rise": 1.5}),
         ({"kind": "combined", "rise": 0.1, "target_bytes": 4}, {"kind": "combined", "rise": 0.1, "threshold": 1.5}),
     ],

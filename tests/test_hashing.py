@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ids_of
+from conftest import blt_config, ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +9,6 @@ from bytequilt.codec import BOS
 from bytequilt.config import HashConfig
 from bytequilt.model.cache import EncoderCache
 from bytequilt.model.hashing import PRIMES, HashEmbedding, hashes
-from conftest import blt_config
 
 GOLDEN = {  # (function, n): row of each id of BOS, Hello, EOS under the released code
     (0, 3): [443987, 124875, 393970, 386145, 358223, 190185, 428891],

@@ -49,7 +49,9 @@ def test_a_target_out_of_reach_is_refused_with_what_is_in_reach(rule, target):
     assert patch.rule == RULES[rule]
 
 
-@pytest.mark.parametrize(("rule", "documents", "message"), [("space", DOCUMENTS, "no threshold"), ("entropy", [b""], "needs text")])
+@pytest.mark.parametrize(
+    ("rule", "documents", "message"), [("space", DOCUMENTS, "no threshold"), ("entropy", [b""], "needs text")]
+)
 def test_calibration_says_what_it_lacks(rule, documents, message):
     with pytest.raises(UserError, match=message):
         patcher(rule).calibrate(documents, 4)

@@ -11,17 +11,17 @@ from bytequilt.patching import rules
 ENTROPIES = [0, 0, 2, 1, 3, 0, 2, 2]  # after the BOS and seven bytes
 TEXT = b"ab, c\xc3\xa9"
 HAND_WORKED = {  # x where the byte closes its patch; the BOS comes first
-    "entropy: above, not at, the threshold": (dict(kind="entropy", threshold=2), "x...x..."),
-    "monotonic: the first byte closes whatever its rise": (dict(kind="monotonic", rise=1), "xxx.x.x."),
-    "monotonic: rises of 2 do not exceed 2": (dict(kind="monotonic", rise=2), "xx......"),
-    "combined: first byte forced, second suppressed": (dict(kind="combined", threshold=1, rise=1), "xx..x.x."),
-    "combined: both must hold": (dict(kind="combined", threshold=2.5, rise=1), "xx..x..."),
-    "longest length, cut from the left": (dict(kind="entropy", threshold=2.5, max_length=3), "x..xx..x"),
-    "longest length starts again at each patch": (dict(kind="entropy", threshold=2.5, max_length=2), "x.x.x.x."),
-    "space: first of a run, lead bytes, not letters": (dict(kind="space"), "x..x..x."),
-    "space, cut": (dict(kind="space", max_length=2), "x.xx.xx."),
-    "fixed": (dict(kind="fixed", stride=3), "x..x..x."),
-    "byte": (dict(kind="byte"), "xxxxxxxx"),
+    "entropy: above, not at, the threshold": ({"kind": "entropy", "threshold": 2}, "x...x..."),
+    "monotonic: the first byte closes whatever its rise": ({"kind": "monotonic", "rise": 1}, "xxx.x.x."),
+    "monotonic: rises of 2 do not exceed 2": ({"kind": "monotonic", "rise": 2}, "xx......"),
+    "combined: first byte forced, second suppressed": ({"kind": "combined", "threshold": 1, "rise": 1}, "xx..x.x."),
+    "combined: both must hold": ({"kind": "combined", "threshold": 2.5, "rise": 1}, "xx..x..."),
+    "longest length, cut from the left": ({"kind": "entropy", "threshold": 2.5, "max_length": 3}, "x..xx..x"),
+    "longest length starts again at each patch": ({"kind": "entropy", "threshold": 2.5, "max_length": 2}, "x.x.x.x."),
+    "space: first of a run, lead bytes, not letters": ({"kind": "space"}, "x..x..x."),
+    "space, cut": ({"kind": "space", "max_length": 2}, "x.xx.xx."),
+    "fixed": ({"kind": "fixed", "stride": 3}, "x..x..x."),
+    "byte": ({"kind": "byte"}, "xxxxxxxx"),
 }
 
 
@@ -51,7 +51,9 @@ ID = st.one_of(st.integers(0, 259), st.sampled_from([BOE, BOS, EOS, ord(" ") + 4
 ROW = st.tuples(st.lists(st.tuples(ID, NATS), min_size=1, max_size=40), st.integers(0, 4))
 RULE = st.builds(
     lambda rule, limit: rule.model_copy(update={"max_length": limit}),
-    st.sampled_from([*RULES.values(), RuleConfig(kind="entropy", threshold=1.1), RuleConfig(kind="monotonic", rise=1.1)]),
+    st.sampled_from(
+        [*RULES.values(), RuleConfig(kind="entropy", threshold=1.1), RuleConfig(kind="monotonic", rise=1.1)]
+    ),
     st.one_of(st.none(), st.integers(1, 7)),
 )
 
@@ -83,7 +85,10 @@ def test_boundaries_depend_on_the_past_alone(rule, row, length):
 @settings(deadline=None)
 @given(RULE, ROW, ROW)
 def test_documents_of_a_row_open_alike(rule, one, two):
-    rows = [(torch.cat([torch.tensor([[BOS]]), i], 1), torch.cat([torch.ones(1, 1), e], 1)) for i, e in map(tensors, (one, two))]
+    rows = [
+        (torch.cat([torch.tensor([[BOS]]), i], 1), torch.cat([torch.ones(1, 1), e], 1))
+        for i, e in map(tensors, (one, two))
+    ]
     together = rules.closes(rule, *(torch.cat(parts, 1) for parts in zip(*rows, strict=True)))
     assert torch.equal(together, torch.cat([rules.closes(rule, *row) for row in rows], 1))
 

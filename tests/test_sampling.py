@@ -30,7 +30,10 @@ def test_greedy_takes_the_likeliest():
 
 
 def test_draws_follow_the_probabilities_and_the_temperature():
-    assert shares(sampler(seed=0), logits(A=0.8, B=0.2)) == {A: pytest.approx(0.8, abs=0.05), B: pytest.approx(0.2, abs=0.05)}
+    assert shares(sampler(seed=0), logits(A=0.8, B=0.2)) == {
+        A: pytest.approx(0.8, abs=0.05),
+        B: pytest.approx(0.2, abs=0.05),
+    }
     warm = shares(sampler(temperature=2.0, seed=0), logits(A=0.8, B=0.2))  # odds of 4 become odds of 2
     assert warm[A] == pytest.approx(2 / 3, abs=0.05)
 
@@ -38,7 +41,10 @@ def test_draws_follow_the_probabilities_and_the_temperature():
 def test_top_k_keeps_the_k_likeliest():
     of = logits(A=0.5, B=0.3, C=0.2)
     assert set(shares(sampler(top_k=1, seed=0), of)) == {A}
-    assert shares(sampler(top_k=2, seed=0), of) == {A: pytest.approx(5 / 8, abs=0.05), B: pytest.approx(3 / 8, abs=0.05)}
+    assert shares(sampler(top_k=2, seed=0), of) == {
+        A: pytest.approx(5 / 8, abs=0.05),
+        B: pytest.approx(3 / 8, abs=0.05),
+    }
     assert set(shares(sampler(top_k=1000, seed=0), of)) == {A, B, C}
 
 

@@ -66,7 +66,9 @@ def test_a_continuation_costs_what_it_adds_to_its_context(kind):
 
 def test_a_context_or_a_continuation_may_be_empty():
     lm = LM(blt(), patcher("entropy"))
-    assert lm.score("", "ab").nats == pytest.approx(float(target_nats(full(lm), ids_of(b"ab", eos=False)).sum()), rel=1e-5)
+    assert lm.score("", "ab").nats == pytest.approx(
+        float(target_nats(full(lm), ids_of(b"ab", eos=False)).sum()), rel=1e-5
+    )
     assert lm.score("ab", "") == lm.score("", "") == Score(0.0, 0)
 
 

@@ -69,7 +69,8 @@ def test_lengths_and_decisions_say_the_same(rows):
 
 
 @pytest.mark.parametrize(
-    "lengths", [[[2, 3]], [[0, 1, 4]], [[1, 3], [1, 4]], [[1, -1, 5]], [[1, 0, 4]]],
+    "lengths",
+    [[[2, 3]], [[0, 1, 4]], [[1, 3], [1, 4]], [[1, -1, 5]], [[1, 0, 4]]],
     ids=["first is 2", "first is 0", "sums differ", "negative", "zero inside"],
 )
 def test_lengths_that_are_no_patches_are_refused(lengths):

@@ -84,7 +84,10 @@ def test_feeding_nothing_changes_nothing():
     first = session.feed(DOCUMENTS[0, :9])
     assert session.feed(torch.zeros(0, dtype=torch.long)).shape == (0, 260)
     torch.testing.assert_close(
-        torch.cat([first, session.feed(DOCUMENTS[0, 9:])]), full(MODEL, PATCHERS["entropy"], DOCUMENTS), atol=1e-4, rtol=1e-4
+        torch.cat([first, session.feed(DOCUMENTS[0, 9:])]),
+        full(MODEL, PATCHERS["entropy"], DOCUMENTS),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 

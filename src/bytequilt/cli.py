@@ -1,221 +1,18 @@
-"""The command line: one function a verb. What a verb needs is imported inside it, so that --help is quick."""
+"""The command line. It knows the names of the verbs alone, so that --help is quick; `verbs.py` knows the rest."""
 
 import io
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
-from functools import partial, wraps
-from inspect import getdoc
-from itertools import chain, takewhile
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import NoReturn
 
-import tyro
-
-from .config import Recipe, UserError, load_recipe, recipe_path
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from .lm import LM
-
-Positional = tyro.conf.Positional
-Text = Annotated[Positional[str], tyro.conf.arg(metavar="TEXT|-")]
-Prompt = Annotated[Positional[str], tyro.conf.arg(metavar="PROMPT|-")]
-Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
-Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
-RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
-File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
-"""What tyro does not know of the arguments of `train` and `prepare`: fields of the recipe."""
-
-
-def patch(text: Text, model: Model = "tiny", json: Flag = False, html: File = None, device: str = "cpu") -> None:
-    """Show how a text is cut into patches.
-
-    Examples:
-      bytequilt patch "Daenerys Targaryen is in Game of Thrones"
-      bytequilt patch - --html patches.html < chapter.txt
-
-    Args:
-        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --.
-        model: A shipped model, a model or run directory, or a hub id.
-        json: Print one JSON document instead.
-        html: Also write the figure, with the entropy curve above the text, to this file: HTML, or SVG by its name.
-        device: Where the model runs: cpu, cuda, mps.
-    """
-    from .view.html import page, svg
-    from .view.terminal import shown
-
-    data = _bytes(text)
-    found = _load(model, device).patch(data)
-    if html is not None:
-        _write(html, svg(found) if html.suffix.lower() == ".svg" else page(found))
-    _print_json(found.json()) if json else print(shown(found))
-
-
-def generate(
-    prompt: Prompt = "",
-    model: Model = "tiny",
-    max_bytes: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: Seed = None,
-    json: Flag = False,
-    device: str = "cpu",
-) -> None:
-    """Continue a text, byte by byte.
-
-    Examples:
-      bytequilt generate "The president of" --max-bytes 300
-      echo "In the beginning" | bytequilt generate - --temperature 0 --json
-
-    Args:
-        prompt: The text to continue, of any bytes; - reads standard input.
-        model: A shipped model, a model or run directory, or a hub id.
-        max_bytes: Bytes to generate at most.
-        temperature: 0 takes the likeliest byte.
-        top_k: Draw from the k likeliest bytes; 0 from all.
-        top_p: Draw from the likeliest bytes whose probabilities sum to p.
-        seed: The same seed gives the same bytes.
-        json: Print one JSON document when done, instead of the text as it comes.
-        device: Where the model runs: cpu, cuda, mps.
-    """
-    from .view.glyphs import harmless
-
-    data = _bytes(prompt)
-    lm = _load(model, device)
-    options = {"max_bytes": max_bytes, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    if not json:
-        clean = harmless if sys.stdout.isatty() else str
-        steps = lm.stream(data, **options)
-        first = next(steps)  # a bad option is told before anything is printed
-        sys.stdout.write(clean(data.decode("utf-8", "replace")))
-        for step in chain([first], steps):
-            sys.stdout.write(clean(step.text))
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        return
-    found = lm.generate(data, **options)
-    _print_json(
-        {
-            "prompt": data.decode("utf-8", "replace"),
-            "text": found.text,
-            "bytes": found.stats.bytes,
-            "patches": found.stats.patches,
-            "bytes_per_second": found.stats.bytes_per_second,
-            "finish_reason": found.finish_reason,
-        }
-    )
-
-
-def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fields = ()) -> None:
-    """Train what a recipe describes, from corpus to report; what is done is not done again.
-
-    Any field of the recipe can be overridden, as in --train.steps 100; `bytequilt train RECIPE --help` lists them all.
-
-    Examples:
-      bytequilt train demo
-      bytequilt train tiny --data.train english.jsonl.xz --data.val val.jsonl.xz --out runs/mine
-      bytequilt train demo --train.steps 100 --out runs/short
-
-    Args:
-        recipe: A shipped recipe, or the path of a TOML file.
-        out: The run directory: runs/RECIPE unless given.
-        json: Print the report as one JSON document.
-    """
-    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
-    from .train.run import train as train_recipe
-    from .view.terminal import report as screen
-
-    with _interruptible():
-        found = train_recipe(chosen, folder)
-    _print_json(found) if json else _console().print(screen(found))
-
-
-def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
-    """Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.
-
-    Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
-
-    Examples:
-      bytequilt prepare demo
-      bytequilt prepare tiny --data.train english.jsonl.xz --out runs/mine
-
-    Args:
-        recipe: A shipped recipe, or the path of a TOML file.
-        out: The run directory: runs/RECIPE unless given.
-    """
-    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
-    from .train.run import claim
-    from .train.run import prepare as prepare_recipe
-
-    with _interruptible():
-        prepare_recipe(chosen, claim(chosen, folder))
-
-
-def eval(
-    model: Named,
-    files: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")],
-    field: str = "text",
-    json: Flag = False,
-    device: str = "cpu",
-) -> None:
-    """Measure the bits per byte of files. Each document is scored in its full context, EOS included.
-
-    Examples:
-      bytequilt eval tiny README.md
-      bytequilt eval runs/demo held-out.jsonl.xz --json
-
-    Args:
-        model: A shipped model, a model or run directory, or a hub id.
-        files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
-        field: The field of a record that holds its text.
-        json: Print one JSON document instead.
-        device: Where the model runs: cpu, cuda, mps.
-    """
-    from .evals.corpora import evaluate_files
-    from .view.tables import evaluation
-
-    if not files:
-        raise UserError("eval needs a file: bytequilt eval MODEL FILE...")
-    found = evaluate_files(_load(model, device), files, field)
-    _print_json(found) if json else _console().print(evaluation(found))
-
-
-def info(model: Named, json: Flag = False) -> None:
-    """Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.
-
-    Examples:
-      bytequilt info tiny
-      bytequilt info blt-8b --json
-
-    Args:
-        model: A shipped model, a model or run directory, a hub id, or a recipe.
-        json: Print one JSON document instead.
-    """
-    from .info import describe
-    from .view.tables import description
-
-    found = describe(model)
-    _print_json(found) if json else _console().print(description(found))
-
-
-VERBS: dict[str, Callable[..., None]] = {
-    "patch": patch,
-    "generate": generate,
-    "train": train,
-    "prepare": prepare,
-    "eval": eval,
-    "info": info,
+VERBS = {
+    "patch": "Show how a text is cut into patches.",
+    "generate": "Continue a text, byte by byte.",
+    "train": "Train what a recipe describes, from corpus to report; what is done is not done again.",
+    "prepare": "Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.",
+    "eval": "Measure the bits per byte of files. Each document is scored in its full context, EOS included.",
+    "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
 }
-OF_RECIPES = ("train", "prepare")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -226,34 +23,30 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _run(arguments)
         sys.stdout.flush()
-    except UserError as error:
-        _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print has no reader
         raise SystemExit(141) from None
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        if (line := _complaint(error)) is None:
+            raise
+        _fail(line)
 
 
 def overview() -> str:
     """What `bytequilt --help` prints."""
-    lines = [f"  {name:<10}{(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: bytequilt VERB ...",
             "",
             "Language models on raw bytes, sewn from patches: the Byte Latent Transformer.",
             "",
-            *lines,
+            *(f"  {name:<10}{summary}" for name, summary in VERBS.items()),
             "",
             'try: bytequilt patch "Hello"    more: bytequilt VERB --help',
         ]
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ parsing
 
 
 def _run(arguments: list[str]) -> None:
@@ -266,110 +59,31 @@ def _run(arguments: list[str]) -> None:
 
             print(__version__)
         case [name, *rest] if name in VERBS:
-            _parse(name, rest)()
+            from .verbs import bind
+
+            bind(name, rest)()
         case [name, *_]:
-            raise UserError(f"no verb '{name}'; there are {', '.join(VERBS)}")
+            _fail(f"no verb '{name}'; there are {', '.join(VERBS)}")
 
 
-def _parse(name: str, arguments: list[str]) -> Callable[[], None]:
-    """The verb with its arguments bound. What tyro says of bad ones in a box becomes one line."""
-    verb, prog, said = VERBS[name], f"bytequilt {name}", io.StringIO()
+def _complaint(error: Exception) -> str | None:
+    """What there is to say of something that the caller can put right; None where the program is at fault."""
+    from safetensors import SafetensorError
 
-    @wraps(verb)
-    def bind(*args: Any, **kwargs: Any) -> Callable[..., None]:
-        return partial(verb, *args, **kwargs)
+    from .config import UserError
 
-    try:
-        with redirect_stderr(said):
-            if name not in OF_RECIPES:
-                return tyro.cli(bind, prog=prog, args=arguments)
-            bound, rest = tyro.cli(bind, prog=prog, args=arguments, return_unknown_args=True)
-            return partial(bound, fields=tuple(rest))
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(f"{_unboxed(said.getvalue())} (see {prog} --help)") from None
-        print(_more_help(name, arguments))
-        raise
+    match error:
+        case UserError():
+            return str(error)
+        case OSError():
+            reason = error.strerror or str(error)
+            return f"{error.filename}: {reason}" if error.filename else reason
+        case SafetensorError():  # its way of saying that a disk is full
+            return f"cannot read or write weights: {error}"
+        case _:
+            return None
 
 
-def _unboxed(said: str) -> str:
-    """The message of one of tyro's boxes, without its title and its advice."""
-    rows = [row for line in said.splitlines() if (row := line.strip(" │|╭╮╰╯+─-"))]
-    advice = ("Perhaps you meant", "Argument helptext", "For full helptext")
-    return " ".join(takewhile(lambda row: not row.startswith(advice), rows[1:]))
-
-
-def _more_help(name: str, arguments: list[str]) -> str:
-    """What tyro leaves out of a verb's help: its examples, and the fields of the recipe that is named."""
-    examples = (getdoc(VERBS[name]) or "").partition("Examples:\n")[2].partition("\n\n")[0]
-    text = f"examples:\n{examples}\n"
-    if name in OF_RECIPES and arguments[0] not in ("-h", "--help"):
-        from .overrides import listing
-
-        text += f"\nfields of {arguments[0]}, any of which may be given:\n{listing(load_recipe(arguments[0]))}\n"
-    return text
-
-
-def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
-    from .overrides import override
-
-    return override(load_recipe(name), fields)
-
-
-def _run_folder(name: str) -> Path:
-    return Path("runs") / recipe_path(name).stem
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A run that was asked to stop, and has saved where it is, ends like any interrupted program."""
-    from .train.loop import Interrupted
-
-    try:
-        yield
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-# ----------------------------------------------------------------------------------------------------- input, output
-
-
-def _bytes(text: str) -> bytes:
-    """The bytes of an argument; of standard input where it is `-`."""
-    from .codec import as_bytes
-
-    return sys.stdin.buffer.read() if text == "-" else as_bytes(text)
-
-
-def _load(model: str, device: str) -> "LM":
-    from .lm import load
-
-    try:
-        return load(model, device)
-    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
-        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"bytequilt: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

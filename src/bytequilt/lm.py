@@ -29,6 +29,7 @@ from .patching.patcher import Patcher
 from .view.patched import Patch, PatchedText
 
 FORMAT = 1
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ModelConfig(Config):
@@ -133,7 +134,11 @@ class LM:
 
 
 def write_model(
-    folder: Path, config: ModelConfig, blt: nn.Module | None, entropy: nn.Module | None, dtype: torch.dtype | None = None
+    folder: Path,
+    config: ModelConfig,
+    blt: nn.Module | None,
+    entropy: nn.Module | None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write config.json and model.safetensors beside `folder`, then give them its name."""
     tensors = {}
@@ -160,6 +165,8 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
     config = read_config(folder)
     if config.blt is None or config.patching is None:
         raise UserError(f"{folder} holds an entropy model alone; a BLT is needed here")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
     model = read_network(folder, "blt", BLT, config.blt, getattr(torch, dtype)).to(device)
     return LM(model, Patcher(config.patching, load_entropy(folder, device)))
 
@@ -219,5 +226,7 @@ def read_network(
             tensors = {name.removeprefix(f"{prefix}."): file.get_tensor(name).to(dtype) for name in names}
         network.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit its config.json or is damaged: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(
+            f"{path} does not fit its config.json or is damaged: {' '.join(str(error).split())[:300]}"
+        ) from None
     return network

@@ -49,7 +49,9 @@ class Attention(nn.Module):
         self.qkv = linear(config.dim, (config.heads + 2 * config.num_kv_heads) * config.head_dim)
         self.out = linear(config.dim, config.dim)
 
-    def forward(self, x_BND: Tensor, spans: Spans, rotation_N1C: Tensor, cache: StackCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x_BND: Tensor, spans: Spans, rotation_N1C: Tensor, cache: StackCache | None, layer: int
+    ) -> Tensor:
         qkv = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
         q, k = (rotate(x, rotation_N1C).transpose(1, 2) for x in (q, k))

@@ -99,7 +99,9 @@ class Patcher:
         low, high = 0, len(steps) - 1  # the mean grows with the threshold
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if mean_bytes(float(steps[middle])) < target_bytes_per_patch else (low, middle)
+            low, high = (
+                (middle + 1, high) if mean_bytes(float(steps[middle])) < target_bytes_per_patch else (low, middle)
+            )
         near = [float(steps[i]) for i in (low - 1, low) if i >= 0]
         best = min(near, key=lambda t: abs(mean_bytes(t) - target_bytes_per_patch))
         reached = mean_bytes(best)

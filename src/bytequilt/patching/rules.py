@@ -52,7 +52,9 @@ class Stream:
         else:
             self.place += 1
         self.length += 1
-        nats = None if entropy is None else np.float32(entropy)  # rises and ties come out as in the batch, which is fp32
+        nats = (
+            None if entropy is None else np.float32(entropy)
+        )  # rises and ties come out as in the batch, which is fp32
         natural = self.place == 0 or bool(self._natural(id, nats))
         limit = self.rule.max_length
         closed = natural or (limit is not None and self.length % limit == 0)

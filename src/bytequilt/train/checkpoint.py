@@ -14,12 +14,21 @@ from torch import Tensor, nn
 from ..config import UserError
 
 
-def save(folder: Path, step: int, network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any], keep: int) -> None:
+def save(
+    folder: Path,
+    step: int,
+    network: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    state: dict[str, Any],
+    keep: int,
+) -> None:
     """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
     path, partial = folder / f"step-{step:08d}", folder / f"step-{step:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: w.detach().contiguous() for name, w in network.state_dict().items()}, partial / "model.safetensors")
+    save_file(
+        {name: w.detach().contiguous() for name, w in network.state_dict().items()}, partial / "model.safetensors"
+    )
     tensors, groups = _flatten(optimizers)
     save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(state | {"step": step, "groups": groups}))

@@ -120,7 +120,9 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
                 save()
             if stopping and done.step < config.steps:
                 metrics.close()
-                raise Interrupted(f"{stage} stopped at step {done.step} of {config.steps}; the same command goes on from there")
+                raise Interrupted(
+                    f"{stage} stopped at step {done.step} of {config.steps}; the same command goes on from there"
+                )
     metrics.close()
     if done.skipped:
         console.print(f"{stage}: {done.skipped} steps were skipped for a loss or gradient that was not finite")
@@ -145,7 +147,12 @@ def step(
         for optimizer in found:
             optimizer.step()
     task.network.zero_grad(set_to_none=True)
-    record = {"good": good, "bpb": round(nats / targets / math.log(2), 5), "targets": targets, "grad_norm": round(norm, 4)}
+    record = {
+        "good": good,
+        "bpb": round(nats / targets / math.log(2), 5),
+        "targets": targets,
+        "grad_norm": round(norm, 4),
+    }
     if numbers.get("patches"):
         record["mean_patch"] = round(numbers["ids"] / numbers["patches"], 3)
     return record

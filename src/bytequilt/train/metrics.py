@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import UserError
 
+
 class Metrics:
     """Appends records to metrics.jsonl, and to a tracker with wandb's calls. Records after `step` are forgotten."""
 
@@ -51,4 +52,6 @@ def _tracker(name: str | None) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise UserError(f"tracker '{name}' is not installed; trackio comes with `pip install 'bytequilt[track]'`") from None
+        raise UserError(
+            f"tracker '{name}' is not installed; trackio comes with `pip install 'bytequilt[track]'`"
+        ) from None

@@ -36,9 +36,7 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
         group = {"params": muon, "peak": config.lr}
         # scaled to AdamW's update size, so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982)
         found.append(
-            torch.optim.Muon(
-                [group], lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            torch.optim.Muon([group], lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     return found
 

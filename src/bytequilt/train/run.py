@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config import Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
@@ -74,9 +75,15 @@ def entropy_stage(recipe: Recipe, folder: Path) -> EntropyModel | None:
         torch.manual_seed(config.seed)
         network = EntropyModel(recipe.entropy)
         if config.init is not None:
-            network.load_state_dict(_entropy_of(config.init).state_dict())
+            start_from(network, _entropy_of(config.init), config.init)
         documents = _held_out(folder, config.eval_bytes)
-        fit(EntropyTask(network, documents), _batches(recipe, folder / "corpus" / "train", config, None), config, folder, "entropy")
+        fit(
+            EntropyTask(network, documents),
+            _batches(recipe, folder / "corpus" / "train", config, None),
+            config,
+            folder,
+            "entropy",
+        )
         write_model(done, ModelConfig(format=FORMAT, entropy=recipe.entropy), None, network)
     return _entropy_of(str(done)).to(device_of(recipe.train))
 
@@ -111,13 +118,24 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> None:
     torch.manual_seed(config.seed)
     network = BLT(recipe.model)
     if config.init is not None:
-        network.load_state_dict(load(config.init).model.state_dict())
+        start_from(network, load(config.init).model, config.init)
     shards = folder / ("shards" if patcher.rule.needs_entropy else "corpus/train")
     batches = _batches(recipe, shards, config, patcher)
-    task = BLTTask(network, patcher, _held_out(folder, config.eval_bytes), config.row_patches if config.compile else None)
+    task = BLTTask(
+        network, patcher, _held_out(folder, config.eval_bytes), config.row_patches if config.compile else None
+    )
     fit(task, batches, config, folder, "blt")
     target = recipe.patching.target_bytes or recipe.patching.stride
     LM(network.cpu(), patcher).save(folder / "model", patch_bytes=target)
+
+
+def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
+    """Give the network the weights of a model. Raises UserError where their shapes differ."""
+    try:
+        network.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"`init` {name} does not fit the shape of the recipe: {reason}") from None
 
 
 def to_toml(recipe: Recipe) -> str:
