@@ -2,7 +2,8 @@
 
 Both sides are the `small` shape of `peers.py` with the same weights, the same random bytes and the same patches, given
 from outside. A step is forward, loss and backward, with `--optimizer` AdamW too. Each side lives in a process of its
-own; they take steps in turn, so that what else the machine does falls on both alike.
+own; they take steps in turn, so that what else the machine does falls on both alike. On a machine that is busy,
+processor seconds say more than the clock does.
 """
 
 import json
@@ -101,6 +102,7 @@ def side_report(ends: dict[str, float], steps: list[dict[str, float]], options: 
         "max": max(speeds),
         "forward_s": statistics.median(step["forward"] for step in steps),
         "backward_s": statistics.median(step["backward"] for step in steps),
+        "cpu_s": statistics.median(step["cpu"] for step in steps),
         "peak_mib": ends["peak_mib"],
         "before_mib": ends["before_mib"],
         "loss": steps[0]["loss"],
@@ -112,6 +114,7 @@ def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if {"ours", "theirs"} <= sides.keys():
         ours, theirs = sides["ours"], sides["theirs"]
         found["speed, ours / theirs"] = round(ours["bytes_per_s"] / theirs["bytes_per_s"], 3)
+        found["processor seconds, theirs / ours"] = round(theirs["cpu_s"] / ours["cpu_s"], 3)
         found["peak memory, ours / theirs"] = round(ours["peak_mib"] / theirs["peak_mib"], 3)
         grown = [side["peak_mib"] - side["before_mib"] for side in (ours, theirs)]
         found["memory of a step beyond what was held before, ours / theirs"] = round(grown[0] / grown[1], 3)
@@ -119,6 +122,8 @@ def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if {"ours", "ours, one row"} <= sides.keys():
         flat = sides["ours"]["bytes_per_s"] / sides["ours, one row"]["bytes_per_s"]
         found["cost per byte, one row / several rows"] = round(flat, 3)
+        flat = sides["ours, one row"]["cpu_s"] / sides["ours"]["cpu_s"]
+        found["processor seconds, one row / several rows"] = round(flat, 3)
     return found
 
 
@@ -209,7 +214,7 @@ class Task:
     def step(self) -> dict[str, float]:
         import torch
 
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.precision == "bf16"):
             loss = self.loss()
         between = time.perf_counter()
@@ -219,6 +224,7 @@ class Task:
         self.network.zero_grad(set_to_none=True)
         ended = time.perf_counter()
         times = {"seconds": ended - begun, "forward": between - begun, "backward": ended - between}
+        times["cpu"] = time.process_time() - cpu
         return times | {"loss": float(loss.detach())}
 
 
@@ -246,7 +252,10 @@ def lengths_with_next(ids_BN: Any, closes_BN: Any) -> Any:
 
 
 class Regions:
-    """Time of named parts of a network, forward and backward. Parts may lie in each other; time goes to the innermost."""
+    """Time of named parts of a network, forward and backward. Parts may lie in each other; time goes to the innermost.
+
+    Backward ends in a part that has no inputs to pass gradients to, such as an embedding.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], float] = {}
@@ -290,36 +299,21 @@ class Regions:
                 ctx.at()
                 return None, *gradients
 
-        def marked(tree: Any, at: Callable[[], None]) -> tuple[Any, bool]:
+        def marked(tree: Any, at: Callable[[], None]) -> Any:
             leaves, spec = tree_flatten(tree)
             places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
             for place, tensor in zip(places, Mark.apply(at, *(leaves[i] for i in places)), strict=True):
                 leaves[place] = tensor
-            return tree_unflatten(leaves, spec), bool(places)
+            return tree_unflatten(leaves, spec)
 
         def timed(*args: Any) -> Any:
-            entered: list[bool] = []  # backward never leaves a part that no gradient reached through its output
-
-            def backward_ends() -> None:
-                if entered:
-                    regions.leave(name, "backward")
-
-            def backward_begins() -> None:
-                entered.append(True)
-                regions.enter(name, "backward")
-                if not closes:
-                    regions.open_ended = name
-
             regions.enter(name, "forward")
-            args, closes = marked(args, backward_ends)
-            out, _ = marked(called(*args), backward_begins)
+            args = marked(args, lambda: regions.leave(name, "backward"))
+            out = marked(called(*args), lambda: regions.enter(name, "backward"))
             regions.leave(name, "forward")
             return out
 
         setattr(owner, method, timed)
-
-    open_ended = ""
-    """A part without inputs to pass gradients to: backward ends in it."""
 
 
 def profiled(options: Options) -> dict[str, Any]:

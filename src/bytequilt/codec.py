@@ -34,7 +34,7 @@ def decode(ids: Iterable[int]) -> bytes:
 
 
 class TextStream:
-    """Text out of bytes that arrive in pieces: characters come whole, invalid bytes as U+FFFD, nothing lost or doubled."""
+    """Text out of bytes that arrive in pieces: characters whole, invalid bytes as U+FFFD, nothing lost or doubled."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -68,7 +68,7 @@ class EntropyConfig(StackConfig):
 
     window: Positive | None = 512
     newline_reset: bool = False
-    """Whether the attention context opens anew at each newline byte, which is its first key (BLT paper, section 4.4)."""
+    """Whether the attention context opens anew at each newline, which is its first key (BLT paper, section 4.4)."""
 
 
 class HashConfig(Config):
@@ -134,7 +134,7 @@ class RuleConfig(Config):
     """Where a new patch starts. Entropies are in nats here and in files; people read bits."""
 
     kind: PatchKind = "entropy"
-    """entropy: above `threshold`; monotonic: `rise` above the previous entropy; combined: both; or no entropies at all."""
+    """entropy: above `threshold`; monotonic: `rise` above the one before; combined: both. The rest need none."""
     threshold: float | None = None
     rise: float | None = None
     stride: Positive | None = None

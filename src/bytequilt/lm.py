@@ -18,9 +18,9 @@ from torch import nn
 
 from .codec import as_bytes, encode
 from .config import BLTConfig, Config, EntropyConfig, RuleConfig, UserError, one_line
-from .infer.score import Feed, Score, score_documents
 from .infer.generate import Completion, Step, complete, stream
 from .infer.sampling import sampler
+from .infer.score import Feed, Score, score_documents
 from .infer.session import Session
 from .model.blt import BLT
 from .model.entropy import EntropyModel
@@ -56,15 +56,19 @@ class LM:
         return Session(self.model, self.patcher)
 
     @overload
-    def generate(self, prompt: str | bytes, **options: Any) -> Completion: ...
+    def generate(self, prompt: str | bytes, *, max_bytes: int = 200, **sampling: Any) -> Completion: ...
     @overload
-    def generate(self, prompt: list[str] | list[bytes], **options: Any) -> list[Completion]: ...
-    def generate(self, prompt, *, max_bytes=200, temperature=0.8, top_k=0, top_p=1.0, seed=None):
-        """Continue one prompt, or each of a list. Temperature 0 is greedy; the same seed gives the same bytes."""
+    def generate(
+        self, prompt: list[str] | list[bytes], *, max_bytes: int = 200, **sampling: Any
+    ) -> list[Completion]: ...
+    def generate(self, prompt, *, max_bytes=200, temperature=0.8, **sampling):
+        """Continue one prompt, or each of a list; `temperature` 0 is greedy, `top_k`, `top_p`, `seed` as in `sampler`.
+
+        The same seed gives the same bytes.
+        """
         if isinstance(prompt, list):
-            options = dict(max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-            return [self.generate(one, **options) for one in prompt]
-        return complete(self.session(), as_bytes(prompt), sampler(temperature, top_k, top_p, seed), max_bytes)
+            return [self.generate(one, max_bytes=max_bytes, temperature=temperature, **sampling) for one in prompt]
+        return complete(self.session(), as_bytes(prompt), sampler(temperature, **sampling), max_bytes)
 
     def stream(
         self,

@@ -30,7 +30,7 @@ class Spans:
 
     @classmethod
     def after(cls, opens_BN: Tensor, context_B: Tensor, held: int, window: int | None = None) -> "Spans":
-        """Spans of queries that follow `held` cached keys; their context opened at key `context_B` (may be negative)."""
+        """Spans of queries behind `held` cached keys; their context opened at key `context_B`, maybe negative."""
         position = torch.arange(held, held + opens_BN.shape[1], device=opens_BN.device)
         first = torch.where(opens_BN, position, context_B[:, None]).cummax(1).values
         if window is not None:

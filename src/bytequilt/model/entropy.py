@@ -1,6 +1,5 @@
 """The entropy model: a small byte transformer whose uncertainty decides where patches start."""
 
-import torch
 from torch import Tensor, nn
 
 from ..codec import BOS, NEWLINE, VOCAB_SIZE

@@ -108,7 +108,7 @@ class Patcher:
         if abs(reached / target_bytes_per_patch - 1) > 0.05:
             least, most = mean_bytes(-math.inf), mean_bytes(math.inf)
             raise UserError(
-                f"a mean of {target_bytes_per_patch:g} bytes per patch is out of reach: on this text the patcher can give "
+                f"a mean of {target_bytes_per_patch:g} bytes per patch is out of reach: on this text the patcher gives "
                 f"{least:.2f} to {most:.2f}, and {reached:.2f} comes nearest"
             )
         self.rule = self.rule.model_copy(update={field: best})

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError
 from ..data.batches import Batch, Batches
-from . import checkpoint
 from ..view.progress import console, progress
+from . import checkpoint
 from .metrics import Metrics
 from .optim import lr_factor, optimizers, set_lr
 
@@ -107,7 +107,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
             record |= {"lr": config.lr * factor, "bytes_per_second": round(speed, 1), "skipped": done.skipped}
             if done.bad_steps >= config.max_bad_steps:
                 raise UserError(
-                    f"{stage}: loss or gradient was not finite for {done.bad_steps} steps in a row, up to step {done.step}; "
+                    f"{stage}: loss or gradient not finite for {done.bad_steps} steps in a row, to step {done.step}; "
                     f"lower the learning rate ({config.lr:g}) and start from an earlier checkpoint in {saved}"
                 )
             if done.step % config.eval_every == 0 or done.step == config.steps:

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-
 from ..config import Recipe
 from ..data.batches import held_out
 from ..infer.score import Score
@@ -16,8 +15,8 @@ from ..lm import LM, load
 from ..model.flops import flops_per_byte
 from ..view.figures import training_curve
 from ..view.html import page
-from . import metrics
 from ..view.progress import progress
+from . import metrics
 from .tasks import entropy_scores
 
 PARAGRAPH = 600  # bytes of held-out text that are shown in colour

@@ -15,8 +15,8 @@ from ..lm import FORMAT, LM, ModelConfig, load, load_entropy, write_model
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
-from .loop import device_of, fit
 from ..view.progress import console, progress
+from .loop import device_of, fit
 from .report import write_report
 from .tasks import BLTTask, EntropyTask
 
@@ -53,7 +53,7 @@ def claim(recipe: Recipe, folder: Path) -> Path:
     if path.is_file():
         if path.read_text() != text:
             raise UserError(
-                f"{folder} holds a run of another recipe (compare {path}); give --out another directory, or delete this one"
+                f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
             )
     else:
         if any(folder.iterdir()):
@@ -68,7 +68,8 @@ def entropy_stage(recipe: Recipe, folder: Path) -> EntropyModel | None:
         return None
     if recipe.entropy_init is not None:
         return _entropy_of(recipe.entropy_init).to(device_of(recipe.train))
-    assert recipe.entropy is not None and recipe.entropy_train is not None
+    assert recipe.entropy is not None
+    assert recipe.entropy_train is not None
     done = folder / "entropy"
     if not (done / "config.json").is_file():
         config = recipe.entropy_train
