@@ -50,7 +50,7 @@ def model(tmp_path_factory):
     patcher = Patcher(RuleConfig(threshold=0.0), entropy_model())
     patcher.calibrate([noise(3000)], 3.0)
     folder = tmp_path_factory.mktemp("models") / "entropy"
-    LM(blt(), patcher).save(folder, patch_bytes=3.0)
+    LM(blt(), patcher, patch_bytes=3.0).save(folder)
     return str(folder)
 
 

@@ -21,7 +21,7 @@ def logits(lm):
 
 @pytest.fixture
 def saved(tmp_path):
-    LM(blt(), patcher("entropy")).save(tmp_path / "model", patch_bytes=4.5)
+    LM(blt(), patcher("entropy"), patch_bytes=4.5).save(tmp_path / "model")
     return tmp_path / "model"
 
 

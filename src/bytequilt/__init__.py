@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import BLTConfig, EntropyConfig, UserError
+    from .infer.session import Session
     from .lm import LM, load
     from .model.blt import BLT
     from .model.entropy import EntropyModel
@@ -16,6 +17,7 @@ _HOMES = {
     "BLTConfig": "config",
     "EntropyConfig": "config",
     "UserError": "config",
+    "Session": "infer.session",
     "LM": "lm",
     "load": "lm",
     "BLT": "model.blt",
@@ -23,7 +25,18 @@ _HOMES = {
     "Patches": "model.segments",
     "Patcher": "patching.patcher",
 }
-__all__ = ["BLT", "LM", "BLTConfig", "EntropyConfig", "EntropyModel", "Patcher", "Patches", "UserError", "load"]
+__all__ = [
+    "BLT",
+    "LM",
+    "BLTConfig",
+    "EntropyConfig",
+    "EntropyModel",
+    "Patcher",
+    "Patches",
+    "Session",
+    "UserError",
+    "load",
+]
 __version__ = "0.1.0"
 
 

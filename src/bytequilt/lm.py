@@ -46,8 +46,10 @@ class ModelConfig(Config):
 class LM:
     """A Byte Latent Transformer ready for use."""
 
-    def __init__(self, model: BLT, patcher: Patcher) -> None:
+    def __init__(self, model: BLT, patcher: Patcher, patch_bytes: float | None = None) -> None:
         self.model, self.patcher = model.eval(), patcher
+        self.patch_bytes = patch_bytes
+        """Mean bytes per patch that the threshold was calibrated to, where that is known."""
         if patcher.model is not None:
             patcher.model.eval()
 
@@ -111,28 +113,29 @@ class LM:
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
     ) -> tuple[list[Score], float]:
         """Scores of documents, EOS included, each in its full context; and the mean bytes per patch of them all."""
-        sessions: list[Session] = []
+        session, patches = self.session(), 0
 
         def fresh() -> Feed:
-            sessions.append(self.session())
-            return sessions[-1].feed
+            nonlocal session, patches
+            patches, session = patches + session.text_patches, self.session()
+            return session.feed
 
         scores = score_documents(fresh, documents, advance)
-        patches = sum(session.text_patches for session in sessions)
+        patches += session.text_patches
         return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""
         return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
 
-    def save(self, folder: str | Path, dtype: torch.dtype | None = None, patch_bytes: float | None = None) -> None:
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
         config = ModelConfig(
             format=FORMAT,
             blt=self.model.config,
             entropy=self.patcher.model.config if self.patcher.model else None,
             patching=self.patcher.rule,
-            patch_bytes=patch_bytes,
+            patch_bytes=self.patch_bytes,
         )
         write_model(Path(folder), config, self.model, self.patcher.model, dtype)
 
@@ -172,7 +175,7 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
     model = read_network(folder, "blt", BLT, config.blt, getattr(torch, dtype)).to(device)
-    return LM(model, Patcher(config.patching, load_entropy(folder, device)))
+    return LM(model, Patcher(config.patching, load_entropy(folder, device)), config.patch_bytes)
 
 
 def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | None:

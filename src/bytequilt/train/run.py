@@ -127,7 +127,7 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> None:
     )
     fit(task, batches, config, folder, "blt")
     target = recipe.patching.target_bytes or recipe.patching.stride
-    LM(network.cpu(), patcher).save(folder / "model", patch_bytes=target)
+    LM(network.cpu(), patcher, target).save(folder / "model")
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
