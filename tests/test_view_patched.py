@@ -136,7 +136,9 @@ def test_report_shows_what_it_has():
     assert "and ·[31mseven" in text
     assert printed(terminal.report({})).strip() == ""
     assert BLT not in printed(terminal.report({"steps": 3, "bpb": None}))
-    assert "1 patch, mean 2.00 bytes" in printed(terminal.report({"sample": PatchedText.cut(b"a\x00", [0])}))
+    paragraph = PatchedText.cut(b"a\x00", [0])
+    assert PatchedText.from_json(paragraph.json()) == paragraph
+    assert "1 patch, mean 2.00 bytes" in printed(terminal.report({"paragraph": paragraph.json()}))
 
 
 def test_bars_are_as_long_as_the_numbers():

@@ -240,7 +240,8 @@ class TrainConfig(Config):
     accumulate: Positive = 1
     """Batches of one optimizer step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW."""
+    """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW. Muon multiplies
+    in bf16, and is slow where the hardware does not."""
     lr: Annotated[float, Field(gt=0)] = 4e-4
     hash_lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""

@@ -36,9 +36,10 @@ def write_report(recipe: Recipe, folder: Path) -> dict[str, Any]:
     shown = recipe.report
     completion = lm.generate(shown.prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
     report["sample"] = shown.prompt + completion.text
-    report["paragraph"] = paragraph(documents)
+    patched = lm.patch(paragraph(documents))
+    report["paragraph"] = patched.json()
     training_curve(metrics.read(folder / "metrics.jsonl"), folder / "curve.png")
-    (folder / "patches.html").write_text(page(lm.patch(report["paragraph"]), title=f"Patches of {folder.name}"))
+    (folder / "patches.html").write_text(page(patched, title=f"Patches of {folder.name}"))
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=2) + "\n")
     partial.rename(path)

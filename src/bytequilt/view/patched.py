@@ -1,7 +1,8 @@
 """A text cut into patches, as people see it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class PatchedText:
                 for patch in self.patches
             ],
         }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "PatchedText":
+        """What `json` gave, without the entropies inside patches."""
+        patches = tuple(
+            Patch(patch["start"], patch["length"], bytes.fromhex(patch["hex"]), patch["entropy_bits"])
+            for patch in found["patches"]
+        )
+        return cls(b"".join(patch.data for patch in patches), patches, found["threshold_bits"], None)
 
     def __iter__(self) -> Iterator[Patch]:
         return iter(self.patches)

@@ -57,7 +57,7 @@ def report(report: Mapping) -> RenderableType:
 
     Keys that are missing, or None, are left out: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
     `patch_histogram` (patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`, `flops_per_byte`
-    (forward), `sample` (text, or patched text).
+    (forward), `paragraph` (patched text, as its `json`), `sample` (text).
     """
     found = {key: value for key, value in report.items() if value is not None}
     parts: list[RenderableType] = []
@@ -71,11 +71,11 @@ def report(report: Mapping) -> RenderableType:
         parts.append(Text(" · ".join(facts), "dim"))
     screens: list[RenderableType] = []
     if parts:
-        screens.append(Panel(Group(*parts), title="[bold]bytequilt", border_style="dim", width=WIDTH, padding=(1, 2)))
+        screens.append(_panel("[bold]bytequilt", Group(*parts)))
+    if found.get("paragraph"):
+        screens.append(_panel("held-out text", coloured(PatchedText.from_json(found["paragraph"]))))
     if found.get("sample"):
-        sample = found["sample"]
-        sample = coloured(sample) if isinstance(sample, PatchedText) else Text(harmless(sample).strip("\n"))
-        screens.append(Panel(sample, title="sample", border_style="dim", width=WIDTH, padding=(1, 2)))
+        screens.append(_panel("generated", Text(harmless(found["sample"]).strip("\n"))))
     return Group(*screens)
 
 
@@ -108,6 +108,10 @@ def _tint(hue: str, strength: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- report
+
+
+def _panel(title: str, body: RenderableType) -> Panel:
+    return Panel(body, title=title, border_style="dim", width=WIDTH, padding=(1, 2))
 
 
 def _section(title: str, note: str, body: RenderableType) -> RenderableType:
