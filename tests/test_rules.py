@@ -65,7 +65,7 @@ def tensors(row):
     return torch.tensor([ids]), torch.tensor([nats], dtype=torch.float32)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(RULE, ROW)
 def test_byte_by_byte_decides_as_the_batch_does(rule, row):
     ids_BN, nats_BN = tensors(row)

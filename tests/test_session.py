@@ -58,7 +58,7 @@ def test_every_variant(change, sizes):
 
 @pytest.mark.parametrize("change", [{"newline_reset": True}, {"window": None}, {"window": 1}], ids=str)
 def test_every_context_of_the_entropy_model(change):
-    patch = patcher("combined", **change)
+    patch = patcher("entropy", **change)
     assert not undecided(patch, DOCUMENTS)
     assert_twins(blt(), patch, DOCUMENTS, [1, 30, 2])
 
