@@ -30,7 +30,7 @@ def assert_twins(model, patch, ids_BN, sizes):
 
 
 DOCUMENTS = ids_of(noise(38, 1), b"", noise(5, 2), noise(30, 3))  # well past the windows of 10 and 12
-SIZES = [[1], [7], [1000], [1, 30, 2]]
+SIZES = [[1], [1000], [1, 30, 2]]
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -50,10 +50,9 @@ VARIANTS += [
 ]
 
 
-@pytest.mark.parametrize("sizes", [[1], [1, 30, 2]], ids=str)
 @pytest.mark.parametrize("change", VARIANTS, ids=lambda c: "-".join(map(str, c.values()))[:40])
-def test_every_variant(change, sizes):
-    assert_twins(blt(**change), patcher("entropy"), DOCUMENTS, sizes)
+def test_every_variant(change):
+    assert_twins(blt(**change), patcher("entropy"), DOCUMENTS, [1, 1, 30, 1, 2])
 
 
 @pytest.mark.parametrize("change", [{"newline_reset": True}, {"window": None}, {"window": 1}], ids=str)
@@ -66,7 +65,7 @@ def test_every_context_of_the_entropy_model(change):
 MODEL, PATCHERS = blt(), {kind: patcher(kind) for kind in RULES}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(list(RULES)),
     st.lists(st.binary(max_size=30), min_size=1, max_size=3),

@@ -226,7 +226,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(corpus, tmp_pa
 
 @pytest.mark.parametrize("kind", [BadLoss, BadGradient])
 def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, kind):
-    with pytest.raises(UserError, match="not finite for 2 steps in a row, up to step 4"):
+    with pytest.raises(UserError, match=r"not finite for 2 steps in a row, .*step 4"):
         run(corpus, tmp_path, kind, max_bad_steps=2)
 
 

@@ -25,7 +25,6 @@ def closes(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None) -
     natural = _natural(rule, ids_BN, entropy_BN, place_BN) | (place_BN == 0)
     if rule.max_length is not None:
         start = torch.roll(natural, 1, 1) | (place_BN == 0)
-        start[:, 0] = True
         natural = natural | ((_since(start) + 1) % rule.max_length == 0)
     return natural & (ids_BN != BOE)
 

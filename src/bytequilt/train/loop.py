@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,7 +92,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
         checkpoint.save(saved, done.step, network, found, state, config.keep)
 
     columns = ("[bold]{task.fields[bpb]}[/] bpb", "{task.fields[speed]}", "{task.fields[note]}")
-    with progress(*columns) as bar, stop_requested() as stop:
+    with progress(*columns) as bar, stop_requested() as stop, closing(metrics):
         line = bar.add_task(stage, total=config.steps, completed=done.step, bpb="-", speed="", note="")
         while done.step < config.steps:
             begun = time.perf_counter()
@@ -105,25 +105,23 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
             speed = record["targets"] / seconds
             record = {"step": done.step, "bytes": done.bytes, "seconds": round(done.seconds, 3)} | record
             record |= {"lr": config.lr * factor, "bytes_per_second": round(speed, 1), "skipped": done.skipped}
+            if done.step % config.eval_every == 0 or done.step == config.steps:
+                record |= evaluate(task)
+                bar.update(line, note=f"held-out {record['val_bpb']:.3f}")
+            metrics.log(record)
             if done.bad_steps >= config.max_bad_steps:
                 raise UserError(
                     f"{stage}: loss or gradient not finite for {done.bad_steps} steps in a row, to step {done.step}; "
                     f"lower the learning rate ({config.lr:g}) and start from an earlier checkpoint in {saved}"
                 )
-            if done.step % config.eval_every == 0 or done.step == config.steps:
-                record |= evaluate(task)
-                bar.update(line, note=f"held-out {record['val_bpb']:.3f}")
-            metrics.log(record)
             bar.update(line, advance=1, bpb=f"{record['bpb']:.3f}", speed=_speed(speed, record))
             stopping = stop()  # asked once: who stops has saved
             if done.step % config.save_every == 0 or done.step == config.steps or stopping:
                 save()
             if stopping and done.step < config.steps:
-                metrics.close()
                 raise Interrupted(
                     f"{stage} stopped at step {done.step} of {config.steps}; the same command goes on from there"
                 )
-    metrics.close()
     if done.skipped:
         console.print(f"{stage}: {done.skipped} steps were skipped for a loss or gradient that was not finite")
     return done

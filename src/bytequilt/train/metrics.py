@@ -1,6 +1,7 @@
 """What a run writes down while it runs: metrics.jsonl, and a tracker if asked."""
 
 import json
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class Metrics:
             self.tracker.init(project="bytequilt", name=f"{path.parent.name}-{stage}", config=config)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record, at once."""
+        """Write one record, at once; numbers that are not finite become null."""
+        record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.file.write(json.dumps({"stage": self.stage} | record) + "\n")
         self.file.flush()
         if self.tracker is not None:
