@@ -67,9 +67,24 @@ def test_embedding_is_the_sum_over_tables():
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_pieces_of_a_text_see_the_ids_before_them(size):
     config = blt_config()
-    embed, ids_BN, cache = HashEmbedding(config.hash, 8), ids_of(b"some", b"text"), EncoderCache(config.encoder)
+    embed, ids_BN = HashEmbedding(config.hash, 8), ids_of(b"some", b"text")
+    cache = EncoderCache(config.encoder, embed.reach)
     pieces = [embed(part, cache) for part in ids_BN.split(size, 1)]
     assert torch.equal(torch.cat(pieces, 1), embed(ids_BN))
+
+
+@pytest.mark.parametrize("functions", [1, 2, 11])
+def test_a_step_looks_up_what_the_parallel_forward_does(functions):
+    """Its powers wrap as the polynomials do, and n-grams reach back to the BOS of their own document."""
+    config = HashConfig(sizes=(8, 3, 5), functions=functions, rows=101)
+    embed, ids_BN = HashEmbedding(config, 8), ids_of(b"some", b"", b"longer text \xff")
+    cache = EncoderCache(blt_config().encoder, embed.reach)
+    found = []
+    for id in ids_BN[0]:
+        cache.begin([id == BOS])
+        found.append(embed.step(id[None], cache))
+        cache.advance(1)
+    torch.testing.assert_close(torch.cat(found)[None], embed(ids_BN))
 
 
 def test_primes_are_primes():

@@ -1,11 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from conftest import CROSS, RULES, blt, ids_of, noise, patcher, undecided
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bytequilt.config import HashConfig, StackConfig
+from bytequilt.config import HashConfig, StackConfig, UserError
 from bytequilt.infer.session import Session
+from bytequilt.model.cache import SPARE
 
 
 def full(model, patch, ids_BN):
@@ -94,11 +96,133 @@ def test_each_patch_goes_through_the_latent_transformer_once():
     session, patch = Session(MODEL, PATCHERS["space"]), PATCHERS["space"]
     in_pieces(session, DOCUMENTS, [3])
     patches = patch(DOCUMENTS)
-    assert session.latent.position == patches.count - int(not patches.closes_BN[0, -1])
+    assert session.rows[0].latent.position == patches.count - int(not patches.closes_BN[0, -1])
 
 
-def test_windowed_caches_do_not_grow():
+def test_windowed_caches_are_bounded():
+    """However long the text, and whatever a large piece made them hold for a moment; only latents grow."""
     session = Session(MODEL, PATCHERS["entropy"])
-    in_pieces(session, DOCUMENTS, [50])
-    for cache in (session.encoder, session.decoder, session.entropy):
-        assert all(keys.shape[2] == cache.window - 1 for keys in cache.keys)
+    ids = ids_of(noise(2000))[0]
+    session.feed(ids[:1200])
+    for id in ids[1200:]:
+        session.step(id[None])
+    for cache in (session.encoder, session.decoder, session.scorer):
+        for tape in cache.tapes:
+            assert tape.held == cache.config.window - 1
+            assert tape.data.shape[3] <= 2 * cache.config.window + SPARE
+        assert cache.openings[0] == cache.openings[0][-1:]
+    assert session.states[0].data.shape[1] <= 2 * max(map(len, PATCHERS["entropy"](ids[None]).starts)) + SPARE
+    row = session.rows[0]
+    assert row.latent.position == row.patches
+    assert row.latents.held == 1
+
+
+RESERVE = 9
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_cropped_session_has_never_read_what_was_cropped(kind):
+    """Pieces, crops and forks at random: whatever is read again comes out as in the full forward."""
+    patch, ids, random = PATCHERS[kind], DOCUMENTS[0], np.random.default_rng(0)
+    want, found = full(MODEL, patch, DOCUMENTS), []
+    session, at, crops = Session(MODEL, patch, reserve=RESERVE), 0, 0
+    while at < len(ids):
+        piece = ids[at : at + int(random.integers(1, 14))]
+        found[at:] = session.feed(piece)
+        at += len(piece)
+        if at < len(ids) and random.random() < 0.6:
+            back = int(random.integers(0, min(RESERVE, len(piece)) + 1))
+            session.fork().feed(ids[:5])  # what a fork reads is its own
+            session.crop(back)
+            at, crops = at - back, crops + back
+    assert crops > RESERVE
+    torch.testing.assert_close(torch.stack(found), want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_crop_goes_no_further_than_the_reserve():
+    session = Session(MODEL, PATCHERS["space"], reserve=4)
+    session.feed(DOCUMENTS[0, :3])
+    with pytest.raises(UserError, match=r"cannot take back 4 bytes.*can go back 3"):
+        session.crop(4)
+    session.feed(DOCUMENTS[0, 3:20])
+    with pytest.raises(UserError, match="reserved 4, and can go back 4"):
+        session.crop(5)
+    with pytest.raises(UserError, match="larger reserve"):
+        Session(MODEL, PATCHERS["space"]).crop(1)
+    session.crop(4)
+    session.crop(0)
+
+
+def test_forks_share_a_prefix_and_nothing_else():
+    session = Session(MODEL, PATCHERS["entropy"])
+    session.feed(DOCUMENTS[0, :20])
+    fork = session.fork()
+    assert fork.model is session.model
+    assert fork.patcher is session.patcher
+    mine, theirs = DOCUMENTS[0, 20:30], ids_of(noise(9, 7), eos=False)[0, 1:]
+    found = [session.feed(mine), fork.feed(theirs)]
+    for new, out in zip((mine, theirs), found, strict=True):
+        ids_BN = torch.cat([DOCUMENTS[0, :20], new])[None]
+        torch.testing.assert_close(out, full(MODEL, PATCHERS["entropy"], ids_BN)[20:], atol=1e-4, rtol=1e-4)
+
+
+TEXTS = [ids_of(noise(length, length), eos=False)[0] for length in (60, 33, 47, 90)]
+BEGUN = [1, 20, 3, 40]  # ids of each text that are read before it joins
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("window", [12, None])
+def test_texts_side_by_side_are_as_if_alone(kind, window):
+    """They join with pasts of different lengths, close patches at their own moments, and leave one by one."""
+    stack = StackConfig(dim=32, layers=2, heads=2, ffn_dim=40, window=window)
+    model, patch = (MODEL if window else blt(encoder=stack, decoder=stack)), PATCHERS[kind]
+    want = [full(model, patch, ids[None]) for ids in TEXTS]
+    session, inside = None, []
+    for step in range(80):
+        if step % 3 == 0 and step // 3 < len(TEXTS):  # one more
+            text = step // 3
+            new = Session(model, patch)
+            new.feed(TEXTS[text][: BEGUN[text]])
+            inside.append([text, BEGUN[text]])
+            session = new if session is None else session
+            if session is not new:
+                session.join(new)
+        left = [i for i, (text, at) in enumerate(inside) if at < len(TEXTS[text])]
+        if left and len(left) < len(inside):
+            session.select(left)
+        inside = [inside[i] for i in left]
+        if inside:
+            logits = session.step(torch.tensor([int(TEXTS[text][at]) for text, at in inside]))
+            for out, (text, at) in zip(logits, inside, strict=True):
+                torch.testing.assert_close(out, want[text][at], atol=1e-4, rtol=1e-4)
+            inside = [[text, at + 1] for text, at in inside]
+    assert not inside
+
+
+def test_a_document_that_begins_side_by_side():
+    """BOS in the middle of a step's rows: its context opens alone."""
+    ids = torch.stack([ids_of(noise(9), noise(20, 5))[0][:25], ids_of(noise(30, 6))[0][:25]])
+    for kind in ("entropy", "space", "fixed"):
+        first, second = (Session(MODEL, PATCHERS[kind]) for _ in range(2))
+        first.feed(ids[0, :4])
+        second.feed(ids[1, :4])
+        first.join(second)
+        out = torch.stack([first.step(ids[:, at]) for at in range(4, 25)], 1)
+        for row in range(2):
+            want = full(MODEL, PATCHERS[kind], ids[row : row + 1])[4:]
+            torch.testing.assert_close(out[row], want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_drafts_are_true_up_to_the_first_boundary_and_verified_beyond(kind):
+    session, patch = Session(MODEL, PATCHERS[kind], reserve=8), PATCHERS[kind]
+    want = full(MODEL, patch, DOCUMENTS)
+    session.feed(DOCUMENTS[0, :11])
+    for at in range(11, 59, 8):
+        ids = DOCUMENTS[0, at : at + 8]
+        drafted = torch.stack([session.draft(int(id)) for id in ids])
+        true = session.verify(ids, drafted)
+        torch.testing.assert_close(true, want[at : at + 8], atol=1e-4, rtol=1e-4)
+        session.crop(3)
+        session.feed(ids[-3:])
+    torch.testing.assert_close(session.feed(DOCUMENTS[0, 59:]), want[59:], atol=1e-4, rtol=1e-4)

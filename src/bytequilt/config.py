@@ -4,7 +4,7 @@ import math
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,9 @@ class Config(BaseModel):
     """Base of all configurations: frozen, and closed to fields it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        return self  # it cannot change
 
 
 class UserError(Exception):

@@ -74,6 +74,6 @@ def complete(session: Session, prompt: bytes, draw: Sampler, max_bytes: int) -> 
     for step in stream(session, prompt, draw, max_bytes):
         prompted = session.text_patches if prompted is None else prompted
         text, data, reason = text + step.text, data + step.data, step.finish_reason or reason
-    last = int(reason == "length" and bool(data) and session.closed)  # the last byte is drawn, and not fed
+    last = int(reason == "length" and bool(data) and session.rows[0].closed)  # the last byte is drawn, and not fed
     patches = session.text_patches - (prompted or 0) + last
     return Completion(text, data, reason, Stats(len(data), patches, time.perf_counter() - begun))

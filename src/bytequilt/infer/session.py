@@ -1,77 +1,205 @@
 """A session: ids in, logits out, each computed once. The cached twin of the full forward."""
 
+import copy
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from ..codec import OFFSET
+from ..codec import BOS, VOCAB_SIZE
+from ..config import UserError
 from ..model.blt import BLT
-from ..model.cache import EncoderCache, StackCache
-from ..model.entropy import entropy
+from ..model.cache import Gathered, Tape
 from ..model.segments import Patches
-from ..patching import rules
 from ..patching.patcher import Patcher
+from .row import Row
 
 
 class Session:
-    """Runs a BLT over one text that arrives in pieces of any size.
+    """Runs a BLT over a text that arrives in pieces of any size, or over several that take their steps together.
 
-    The latent transformer sees each patch once, when it is complete. Byte states of the open patch are held until then.
+    The latent transformer sees each patch once, when it is complete. What windows still show of the past is kept, and
+    one entry of the latent transformer for each patch; the rest is forgotten.
     """
 
-    def __init__(self, model: BLT, patcher: Patcher) -> None:
-        self.model, self.patcher = model, patcher
-        config, self.device = model.config, next(model.parameters()).device
-        self.rule = rules.Stream(patcher.rule)
-        self.entropy = patcher.model.cache() if patcher.rule.needs_entropy else None
-        self.encoder = EncoderCache(config.encoder, device=self.device)
-        self.latent = StackCache(config.latent, device=self.device)
-        self.decoder = StackCache(config.decoder, device=self.device)
-        self.open_ids = torch.zeros(1, 0, dtype=torch.long, device=self.device)
-        self.open_states: list[Tensor] = []
-        self.newest: Tensor | None = None
-        """Latent (1, 1, D) of the last complete patch."""
-        self.text_patches = 0
-        """Patches so far that begin with a byte of text, the open one among them."""
-        self.closed = False
+    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0) -> None:
+        """An empty text, which can be cropped back by up to `reserve` bytes at any time."""
+        self.model, self.patcher, self.reserve = model, patcher, reserve
+        self.device = next(model.parameters()).device
+        self.rows = [Row(model, patcher, reserve)]
+        self.scorer = patcher.cache(reserve)
+        self.encoder = model.encoder.cache(reserve)
+        self.decoder = model.decoder.cache(reserve)
+        self.states = [Tape(1) for _ in model.encoder.reading]
+        """Byte states (rows, bytes, d) that patches read, back to the first byte of the longest open patch."""
+        self.patch_axis = model.decoder.patch_axis
+        self.reads = self._nothing()
+        """What the decoder reads of the last complete patch of each row."""
 
-    @torch.no_grad()
+    @property
+    def text_patches(self) -> int:
+        """Patches so far that begin with a byte of text, open ones among them."""
+        return sum(row.text_patches for row in self.rows)
+
+    @torch.inference_mode()
     def feed(self, ids_n: Tensor) -> Tensor:
-        """Logits (n, V) after each of the ids (n,) int64; the first id ever fed is BOS."""
+        """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
+        if len(self.rows) != 1:
+            raise ValueError(f"a session of {len(self.rows)} texts takes steps alone")
+        if len(ids_n) == 1:
+            return self.step(ids_n)
         ids_BN = ids_n.to(self.device)[None]
         if not ids_BN.numel():
-            return torch.zeros(0, self.model.decoder.head.out_features, device=self.device)
-        closes_BN = self._closes(ids_BN)
-        states = self.model.encoder(ids_BN, self.encoder)
-        latents, read_BN = self._latents(ids_BN, closes_BN, states)
-        return self.model.decoder(states[-1], latents, read_BN, ids_BN, self.decoder)[0]
+            return torch.zeros(0, VOCAB_SIZE, device=self.device)
+        self._keep(self.model.encoder(ids_BN, self.encoder))
+        held, closed = self.rows[0].held, self._decide(ids_BN)
+        return self._decode(ids_BN, closed, held)
 
-    def _closes(self, ids_BN: Tensor) -> Tensor:
-        """Which of the new ids close their patch: (1, n)."""
-        nats = [None] * ids_BN.shape[1]
-        if self.entropy is not None:
-            with torch.autocast(self.device.type, enabled=False):
-                nats = entropy(self.patcher.model(ids_BN, self.entropy))[0].tolist()
-        closed = [self.rule.feed(id, nat) for id, nat in zip(ids_BN[0].tolist(), nats, strict=True)]
-        begins = [self.closed, *closed[:-1]]
-        self.text_patches += sum(start and id >= OFFSET for id, start in zip(ids_BN[0].tolist(), begins, strict=True))
-        self.closed = closed[-1]
-        return torch.tensor([closed], device=self.device)
+    @torch.inference_mode()
+    def step(self, ids_R: Tensor) -> Tensor:
+        """Logits (R, V) after the next id (R,) int64 of each text."""
+        ids, ids_R = ids_R.tolist(), ids_R.to(self.device)
+        opens = [id == BOS for id in ids]
+        if any(opens):
+            self._complete([r for r, row in enumerate(self.rows) if opens[r] and row.held])
+        states = self.model.encoder.step(ids_R, self.encoder)
+        self._keep([x_Rd[:, None] for x_Rd in states])
+        nats = self.patcher.step(ids_R, self.scorer)
+        closed = [row.decide(id, nat) for row, id, nat in zip(self.rows, ids, nats, strict=True)]
+        self._complete([r for r, closes in enumerate(closed) if closes])
+        return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)
 
-    def _latents(self, ids_BN: Tensor, closes_BN: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Latents of the last complete patch and of those that these ids complete, and which of them each id reads."""
-        held = self.open_ids.shape[1]
-        if held:
-            ids_BN = torch.cat([self.open_ids, ids_BN], 1)
-            closes_BN = torch.cat([torch.zeros_like(self.open_ids, dtype=torch.bool), closes_BN], 1)
-            states = [torch.cat([before, new], 1) for before, new in zip(self.open_states, states, strict=True)]
-        patches = Patches.from_closes(ids_BN, closes_BN)
-        complete = patches.count - int(not closes_BN[0, -1])
-        slots = self.model.encoder.patch(states, patches)[:, :complete]
-        latents = slots.new_zeros(1, 1, self.model.config.latent.dim) if self.newest is None else self.newest
+    # ------------------------------------------------------------------------------------------------- several texts
+
+    @torch.inference_mode()
+    def join(self, other: "Session") -> None:
+        """Put the texts of another session of the same model behind these; the other one is used up."""
+        self._retain()
+        other._retain()
+        self.rows += other.rows
+        if self.scorer is not None:
+            self.scorer.join(other.scorer)
+        self.encoder.join(other.encoder)
+        self.decoder.join(other.decoder)
+        for mine, theirs in zip(self.states, other.states, strict=True):
+            mine.join(theirs, 0)
+        self.reads = torch.cat([self.reads, other.reads], self.patch_axis - 1)
+
+    @torch.inference_mode()
+    def select(self, rows: list[int]) -> None:
+        """Keep these texts alone, in this order."""
+        index = torch.tensor(rows, device=self.device)
+        self.rows = [self.rows[row] for row in rows]
+        for cache in (self.scorer, self.encoder, self.decoder):
+            if cache is not None:
+                cache.select(rows)
+        for tape in self.states:
+            tape.select(0, index)
+        self.reads = self.reads.index_select(self.patch_axis - 1, index)
+
+    # ------------------------------------------------------------------------------------------------ going elsewhere
+
+    @torch.inference_mode()
+    def fork(self) -> Self:
+        """An independent session that has read the same."""
+        shared = (self.model, self.patcher)
+        return copy.deepcopy(self, {id(thing): thing for thing in shared})
+
+    @torch.inference_mode()
+    def crop(self, count: int) -> None:
+        """Take back the newest `count` bytes. Raises UserError where that is more than was reserved or fed."""
+        row = self.rows[0]
+        if not 0 <= count < len(row.marks):
+            raise UserError(
+                f"cannot take back {count} bytes: this session reserved {self.reserve}, and can go back "
+                f"{len(row.marks) - 1}; make it with a larger reserve"
+            )
+        for cache in (self.scorer, self.encoder, self.decoder, *self.states, row):
+            if cache is not None:
+                cache.crop(count)
+        self.reads = self.model.decoder.read(row.latents.last(1)) if row.patches else self._nothing()
+
+    # ------------------------------------------------------------------------------------------------------- drafting
+
+    @torch.inference_mode()
+    def draft(self, id: int) -> Tensor:
+        """Logits (V,) after an id, as if it closed no patch: neither entropy model nor latent transformer run."""
+        opens, ids_R = [id == BOS], torch.tensor([id], device=self.device)
+        states = self.model.encoder.step(ids_R, self.encoder)
+        self._keep([x_Rd[:, None] for x_Rd in states])
+        return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)[0]
+
+    @torch.inference_mode()
+    def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
+        """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
+        ids_BN = ids_n.to(self.device)[None]
+        held, closed = self.rows[0].held, self._decide(ids_BN)
+        if not any(closed):
+            return drafted_nV
+        true = closed.index(True)
+        self.decoder.crop(len(closed) - true)
+        return torch.cat([drafted_nV[:true], self._decode(ids_BN, closed, held, true)])
+
+    # ---------------------------------------------------------------------------------------------------- the passes
+
+    @torch.inference_mode()
+    def _nothing(self) -> Tensor:
+        """What there is to read before the first patch."""
+        weight = self.model.decoder.head.weight
+        return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))
+
+    def _keep(self, states: Sequence[Tensor]) -> None:
+        """Put byte states behind those that wait for the end of their patch."""
+        self._retain()
+        for tape, x_BNd in zip(self.states, states, strict=True):
+            tape.append(x_BNd)
+
+    def _retain(self) -> None:
+        wanted = max(row.wanted for row in self.rows)
+        for tape in self.states:
+            tape.keep = wanted
+
+    def _decide(self, ids_BN: Tensor) -> list[bool]:
+        """Which of the new ids of the one text close their patch."""
+        nats = self.patcher.feed(ids_BN, self.scorer)
+        return [self.rows[0].decide(id, nat) for id, nat in zip(ids_BN[0].tolist(), nats, strict=True)]
+
+    def _decode(self, ids_BN: Tensor, closed: list[bool], held: int, begin: int = 0) -> Tensor:
+        """Logits after the new ids of the one text from `begin` on, `held` bytes of whose first patch came before."""
+        row, states = self.rows[0], [tape.last(held + len(closed)) for tape in self.states]
+        whole_BN = torch.cat([ids_BN.new_zeros(1, held), ids_BN], 1)  # of what is held only this counts: no BOS
+        patches = Patches.from_closes(whole_BN, torch.tensor([[False] * held + closed], device=self.device))
+        complete, reads = patches.count - (row.held > 0), self.reads
         if complete:
-            opens_BP = patches.opens_BP(ids_BN)[:, :complete]
-            latents = torch.cat([latents, self.model.latent(slots, opens_BP, self.latent)], 1)
-        self.newest = latents[:, -1:]
-        open = int((patches.of_byte_BN < complete).sum())
-        self.open_ids, self.open_states = ids_BN[:, open:], [state[:, open:] for state in states]
-        return latents, patches.read_BN[:, held:] + 1
+            slots_BPD = self.model.encoder.patch(states, patches)[:, :complete]
+            latent_BPD = self.model.latent(slots_BPD, patches.opens_BP(whole_BN)[:, :complete], row.latent)
+            row.latents.append(latent_BPD)
+            reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], self.patch_axis)
+            self.reads = reads.narrow(self.patch_axis, complete, 1).clone()
+        begin_BN = patches.read_BN[:, held + begin :] + 1  # the one before these comes first
+        return self.model.decoder(states[-1][:, held + begin :], reads, begin_BN, ids_BN[:, begin:], self.decoder)[0]
+
+    def _complete(self, rows: list[int]) -> None:
+        """Run the newest patches of these texts through the latent transformer, all of them in one call."""
+        if not rows:
+            return
+        ended = [self.rows[row] for row in rows]
+        ends = [byte == row.length for row in ended for byte in range(1, row.length + 1)]
+        states = [
+            torch.cat([tape.last(row.length)[r : r + 1] for r, row in zip(rows, ended, strict=True)], 1)
+            for tape in self.states
+        ]
+        ids_BN = torch.zeros(1, len(ends), dtype=torch.long, device=self.device)
+        patches = Patches.from_closes(ids_BN, torch.tensor([ends], device=self.device))
+        slots_RD = self.model.encoder.patch(states, patches)[0]
+        opens = [row.rule.place == 0 for row in ended]
+        caches = [row.latent for row in ended]
+        latent_RD = self.model.latent.step(slots_RD, opens, caches[0] if len(caches) == 1 else Gathered(caches))
+        for row, latent in zip(ended, latent_RD, strict=True):
+            row.latents.append(latent[None, None])
+        reads = self.model.decoder.read(latent_RD[:, None])
+        if len(rows) == len(self.rows):
+            self.reads = reads
+        else:
+            self.reads.index_copy_(self.patch_axis - 1, torch.tensor(rows, device=self.device), reads)

@@ -1,9 +1,11 @@
 """The Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from ..config import BLTConfig
-from .cache import StackCache
+from .cache import Gathered, StackCache
 from .decoder import Decoder
 from .encoder import Encoder
 from .layers import Stack, linear
@@ -23,6 +25,11 @@ class Latent(nn.Module):
         """A patch sees the patches before it, back to the one that opens its document."""
         return self.stack(self.project(x_BPD).to(x_BPD.dtype), self.stack.spans(opens_BP, cache), cache)
 
+    def step(self, x_RD: Tensor, opens: Sequence[bool], cache: StackCache | Gathered) -> Tensor:
+        """The next patch of each row."""
+        cache.begin(opens)
+        return self.stack.step(self.project(x_RD), cache)
+
 
 class BLT(nn.Module):
     """Language model on bytes whose big transformer runs once a patch. Where patches start comes from outside."""
@@ -38,4 +45,4 @@ class BLT(nn.Module):
         """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
         states = self.encoder(ids_BN)
         latent_BPD = self.latent(self.encoder.patch(states, patches), patches.opens_BP(ids_BN))
-        return self.decoder(states[-1], latent_BPD, patches.read_BN, ids_BN)
+        return self.decoder(states[-1], self.decoder.read(latent_BPD), patches.read_BN, ids_BN)

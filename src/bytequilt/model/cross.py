@@ -4,10 +4,12 @@ A patch reads its own bytes, and a byte the k slots of one patch. The first is a
 over k gathered vectors.
 """
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import BLTConfig
-from .layers import linear
+from .layers import RMSNorm, linear
 from .segments import Patches, segment_softmax
 
 
@@ -18,8 +20,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         dim = config.encoder.dim
         self.heads, self.slots, self.residual = config.cross_heads, config.slots, config.cross_residual
-        self.query_norm = nn.RMSNorm(dim, config.encoder.norm_eps)
-        self.key_norm = nn.RMSNorm(dim, config.encoder.norm_eps)
+        self.query_norm = RMSNorm(dim, config.encoder.norm_eps)
+        self.key_norm = RMSNorm(dim, config.encoder.norm_eps)
         self.query = linear(dim, dim)
         self.key_value = linear(dim, 2 * dim)
         self.out = linear(dim, dim)
@@ -52,10 +54,21 @@ class PatchReadsBytes(CrossAttention):
 class ByteReadsPatch(CrossAttention):
     """Each byte reads the k slots of its patch: -> (B, N, d)."""
 
-    def forward(self, bytes_BNd: Tensor, slots_BPkd: Tensor, read_S: Tensor) -> Tensor:
+    def read(self, slots_BPkd: Tensor) -> Tensor:
+        """Keys and values of patches (2, B, P, k, H, head_dim), made once a patch and read by many bytes."""
+        return torch.stack(self.keys_values(slots_BPkd))
+
+    def forward(self, bytes_BNd: Tensor, patches_2BPkHd: Tensor, read_S: Tensor) -> Tensor:
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
-        k, v = (x.flatten(0, 1)[read_S] for x in self.keys_values(slots_BPkd))  # (S, k, H, head_dim)
+        k, v = patches_2BPkHd.flatten(1, 2)[:, read_S]  # (S, k, H, head_dim)
         weights = (q[:, None] * k).sum(-1).float().softmax(1).to(v.dtype)  # (S, k, H)
         read = (weights[..., None] * v).sum(1)
         return self.residual * bytes_BNd + self.out(read.flatten(1).view(bytes_BNd.shape))
+
+    def step(self, bytes_Rd: Tensor, patches_2RkHd: Tensor) -> Tensor:
+        """One byte of each row reads the patch of that row."""
+        q = self.query(self.query_norm.step(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
+        k, v = patches_2RkHd.transpose(2, 3).unbind(0)
+        read = F.scaled_dot_product_attention(q, k, v).flatten(1)
+        return torch.add(self.out(read), bytes_Rd, alpha=self.residual)

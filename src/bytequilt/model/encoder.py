@@ -43,6 +43,25 @@ class Encoder(nn.Module):
             cache.advance(ids_BN.shape[1])
         return states
 
+    def step(self, ids_R: Tensor, cache: EncoderCache) -> list[Tensor]:
+        """Byte states (R, d) of the next id of each row, as in `forward`."""
+        cache.begin([id == BOS for id in ids_R.tolist()])
+        x_Rd = self.embed(ids_R)
+        if self.hash is not None:
+            x_Rd = x_Rd + self.hash.step(ids_R, cache)
+        rotation = cache.rotation(x_Rd.device)
+        states = []
+        for layer, block in enumerate(self.stack.blocks):
+            x_Rd = block.step(x_Rd, rotation, cache, layer)
+            if layer in self.reading:
+                states.append(x_Rd)
+        cache.advance(1)
+        return states
+
+    def cache(self, reserve: int = 0) -> EncoderCache:
+        """An empty cache of one row."""
+        return EncoderCache(self.stack.config, self.hash.reach if self.hash else 0, reserve)
+
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:
         """What each patch makes of its bytes: (B, P, k*d). The first states are pooled, all are read in turn."""
         first = states[0].flatten(0, 1)

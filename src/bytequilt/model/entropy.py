@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from ..codec import BOS, NEWLINE, VOCAB_SIZE
 from ..config import EntropyConfig
 from .cache import StackCache
-from .layers import Stack, init_normal, linear
+from .layers import RMSNorm, Stack, init_normal, linear
 
 
 class EntropyModel(nn.Module):
@@ -17,7 +17,7 @@ class EntropyModel(nn.Module):
         self.embed = nn.Embedding(VOCAB_SIZE, config.dim)
         init_normal(self.embed.weight, config.dim)
         self.stack = Stack(config)
-        self.norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = linear(config.dim, VOCAB_SIZE)
 
     def forward(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
@@ -28,9 +28,15 @@ class EntropyModel(nn.Module):
         x_BND = self.stack(self.embed(ids_BN), self.stack.spans(opens_BN, cache), cache)
         return self.head(self.norm(x_BND)).float()
 
-    def cache(self, rows: int = 1) -> StackCache:
-        """An empty cache, to score a text in pieces exactly."""
-        return StackCache(self.config, rows, self.embed.weight.device)
+    def step(self, ids_R: Tensor, cache: StackCache) -> Tensor:
+        """Logits (R, V) in fp32 after the next id of each row."""
+        opening = (BOS, NEWLINE) if self.config.newline_reset else (BOS,)
+        cache.begin([id in opening for id in ids_R.tolist()])
+        return self.head(self.norm.step(self.stack.step(self.embed(ids_R), cache))).float()
+
+    def cache(self, reserve: int = 0) -> StackCache:
+        """An empty cache of one row, to score a text in pieces exactly."""
+        return StackCache(self.config, reserve)
 
 
 def entropy(logits_BNV: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Hashed byte n-grams, looked up in one embedding bag."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,10 +48,42 @@ class HashEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
         init_normal(self.weight, dim)
 
+    @property
+    def reach(self) -> int:
+        """How many ids back the longest n-gram begins."""
+        return max(self.config.sizes) - 1
+
     def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None) -> Tensor:
         """With a cache, the ids continue those it has seen."""
-        seen_BN = ids_BN if cache is None else cache.recall(ids_BN, max(self.config.sizes) - 1)
-        offsets_T = torch.arange(self.config.tables, device=ids_BN.device) * self.config.rows
-        rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :] + offsets_T
-        rows_ST = rows_BNT.flatten(0, 1)
-        return F.embedding_bag(rows_ST, self.weight, mode="sum").view(*ids_BN.shape, -1)
+        seen_BN = ids_BN if cache is None else cache.recall(ids_BN)
+        rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :]
+        return self._embedded(rows_BNT.flatten(0, 1)).view(*ids_BN.shape, -1)
+
+    def step(self, ids_R: Tensor, cache: EncoderCache) -> Tensor:
+        """The embedding (R, d) of the next id of each row: all polynomials at once, by their powers."""
+        window_RN = cache.recall(ids_R[:, None])
+        if min(since := cache.since()) < self.reach:
+            place = torch.arange(self.reach, -1, -1, device=ids_R.device)
+            window_RN = window_RN * (place <= torch.tensor(since, device=ids_R.device)[:, None])
+        polynomials_RT = (window_RN[:, :, None] * _powers(self.config, ids_R.device)).sum(1)
+        return self._embedded(polynomials_RT % self.config.rows)
+
+    def _embedded(self, rows_ST: Tensor) -> Tensor:
+        offsets_T = torch.arange(self.config.tables, device=rows_ST.device) * self.config.rows
+        return F.embedding_bag(rows_ST + offsets_T, self.weight, mode="sum")
+
+
+@lru_cache
+def _powers(config: HashConfig, device: torch.device) -> Tensor:
+    """Factor of each id of the longest n-gram in each hash, in wrapping int64: (longest, T)."""
+    longest = max(config.sizes)
+    columns = [
+        [0] * (longest - size) + [_wrapped(prime**power) for power in range(size)]
+        for prime in PRIMES[: config.functions]
+        for size in sorted(config.sizes)
+    ]
+    return torch.tensor(columns, device=device).T.contiguous()
+
+
+def _wrapped(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63

@@ -1,8 +1,11 @@
 """The one transformer that all four networks are built of.
 
 Shapes are named in suffixes, everywhere in the house: B rows, N bytes, P patches, k slots per patch, d local width,
-D latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N.
+D latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N,
+R rows that take a step of one position each. Every module has its parallel `forward` and its single `step`.
 """
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,8 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans, attend
-from .cache import StackCache
+from .cache import Gathered, StackCache
+from .rope import rotate, rotate_, rotation
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -26,17 +30,20 @@ def init_normal(weight: Tensor, width: int) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
 
 
-def rotation(positions_N: Tensor, head_dim: int, theta: float) -> Tensor:
-    """Rotary factors (N, 1, head_dim / 2) complex64; angles are taken in fp64, for they must hold at any position."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions_N.device) / head_dim
-    angles = torch.outer(positions_N.double(), theta**-exponent)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, None]
+class RMSNorm(nn.RMSNorm):
+    """Root mean square normalisation (Zhang and Sennrich 2019)."""
+
+    def step(self, x_RD: Tensor) -> Tensor:
+        """`forward` in fewer operations: for one position, their number is what a norm costs."""
+        norm = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(_scalar(self.eps, x_RD.device), norm, norm, value=1 / x_RD.shape[-1]).rsqrt_()
+        return scale.mul(x_RD).to(x_RD.dtype).mul_(self.weight)
 
 
-def rotate(x_BNHD: Tensor, rotation_N1C: Tensor) -> Tensor:
-    """Turn neighbouring pairs (x0, x1) of every head together: RoPE in its interleaved form (Su et al. 2021)."""
-    pairs = torch.view_as_complex(x_BNHD.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation_N1C).flatten(-2).to(x_BNHD.dtype)
+@lru_cache
+def _scalar(value: float, device: torch.device) -> Tensor:
+    """A number as a tensor: arithmetic with Python's numbers takes twice as long."""
+    return torch.full((1,), value, device=device)
 
 
 class Attention(nn.Module):
@@ -60,6 +67,14 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)
         return self.out(attend(q, k, v, spans).transpose(1, 2).flatten(-2))
 
+    def step(self, x_RD: Tensor, rotation_R1C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
+        qkv = self.qkv(x_RD).view(len(x_RD), -1, self.head_dim)
+        turned = self.heads + self.kv_heads
+        rotate_(qkv[:, :turned], rotation_R1C)
+        q = qkv[:, : self.heads, None]
+        kv = qkv[:, self.heads :, None].unflatten(1, (2, -1)).transpose(0, 1)
+        return self.out(cache.attend(layer, q, kv).flatten(1))
+
 
 class FeedForward(nn.Module):
     """SwiGLU."""
@@ -79,9 +94,9 @@ class Block(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.attention = Attention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
 
     def forward(
@@ -89,6 +104,10 @@ class Block(nn.Module):
     ) -> Tensor:
         x_BND = x_BND + self.attention(self.attention_norm(x_BND), spans, rotation_N1C, cache, layer)
         return x_BND + self.feed_forward(self.feed_forward_norm(x_BND))
+
+    def step(self, x_RD: Tensor, rotation_R1C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
+        x_RD = x_RD + self.attention.step(self.attention_norm.step(x_RD), rotation_R1C, cache, layer)
+        return x_RD + self.feed_forward(self.feed_forward_norm.step(x_RD))
 
 
 class Stack(nn.Module):
@@ -117,3 +136,11 @@ class Stack(nn.Module):
         if cache is not None:
             cache.advance(x_BND.shape[1])
         return x_BND
+
+    def step(self, x_RD: Tensor, cache: StackCache | Gathered) -> Tensor:
+        """One more position of each row of a cache, which has begun it."""
+        rotation_R1C = cache.rotation(x_RD.device)
+        for layer, block in enumerate(self.blocks):
+            x_RD = block.step(x_RD, rotation_R1C, cache, layer)
+        cache.advance(1)
+        return x_RD

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..codec import encode
 from ..config import RuleConfig, UserError
+from ..model.cache import StackCache
 from ..model.entropy import EntropyModel, entropy
 from ..model.segments import Patches
 from . import rules
@@ -51,6 +52,26 @@ class Patcher:
         assert self.model is not None
         with torch.autocast(ids_BN.device.type, enabled=False):
             return entropy(self.model(ids_BN))
+
+    def cache(self, reserve: int = 0) -> StackCache | None:
+        """What streaming remembers of one text; None where the rule needs no entropy."""
+        return self.model.cache(reserve) if self.model is not None and self.rule.needs_entropy else None
+
+    @torch.no_grad()
+    def feed(self, ids_BN: Tensor, cache: StackCache | None) -> list[float | None]:
+        """Entropies in nats after each of the next ids (1, N) of one text; None where the rule needs none."""
+        if cache is None or self.model is None:
+            return [None] * ids_BN.shape[1]
+        with torch.autocast(ids_BN.device.type, enabled=False):
+            return entropy(self.model(ids_BN, cache))[0].tolist()
+
+    @torch.no_grad()
+    def step(self, ids_R: Tensor, cache: StackCache | None) -> list[float | None]:
+        """The same after the next id (R,) of each of several texts."""
+        if cache is None or self.model is None:
+            return [None] * len(ids_R)
+        with torch.autocast(ids_R.device.type, enabled=False):
+            return entropy(self.model.step(ids_R, cache)).tolist()
 
     @torch.no_grad()
     def entropies(self, documents: list[bytes]) -> list[np.ndarray]:

@@ -44,6 +44,16 @@ class Stream:
         self.before: np.float32 | None = None
         self.after_space = False
 
+    @property
+    def state(self) -> tuple[int, int, float | None, bool]:
+        """All that it remembers, as plain values; setting it goes back there."""
+        return self.place, self.length, None if self.before is None else float(self.before), self.after_space
+
+    @state.setter
+    def state(self, state: tuple[int, int, float | None, bool]) -> None:
+        self.place, self.length, before, self.after_space = state
+        self.before = None if before is None else np.float32(before)
+
     def feed(self, id: int, entropy: float | None = None) -> bool:
         """Whether byte `id`, after which the next byte has this entropy in nats, closes its patch."""
         if self.place < 0 or id == BOS:
