@@ -149,7 +149,8 @@ def test_patch_writes_a_figure(model, tmp_path, capfd):
 
 def test_generate_counts_what_it_made(answer, model):
     found = answer("generate", "The ", "--model", model, "--max-bytes", 12, "--seed", 1, "--top-k", 90, "--top-p", 0.9)
-    assert set(found) == {"prompt", "text", "bytes", "patches", "bytes_per_second", "finish_reason"}
+    counts = {"bytes", "patches", "seconds", "bytes_per_second", "latent_calls", "decoder_calls", "drafted", "accepted"}
+    assert set(found) == {"prompt", "text", "finish_reason"} | counts
     assert found["prompt"] == "The "
     assert not found["text"].startswith("The ")
     assert 0 < found["patches"] <= found["bytes"] <= 12
@@ -163,6 +164,69 @@ def test_generate_streams_the_same_text(answer, model, capfd):
     found = answer("generate", "The ", "--model", model, "--max-bytes", 9, "--temperature", 0)
     main(["generate", "The ", "--model", model, "--max-bytes", "9", "--temperature", "0"])
     assert capfd.readouterr().out == f"The {found['text']}\n"
+
+
+def test_generate_takes_every_option(answer, model):
+    options = ["--min-p", 0.01, "--repetition-penalty", 1.2, "--utf8", "--logprobs", "--speculate", 3]
+    found = answer("generate", "The ", "--model", model, "--max-bytes", 30, "--seed", 1, *options)
+    assert len(found["logprobs"]) == found["bytes"]
+    assert max(found["logprobs"]) <= 0
+    assert found["drafted"] >= found["accepted"] > 0
+    assert "\ufffd" not in found["text"]
+    assert len(found["text"]) > 9
+    stops = ["--stop", found["text"][7:9], "--stop", found["text"][5:7]]
+    cut = answer("generate", "The ", "--model", model, "--max-bytes", 30, "--seed", 1, *options, *stops)
+    assert cut["finish_reason"] == "stop"
+    assert found["text"].startswith(cut["text"])
+    assert len(cut["text"]) <= 5
+
+
+def test_generate_asks_for_prompts_on_a_terminal(model):
+    """Each gets its text, options hold for all, and the end of the file ends the conversation."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bytequilt", "generate", "--model", model, "--max-bytes", "5", "--seed", "1"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, close_fds=True) as process:
+        os.close(theirs)
+        seen = b""
+
+        def until(times):
+            nonlocal seen
+            while seen.count(b"prompt> ") < times:
+                seen += os.read(ours, 1000)
+
+        until(1)
+        os.write(ours, b"The \n")
+        until(2)
+        os.write(ours, b"And \n")
+        until(3)
+        os.write(ours, b"\x04")
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+    os.close(ours)
+    lines = [line for line in seen.decode("utf-8", "replace").splitlines() if line and "prompt>" not in line]
+    assert any(line.startswith("The ") and len(line) > 4 for line in lines)
+    assert any(line.startswith("And ") and len(line) > 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--min-p", "2"], "min_p must be at least 0 and below 1"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be above 0"),
+        (["--stop", ""], "stop must have no empty text"),
+        (["--speculate", "-1"], "speculate must be at least 0"),
+        (["--max-bytes", "-1"], "max_bytes must be at least 0, unlike -1"),
+    ],
+)
+def test_generate_refuses_what_is_out_of_range(model, option, said, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "The ", "--model", model, *option])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
 
 
 def test_eval_takes_records_as_documents(answer, model, tmp_path):

@@ -76,3 +76,21 @@ def test_scores_add_up():
     both = Score(8 * math.log(2), 4) + Score(2 * math.log(2), 1)
     assert (both.bits, both.bits_per_byte) == (pytest.approx(10), pytest.approx(2))
     assert Score(1.0, 0).bits_per_byte == math.inf
+
+
+@pytest.mark.parametrize("batch", [16_384, 60, 1])
+@pytest.mark.parametrize("kind", ["entropy", "monotonic", "space-max"])
+def test_pairs_are_scored_as_one_by_one(monkeypatch, kind, batch):
+    """Contexts shared and not, texts long and empty: in batches, from one session, or in chunks."""
+    monkeypatch.setattr(score, "BATCH", batch)
+    lm = LM(blt(), patcher(kind))
+    shared = noise(25, 3)
+    pairs = [(shared, noise(n, n)) for n in (9, 1, 0, 4)]
+    pairs += [(noise(n, n), noise(30 - n, n + 1)) for n in (0, 3, 30)] + [(b"", noise(40, 9)), (shared, b"x")]
+    assert not any(undecided(lm.patcher, ids_of(a + b, eos=False)) for a, b in pairs)
+    found = lm.score(pairs)
+    for one, (context, continuation) in zip(found, pairs, strict=True):
+        nats = target_nats(full(lm), ids_of(context + continuation, eos=False))[len(context) :].sum()
+        assert one.nats == pytest.approx(float(nats), abs=1e-4)
+        assert one.bytes == len(continuation)
+    assert lm.score([]) == []

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +19,12 @@ from torch import nn
 
 from .codec import as_bytes, encode
 from .config import BLTConfig, Config, EntropyConfig, RuleConfig, UserError, one_line
-from .infer.generate import Completion, Step, complete, stream
-from .infer.sampling import sampler
-from .infer.score import Feed, Score, score_documents
+from .infer.batcher import Batcher
+from .infer.generate import Completion, complete_all, stream
+from .infer.sampling import Sampling
+from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
+from .infer.writer import Step
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .patching import rules
@@ -53,37 +56,40 @@ class LM:
         if patcher.model is not None:
             patcher.model.eval()
 
-    def session(self) -> Session:
-        """A cached decoder, empty: feed it ids, BOS first."""
-        return Session(self.model, self.patcher)
+    def session(self, reserve: int = 0) -> Session:
+        """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
+        return Session(self.model, self.patcher, reserve)
+
+    def batcher(self, rows: int = 16) -> Batcher:
+        """Generates up to so many texts side by side, which come and go as they please."""
+        return Batcher(self.session, rows)
 
     @overload
-    def generate(self, prompt: str | bytes, *, max_bytes: int = 200, **sampling: Any) -> Completion: ...
+    def generate(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Completion: ...
     @overload
-    def generate(
-        self, prompt: list[str] | list[bytes], *, max_bytes: int = 200, **sampling: Any
-    ) -> list[Completion]: ...
-    def generate(self, prompt, *, max_bytes=200, temperature=0.8, **sampling):
-        """Continue one prompt, or each of a list; `temperature` 0 is greedy, `top_k`, `top_p`, `seed` as in `sampler`.
+    def generate(self, prompt: list[str] | list[bytes], **sampling: Any) -> list[Completion]: ...
+    def generate(self, prompt, *, speculate=0, **sampling):
+        """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
 
-        The same seed gives the same bytes.
+        The same seed gives the same bytes, in whatever company. `speculate` as in `stream`.
         """
-        if isinstance(prompt, list):
-            return [self.generate(one, max_bytes=max_bytes, temperature=temperature, **sampling) for one in prompt]
-        return complete(self.session(), as_bytes(prompt), sampler(temperature, **sampling), max_bytes)
+        if not isinstance(prompt, list):
+            return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
+        if speculate:
+            raise UserError("`speculate` is for one prompt at a time")
+        return complete_all(self.batcher(), [(as_bytes(one), _sampling(sampling)) for one in prompt])
 
-    def stream(
-        self,
-        prompt: str | bytes,
-        *,
-        max_bytes: int = 200,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-    ) -> Iterator[Step]:
-        """Like `generate`, byte by byte; characters come whole."""
-        return stream(self.session(), as_bytes(prompt), sampler(temperature, top_k, top_p, seed), max_bytes)
+    def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Iterator[Step]:
+        """Like `generate`, byte by byte; characters come whole.
+
+        With `speculate` the decoder guesses up to so many bytes ahead. Greedy text is the same, and sampled text as
+        likely, but a seed draws other bytes.
+        """
+        if speculate < 0:
+            raise UserError(f"speculate must be at least 0, not {speculate}")
+        return stream(
+            self.session(reserve=speculate and speculate + 1), as_bytes(prompt), _sampling(sampling), speculate
+        )
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
@@ -101,13 +107,19 @@ class LM:
         )
         return PatchedText(data, patches, None if rule.threshold is None else rule.threshold / math.log(2), tuple(bits))
 
-    def score(self, context: str | bytes, continuation: str | bytes) -> Score:
-        """What the continuation costs after the context; its EOS is not counted."""
-        before, after = encode(as_bytes(context)), encode(as_bytes(continuation), bos=False)
-        ids = torch.cat([torch.from_numpy(before), torch.from_numpy(after)])
-        log_p = self.session().feed(ids[:-1]).double().log_softmax(-1)[len(before) - 1 :].cpu()
-        nats = -log_p.gather(1, ids[len(before) :, None]).sum()
-        return Score(float(nats), len(after))
+    @overload
+    def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...
+    @overload
+    def score(self, context: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]: ...
+    def score(self, context, continuation=None):
+        """What a continuation costs after its context, or each of many pairs; their EOS is not counted.
+
+        Contexts that several pairs share are read once.
+        """
+        if continuation is None:
+            pairs = [(as_bytes(before), as_bytes(after)) for before, after in context]
+            return score_pairs(self.model, self.patcher, pairs)
+        return self.score([(context, continuation)])[0]
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
@@ -138,6 +150,14 @@ class LM:
             patch_bytes=self.patch_bytes,
         )
         write_model(Path(folder), config, self.model, self.patcher.model, dtype)
+
+
+def _sampling(options: dict[str, Any]) -> Sampling:
+    """Raises UserError for an option that there is not."""
+    known = [field.name for field in fields(Sampling)]
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"no option {', '.join(unknown)}; there are speculate, {', '.join(known)}")
+    return Sampling(**options)
 
 
 def write_model(

@@ -1,6 +1,7 @@
 """A session: ids in, logits out, each computed once. The cached twin of the full forward."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
@@ -34,6 +35,8 @@ class Session:
         self.states = [Tape(1) for _ in model.encoder.reading]
         """Byte states (rows, bytes, d) that patches read, back to the first byte of the longest open patch."""
         self.patch_axis = model.decoder.patch_axis
+        self.counts = Counter[str]()
+        """So far: `latent_calls`, `decoder_calls`, and bytes `drafted` and `accepted`."""
         self.reads = self._nothing()
         """What the decoder reads of the last complete patch of each row."""
 
@@ -68,6 +71,7 @@ class Session:
         nats = self.patcher.step(ids_R, self.scorer)
         closed = [row.decide(id, nat) for row, id, nat in zip(self.rows, ids, nats, strict=True)]
         self._complete([r for r, closes in enumerate(closed) if closes])
+        self.counts["decoder_calls"] += 1
         return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)
 
     # ------------------------------------------------------------------------------------------------- several texts
@@ -128,6 +132,7 @@ class Session:
         opens, ids_R = [id == BOS], torch.tensor([id], device=self.device)
         states = self.model.encoder.step(ids_R, self.encoder)
         self._keep([x_Rd[:, None] for x_Rd in states])
+        self.counts["decoder_calls"] += 1
         return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)[0]
 
     @torch.inference_mode()
@@ -174,11 +179,13 @@ class Session:
         if complete:
             slots_BPD = self.model.encoder.patch(states, patches)[:, :complete]
             latent_BPD = self.model.latent(slots_BPD, patches.opens_BP(whole_BN)[:, :complete], row.latent)
+            self.counts["latent_calls"] += 1
             row.latents.append(latent_BPD)
             reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], self.patch_axis)
             self.reads = reads.narrow(self.patch_axis, complete, 1).clone()
-        begin_BN = patches.read_BN[:, held + begin :] + 1  # the one before these comes first
-        return self.model.decoder(states[-1][:, held + begin :], reads, begin_BN, ids_BN[:, begin:], self.decoder)[0]
+        self.counts["decoder_calls"] += 1
+        read_BN = patches.read_BN[:, held + begin :] + 1  # the one before these comes first
+        return self.model.decoder(states[-1][:, held + begin :], reads, read_BN, ids_BN[:, begin:], self.decoder)[0]
 
     def _complete(self, rows: list[int]) -> None:
         """Run the newest patches of these texts through the latent transformer, all of them in one call."""
@@ -196,6 +203,7 @@ class Session:
         opens = [row.rule.place == 0 for row in ended]
         caches = [row.latent for row in ended]
         latent_RD = self.model.latent.step(slots_RD, opens, caches[0] if len(caches) == 1 else Gathered(caches))
+        self.counts["latent_calls"] += 1
         for row, latent in zip(ended, latent_RD, strict=True):
             row.latents.append(latent[None, None])
         reads = self.model.decoder.read(latent_RD[:, None])
