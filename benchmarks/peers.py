@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bytequilt.config import BLTConfig, EntropyConfig, HashConfig, StackConfig
 from bytequilt.model.blt import BLT
+from bytequilt.model.entropy import EntropyModel
 
 LOCAL = {"heads": 4, "window": 512, "rope_theta": 500_000.0}
 SMALL = BLTConfig(
@@ -49,23 +50,36 @@ def hugging_face(config: BLTConfig, entropy: EntropyConfig | None = None) -> Any
     return BltForCausalLM(theirs)
 
 
-def copy_weights(ours: BLT, theirs: nn.Module) -> None:
-    """Gives their model our weights, all but the entropy model's. Raises where a name or shape does not fit."""
-    state = to_hugging_face(ours)
+def llama(layers: int, dim: int, heads: int, ffn_dim: int, vocabulary: int) -> Any:
+    """Hugging Face's LlamaForCausalLM of that shape, with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    stack = StackConfig(layers=layers, dim=dim, heads=heads, ffn_dim=ffn_dim)
+    return LlamaForCausalLM(LlamaConfig(**_stack(stack), vocab_size=vocabulary, attn_implementation="sdpa"))
+
+
+def copy_weights(ours: BLT, theirs: nn.Module, entropy: EntropyModel | None = None) -> None:
+    """Gives their model our weights, those of the entropy model where it is given. Raises where one does not fit."""
+    state = to_hugging_face(ours, entropy)
     missing, unexpected = theirs.load_state_dict(state, strict=False)
-    if unexpected or any(not name.startswith("model.patcher.") for name in missing):
+    if unexpected or any(entropy or not name.startswith("model.patcher.") for name in missing):
         raise ValueError(f"weights without a counterpart: {missing + unexpected}")
 
 
-def to_hugging_face(ours: BLT) -> dict[str, Tensor]:
+def to_hugging_face(ours: BLT, entropy: EntropyModel | None = None) -> dict[str, Tensor]:
     """Our weights under their names, fused projections cut into theirs."""
+    weights = dict(ours.state_dict())
+    stacks = {"encoder": ours.config.encoder, "global": ours.config.latent, "decoder": ours.config.decoder}
+    if entropy is not None:
+        weights |= {f"entropy.{name}": weight for name, weight in entropy.state_dict().items()}
+        stacks["patcher"] = entropy.config
     state: dict[str, Tensor] = {}
-    for name, weight in ours.state_dict().items():
+    for name, weight in weights.items():
         for before, after in _NAMES:
             name = name.replace(before, after)
         for fused, parts in _FUSED.items():
             if f"{fused}.weight" in name:
-                sizes = _rows(ours, name, len(weight), parts)
+                sizes = _rows(stacks, name, len(weight), parts)
                 state |= {name.replace(fused, p): w for p, w in zip(parts, weight.split(sizes), strict=True)}
                 break
         else:
@@ -86,6 +100,10 @@ _NAMES = (
     ("decoder.cross.", "model.local_decoder.cross_attn_layers."),
     ("decoder.norm.", "model.local_decoder.norm."),
     ("decoder.head.", "lm_head."),
+    ("entropy.embed.", "model.patcher.embed_tokens."),
+    ("entropy.stack.blocks.", "model.patcher.layers."),
+    ("entropy.norm.", "model.patcher.norm."),
+    ("entropy.head.", "model.patcher.lm_head."),
     (".attention_norm.", ".input_layernorm."),
     (".feed_forward_norm.", ".post_attention_layernorm."),
     (".attention.out.", ".self_attn.o_proj."),
@@ -104,11 +122,10 @@ _FUSED = {
 }
 
 
-def _rows(ours: BLT, name: str, rows: int, parts: tuple[str, ...]) -> list[int]:
+def _rows(stacks: dict[str, StackConfig], name: str, rows: int, parts: tuple[str, ...]) -> list[int]:
     """Rows of each part of a fused projection; queries may have more heads than keys."""
     if len(parts) == 2:
         return [rows // 2] * 2
-    stacks = {"encoder": ours.config.encoder, "global": ours.config.latent, "decoder": ours.config.decoder}
     stack = next(stack for part, stack in stacks.items() if part in name)
     return [stack.dim, (rows - stack.dim) // 2, (rows - stack.dim) // 2]
 

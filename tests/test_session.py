@@ -149,8 +149,15 @@ def test_a_crop_goes_no_further_than_the_reserve():
         session.crop(5)
     with pytest.raises(UserError, match="larger reserve"):
         Session(MODEL, PATCHERS["space"]).crop(1)
-    session.crop(4)
-    session.crop(0)
+
+
+def test_a_crop_by_nothing_changes_nothing():
+    for reserve in (0, 4):
+        session = Session(MODEL, PATCHERS["entropy"], reserve)
+        session.feed(DOCUMENTS[0, :25])
+        session.crop(0)
+        want = full(MODEL, PATCHERS["entropy"], DOCUMENTS)[25:]
+        torch.testing.assert_close(session.feed(DOCUMENTS[0, 25:]), want, atol=1e-4, rtol=1e-4)
 
 
 def test_forks_share_a_prefix_and_nothing_else():

@@ -74,6 +74,15 @@ class EntropyConfig(StackConfig):
     """Whether the attention context opens anew at each newline, which is its first key (BLT paper, section 4.4)."""
 
 
+class NgramConfig(Config):
+    """Entropies by look-up: of the longest n-gram before the next byte that a table knows."""
+
+    sizes: tuple[Annotated[int, Field(ge=2)], ...] = (2, 3, 4, 5, 6)
+    """Lengths of the n-grams; single bytes have a table of their own."""
+    rows: Positive = 131_072
+    """Rows of the table of one length; n-grams that fall together share an entropy."""
+
+
 class HashConfig(Config):
     """Hashed byte n-gram embeddings, added to the embedding of each byte."""
 

@@ -18,15 +18,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .codec import as_bytes, encode
-from .config import BLTConfig, Config, EntropyConfig, RuleConfig, UserError, one_line
+from .config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError, one_line
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
 from .infer.sampling import Sampling
+from .infer.saved import restore
 from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
 from .infer.writer import Step
 from .model.blt import BLT
 from .model.entropy import EntropyModel
+from .model.layers import lay_out
+from .model.ngram import NgramEntropy
 from .patching import rules
 from .patching.patcher import Patcher
 from .view.patched import Patch, PatchedText
@@ -41,6 +44,8 @@ class ModelConfig(Config):
     format: int
     blt: BLTConfig | None = None
     entropy: EntropyConfig | None = None
+    ngram: NgramConfig | None = None
+    """The look-up table that takes the place of an entropy model."""
     patching: RuleConfig | None = None
     patch_bytes: float | None = None
     """Mean bytes per patch that the threshold was calibrated to."""
@@ -140,12 +145,18 @@ class LM:
         """Bits per byte of one document, EOS included, in its full context."""
         return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
 
+    def restore(self, path: str | Path) -> Session:
+        """A session of this model that was saved, as in `session.save(path)`."""
+        return restore(self.model, self.patcher, path)
+
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
+        scorer = self.patcher.model
         config = ModelConfig(
             format=FORMAT,
             blt=self.model.config,
-            entropy=self.patcher.model.config if self.patcher.model else None,
+            entropy=scorer.config if isinstance(scorer, EntropyModel) else None,
+            ngram=scorer.config if isinstance(scorer, NgramEntropy) else None,
             patching=self.patcher.rule,
             patch_bytes=self.patch_bytes,
         )
@@ -194,14 +205,19 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
         raise UserError(f"{folder} holds an entropy model alone; a BLT is needed here")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
-    model = read_network(folder, "blt", BLT, config.blt, getattr(torch, dtype)).to(device)
-    return LM(model, Patcher(config.patching, load_entropy(folder, device)), config.patch_bytes)
+    model, entropy = read_network(folder, "blt", BLT, config.blt, getattr(torch, dtype)), load_entropy(folder)
+    for network in (model, entropy):
+        if network is not None:
+            lay_out(network.to(device))
+    return LM(model, Patcher(config.patching, entropy), config.patch_bytes)
 
 
-def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | None:
-    """The entropy model of a model directory, in fp32; None where its patching needs none."""
+def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | NgramEntropy | None:
+    """What scores bytes in a model directory, in fp32; None where its patching needs nothing of the kind."""
     folder = model_folder(name)
     config = read_config(folder)
+    if config.ngram is not None:
+        return read_network(folder, "entropy", NgramEntropy, config.ngram).to(device).eval()
     return read_network(folder, "entropy", EntropyModel, config.entropy).to(device).eval() if config.entropy else None
 
 

@@ -10,7 +10,7 @@ from inspect import getdoc
 from io import StringIO
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -29,9 +29,12 @@ Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", hel
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+Files = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
+Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
@@ -214,9 +217,49 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
         prepare_recipe(chosen, claim(chosen, folder))
 
 
+def distill(
+    model: Named,
+    files: Files,
+    out: Folder = None,
+    kind: Literal["ngram", "window"] = "ngram",
+    sample_bytes: int = 2_000_000,
+    steps: int = 600,
+    json: Flag = False,
+) -> None:
+    """Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.
+
+    The report says how many boundaries agree on held-out text, what the model scores with either patcher, and what a
+    byte costs. The model with the new patcher is in OUT/model.
+
+    Examples:
+      bytequilt distill tiny english.jsonl.xz --out runs/lean
+      bytequilt distill runs/mine corpus/*.txt --kind window --out runs/lean
+
+    Args:
+        model: A shipped model, a model or run directory, or a hub id.
+        files: Text to learn from: files, directories or globs, as in a recipe.
+        out: The run directory: runs/lean unless given.
+        kind: ngram, a look-up table of the mean entropy after each n-gram; window, a small model of a short context.
+        sample_bytes: Text that the table is filled from.
+        steps: Training steps of the small model.
+        json: Print the report as one JSON document.
+    """
+    from .train.distill import Lean
+    from .train.distill import distill as make
+    from .view.tables import patchers
+
+    if not files:
+        raise UserError("distill needs text: bytequilt distill MODEL FILE...")
+    lean = Lean(kind=kind, sample_bytes=sample_bytes)
+    lean = lean.model_copy(update={"train": lean.train.model_copy(update={"steps": steps})})
+    with _interruptible():
+        found = make(model, files, lean, out or Path("runs") / "lean")
+    _print_json(found) if json else _console().print(patchers(found))
+
+
 def eval(
     model: Named,
-    files: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")],
+    files: Files,
     field: str = "text",
     json: Flag = False,
     device: str = "cpu",
@@ -261,8 +304,67 @@ def info(model: Named, json: Flag = False) -> None:
     _print_json(found) if json else _console().print(description(found))
 
 
+def bench(
+    what: Measure,
+    model: Model = "tiny",
+    prompt: Sizes = (64,),
+    output: Sizes = (256,),
+    rows: Sizes = (1, 16),
+    threads: int = 1,
+    speculate: int = 0,
+    json: Flag = False,
+    plot: File = None,
+) -> None:
+    """Measure how fast a model decodes on this machine.
+
+    Examples:
+      bytequilt bench decode
+      bytequilt bench decode --model runs/demo --prompt 64 1024 --rows 1 4 16 --json
+      bytequilt bench decode --rows 1 --speculate 8 --plot speed.svg
+
+    Args:
+        what: What to measure: decode, bytes that follow a prompt, one step after another.
+        model: A shipped model, a model or run directory, or a hub id.
+        prompt: Bytes of a prompt, one or more numbers.
+        output: Bytes that follow it, one or more numbers.
+        rows: Texts that take their steps together, one or more numbers.
+        threads: Processor threads.
+        speculate: Also generate greedily with and without so many guesses, after the first prompt and output length.
+        json: Print one JSON document instead.
+        plot: Also draw bytes per second to this file, .png or .svg.
+    """
+    if what != "decode":
+        raise UserError(f"bench measures decode, not {what!r}")
+    if threads < 1 or speculate < 0:
+        raise UserError("threads must be at least 1, and speculate at least 0")
+    import torch
+
+    from .evals.decode import corpus, speculation, sweep
+    from .view.figures import decode_speed, drawable
+    from .view.tables import decoding
+
+    if plot is not None:
+        drawable(plot)
+    torch.set_num_threads(threads)
+    lm = _load(model, "cpu")
+    found: dict[str, Any] = {"model": model, **sweep(lm, prompt, output, rows)}
+    if speculate:
+        text = corpus(4 * prompt[0])
+        prompts = [text[at : at + prompt[0]] for at in range(0, len(text), prompt[0])]
+        found["speculation"] = speculation(lm, prompts, output[0], speculate)
+    if plot is not None:
+        decode_speed([_speed(one) for one in found["settings"]], plot)
+    _print_json(found) if json else _console().print(decoding(found))
+
+
+def _speed(one: dict[str, Any]) -> tuple[str, float, float]:
+    """A measured setting as its name, its bytes per second, and the bound that memory sets to them."""
+    name = f"{one['prompt']} + {one['output']} bytes, {one['rows']} row(s)"
+    return name, one["bytes_per_s"], one["bytes_per_s"] * one["times_floor"]
+
+
 FUNCTIONS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (patch, generate, train, prepare, eval, info)
+    verb.__name__: verb for verb in (patch, generate, train, prepare, distill, eval, info, bench)
 }
 OF_RECIPES = ("train", "prepare")
 

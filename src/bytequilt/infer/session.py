@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -110,6 +111,12 @@ class Session:
         shared = (self.model, self.patcher)
         return copy.deepcopy(self, {id(thing): thing for thing in shared})
 
+    def save(self, path: str | Path) -> None:
+        """Write what this session has read to a file; `LM.restore` goes on from there, in another process too."""
+        from .saved import save
+
+        save(self, path)
+
     @torch.inference_mode()
     def crop(self, count: int) -> None:
         """Take back the newest `count` bytes. Raises UserError where that is more than was reserved or fed."""
@@ -119,10 +126,21 @@ class Session:
                 f"cannot take back {count} bytes: this session reserved {self.reserve}, and can go back "
                 f"{len(row.marks) - 1}; make it with a larger reserve"
             )
+        if not count:
+            return
         for cache in (self.scorer, self.encoder, self.decoder, *self.states, row):
             if cache is not None:
                 cache.crop(count)
         self.reads = self.model.decoder.read(row.latents.last(1)) if row.patches else self._nothing()
+
+    @torch.inference_mode()
+    def trim(self) -> None:
+        """Hold no more memory than what is kept: before saving, or a long wait."""
+        self._retain()
+        latents = [tape for row in self.rows for tape in (row.latent, row.latents)]
+        for past in (self.scorer, self.encoder, self.decoder, *self.states, *latents):
+            if past is not None:
+                past.trim()
 
     # ------------------------------------------------------------------------------------------------------- drafting
 

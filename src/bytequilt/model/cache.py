@@ -54,6 +54,11 @@ class Tape:
         """Take back the newest columns."""
         self.end -= columns
 
+    def trim(self) -> None:
+        """Let go of what is not kept, and of the room to spare."""
+        if self.data is not None:
+            self.data, self.end = self.last(self.held).clone(), self.held
+
     def join(self, other: "Tape", axis: int) -> None:
         """Put the rows of another tape behind these, newest column beside newest; a shorter one begins with zeros."""
         columns = max(self.held, other.held)
@@ -146,6 +151,11 @@ class StackCache:
 
     # the past itself
 
+    def trim(self) -> None:
+        """Hold no more memory than what is kept."""
+        for tape in self.tapes:
+            tape.trim()
+
     def crop(self, positions: int) -> None:
         """Take back the newest positions, at most `reserve` of them."""
         for tape in self.tapes:
@@ -198,7 +208,8 @@ class Gathered:
             cache.advance(positions)
 
     def rotation(self, device: torch.device) -> Tensor:
-        return torch.stack([cache.rotation(device) for cache in self.caches])
+        """Rotary factors of the next position of each row: (R, 1, 1, head_dim / 2)."""
+        return torch.stack([cache.rotation(device) for cache in self.caches])[:, None]
 
     def attend(self, layer: int, q_RH1D: Tensor, kv_2RG1D: Tensor) -> Tensor:
         rows = zip(self.caches, q_RH1D.split(1), kv_2RG1D.split(1, 1), strict=True)
@@ -227,6 +238,10 @@ class EncoderCache(StackCache):
     def crop(self, positions: int) -> None:
         super().crop(positions)
         self.ids.crop(positions)
+
+    def trim(self) -> None:
+        super().trim()
+        self.ids.trim()
 
     def join(self, other: StackCache) -> None:
         super().join(other)

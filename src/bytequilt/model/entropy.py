@@ -34,6 +34,14 @@ class EntropyModel(nn.Module):
         cache.begin([id in opening for id in ids_R.tolist()])
         return self.head(self.norm.step(self.stack.step(self.embed(ids_R), cache))).float()
 
+    def nats(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
+        """Entropy in nats of the byte after each id: (B, N) fp32."""
+        return entropy(self(ids_BN, cache))
+
+    def nats_step(self, ids_R: Tensor, cache: StackCache) -> list[float]:
+        """The same after the next id of each row."""
+        return entropy(self.step(ids_R, cache)).tolist()
+
     def cache(self, reserve: int = 0) -> StackCache:
         """An empty cache of one row, to score a text in pieces exactly."""
         return StackCache(self.config, reserve)

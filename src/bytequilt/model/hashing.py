@@ -78,12 +78,13 @@ def _powers(config: HashConfig, device: torch.device) -> Tensor:
     """Factor of each id of the longest n-gram in each hash, in wrapping int64: (longest, T)."""
     longest = max(config.sizes)
     columns = [
-        [0] * (longest - size) + [_wrapped(prime**power) for power in range(size)]
+        [0] * (longest - size) + [wrapped(prime**power) for power in range(size)]
         for prime in PRIMES[: config.functions]
         for size in sorted(config.sizes)
     ]
     return torch.tensor(columns, device=device).T.contiguous()
 
 
-def _wrapped(number: int) -> int:
+def wrapped(number: int) -> int:
+    """A number as int64 holds it."""
     return (number + 2**63) % 2**64 - 2**63

@@ -31,9 +31,9 @@ def rotate(x_BNHD: Tensor, rotation_N1C: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotation_N1C).flatten(-2).to(x_BNHD.dtype)
 
 
-def rotate_(x_RHD: Tensor, rotation_1C: Tensor) -> None:
+def rotate_(x_RH1D: Tensor, rotation_R11C: Tensor) -> None:
     """Like `rotate`, in place and without gradients: a step of one position a row."""
-    if x_RHD.dtype is torch.float32:
-        x_RHD.view(torch.complex64).mul_(rotation_1C)
+    if x_RH1D.dtype is torch.float32:
+        x_RH1D.view(torch.complex64).mul_(rotation_R11C)
     else:
-        x_RHD.copy_(rotate(x_RHD, rotation_1C))
+        x_RH1D.copy_(rotate(x_RH1D, rotation_R11C))

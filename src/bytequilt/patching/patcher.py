@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from ..codec import encode
 from ..config import RuleConfig, UserError
 from ..model.cache import StackCache
-from ..model.entropy import EntropyModel, entropy
+from ..model.entropy import EntropyModel
+from ..model.ngram import NgramCache, NgramEntropy
 from ..model.segments import Patches
 from . import rules
 
@@ -36,7 +38,7 @@ class Calibration:
 class Patcher:
     """Cuts ids into patches: boundaries come from the past alone, decided in fp32."""
 
-    def __init__(self, rule: RuleConfig, model: EntropyModel | None = None) -> None:
+    def __init__(self, rule: RuleConfig, model: EntropyModel | NgramEntropy | None = None) -> None:
         if rule.needs_entropy and model is None:
             raise UserError(f"patching of kind '{rule.kind}' needs an entropy model")
         self.rule, self.model = rule, model
@@ -51,27 +53,27 @@ class Patcher:
         """Entropy in nats of the byte after each id: (B, N) fp32."""
         assert self.model is not None
         with torch.autocast(ids_BN.device.type, enabled=False):
-            return entropy(self.model(ids_BN))
+            return self.model.nats(ids_BN)
 
-    def cache(self, reserve: int = 0) -> StackCache | None:
+    def cache(self, reserve: int = 0) -> StackCache | NgramCache | None:
         """What streaming remembers of one text; None where the rule needs no entropy."""
         return self.model.cache(reserve) if self.model is not None and self.rule.needs_entropy else None
 
     @torch.no_grad()
-    def feed(self, ids_BN: Tensor, cache: StackCache | None) -> list[float | None]:
+    def feed(self, ids_BN: Tensor, cache: StackCache | NgramCache | None) -> list[float | None]:
         """Entropies in nats after each of the next ids (1, N) of one text; None where the rule needs none."""
         if cache is None or self.model is None:
             return [None] * ids_BN.shape[1]
         with torch.autocast(ids_BN.device.type, enabled=False):
-            return entropy(self.model(ids_BN, cache))[0].tolist()
+            return self.model.nats(ids_BN, cache)[0].tolist()
 
     @torch.no_grad()
-    def step(self, ids_R: Tensor, cache: StackCache | None) -> list[float | None]:
+    def step(self, ids_R: Tensor, cache: StackCache | NgramCache | None) -> list[float | None]:
         """The same after the next id (R,) of each of several texts."""
         if cache is None or self.model is None:
             return [None] * len(ids_R)
         with torch.autocast(ids_R.device.type, enabled=False):
-            return entropy(self.model.step(ids_R, cache)).tolist()
+            return self.model.nats_step(ids_R, cache)
 
     @torch.no_grad()
     def entropies(self, documents: list[bytes]) -> list[np.ndarray]:
@@ -81,7 +83,7 @@ class Patcher:
         from chunk to chunk make the chunks' borders exact.
         """
         assert self.model is not None
-        device = self.model.embed.weight.device
+        device = next(chain(self.model.parameters(), self.model.buffers())).device
         ids = [encode(document, eos=True) for document in documents]
         if not ids:
             return []
@@ -89,7 +91,7 @@ class Patcher:
         nats = torch.empty(len(stream))  # made once: results kept between the chunks' large tensors fragment memory
         with torch.autocast(device.type, enabled=False):
             for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
-                out.copy_(entropy(self.model(part[None].to(device), cache))[0])
+                out.copy_(self.model.nats(part[None].to(device), cache)[0])
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 
     def calibrate(self, documents: Iterable[bytes], target_bytes_per_patch: float) -> Calibration:

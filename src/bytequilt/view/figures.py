@@ -1,6 +1,6 @@
-"""Pictures of a run as PNG files. Needs matplotlib, the extra `bytequilt[plot]`."""
+"""Pictures of a run, and of the speed of decoding. Needs matplotlib, the extra `bytequilt[plot]`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +77,36 @@ def patch_histogram(counts: Mapping[int, int], path: Path) -> None:
         axes.set_xlabel("patch length (bytes)")
         axes.set_ylabel("patches (%)")
         figure.savefig(path, format="png")
+
+
+def drawable(path: Path) -> None:
+    """Raises UserError where `decode_speed` could not draw to this file, before what it would show is measured."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"a plot is a .png or .svg file, unlike {path}")
+    _figure(1, 1)
+
+
+def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) -> None:
+    """Bytes per second, each with its name and, where it is known, the bound that memory sets; as PNG or SVG."""
+    names, speeds, bounds = zip(*bars, strict=True)
+    figure = _figure(8, 1.4 + 0.32 * len(bars))
+    with _style():
+        axes = figure.subplots()
+        axes.plot(speeds, range(len(bars)), "o", color=HUES[0], markersize=8)
+        for place, speed in enumerate(speeds):
+            axes.annotate(f"{speed:,.0f}", (speed, place), xytext=(8, 0), textcoords="offset points", va="center")
+        known = [(bound, place) for place, bound in enumerate(bounds) if bound is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "|", color=HUES[1], markersize=14, markeredgewidth=2)
+            axes.plot([], [], "|", color=HUES[1], markersize=10, markeredgewidth=2, label="weights read at full speed")
+            figure.legend(loc="outside lower right")
+        axes.set_yticks(range(len(bars)), names)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.margins(x=0.15, y=0.5 / len(bars))
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("bytes per second")
+        figure.savefig(path)
 
 
 # -------------------------------------------------------------------------------------------------------------- parts

@@ -24,6 +24,20 @@ def evaluation(found: Mapping[str, Any]) -> RenderableType:
     return Group(table, Text(f" {found['mean_patch_bytes']:.2f} bytes per patch", "dim"))
 
 
+def patchers(found: Mapping[str, Any]) -> RenderableType:
+    """A lean patcher beside the entropy model it takes the place of: what `bytequilt distill --json` prints."""
+    table = _table("patcher", "bits per byte", "bytes per patch", "microseconds per byte")
+    for side, name in (("full", "entropy model"), ("lean", found["kind"])):
+        one = found[side]
+        costs = f"{one['mean_patch_bytes']:.2f}", f"{one['microseconds_per_byte']:.0f}"
+        table.add_row(name, f"{one['bpb']:.4f}", *costs)
+    note = (
+        f" {found['same_decisions']:.1%} of decisions agree; of the entropy model's boundaries "
+        f"{found['boundaries_found']:.1%} are found, and {found['boundaries_right']:.1%} of those found are its own"
+    )
+    return Group(table, Text(note, "dim"))
+
+
 def description(found: Mapping[str, Any]) -> RenderableType:
     """Modules of a model with their shapes, parameters and FLOPs: what `bytequilt info --json` prints."""
     parameters, flops, config = found["parameters"], found["flops_per_byte"], found["config"]
@@ -44,6 +58,38 @@ def description(found: Mapping[str, Any]) -> RenderableType:
     if patching := config.get("patching"):
         words = {key: _plain(value) for key, value in patching.items() if key != "sample_bytes"}
         notes.append("patching: " + ", ".join(f"{key} {word}" for key, word in words.items()))
+    return Group(table, *(Text(f" {note}", "dim") for note in notes))
+
+
+def decoding(found: Mapping[str, Any]) -> RenderableType:
+    """Speed of decoding by setting: what `bytequilt bench decode --json` prints."""
+    table = _table("prompt", "output", "rows", "B/s", "ms", "p95", "prefill", "latent", "patch", "MiB", "floor")
+    table.columns[0].justify = "right"
+    for one in found["settings"]:
+        patch = one["mean_patch_bytes"]
+        table.add_row(
+            *(f"{one[name]:,}" for name in ("prompt", "output", "rows")),
+            f"{one['bytes_per_s']:,.0f}",
+            f"{one['ms_per_byte_p50']:.3f}",
+            f"{one['ms_per_byte_p95']:.3f}",
+            f"{one['prefill_bytes_per_s']:,.0f}",
+            f"{one['latent_calls_per_byte']:.3f}",
+            f"{patch:.2f}" if patch else "-",
+            f"{one['peak_mib']:,.0f}",
+            f"{one['times_floor']:.1f} x",
+        )
+    notes = [
+        f"{found['machine']}, {found['threads']} thread(s)",
+        "ms: the median step, a byte of each row; prefill: B/s; latent: calls per byte; patch: bytes",
+        f"floor: the mean step over the time its weights take to be read at {found['read_gb_per_s']:.1f} GB/s",
+    ]
+    if guessed := found.get("speculation"):
+        passed = f"{guessed['acceptance']:.0%}" if guessed["acceptance"] is not None else "none"
+        notes.append(
+            f"speculate {guessed['speculate']}: {guessed['bytes_per_s']:,.0f} B/s, {guessed['gain']:.2f} times plain; "
+            f"{passed} of the guesses passed; {guessed['latent_calls_per_byte']:.3f} latent and "
+            f"{guessed['decoder_calls_per_byte']:.2f} decoder calls per byte"
+        )
     return Group(table, *(Text(f" {note}", "dim") for note in notes))
 
 

@@ -1,0 +1,213 @@
+"""How fast a model decodes on this machine, and how near that is to the time its weights take to be read.
+
+Bytes are forced rather than drawn: speed then depends on nothing that a model says, and patches close as often as they
+do in the text that is given. Each row reads a piece of its own, so rows close their patches at their own moments.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..codec import encode
+from ..config import DataConfig, UserError
+from ..data.sources import documents
+from ..infer.score import CHUNK
+from ..lm import LM
+from ..model.entropy import EntropyModel
+from ..view.progress import progress
+
+WARMUP = 8  # steps before the measured ones
+CORPUS = "package:sotu.jsonl.xz"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What was measured with prompts of `prompt` bytes, `output` bytes behind each, and so many rows together."""
+
+    prompt: int
+    output: int
+    rows: int
+    bytes_per_s: float
+    """Of all rows together."""
+    ms_per_byte: float
+    """The mean step, which takes each row on by a byte. No byte is drawn from the logits."""
+    ms_per_byte_p50: float
+    ms_per_byte_p95: float
+    prefill_bytes_per_s: float
+    latent_calls_per_byte: float
+    """Passes of the latent transformer over bytes of all rows; rows whose patches close together share a pass."""
+    mean_patch_bytes: float | None
+    """Bytes over patches that closed; None where none did."""
+    peak_mib: float
+    """Peak resident memory of the process until now: in a sweep, that of the settings before is in it."""
+
+
+def sweep(
+    lm: LM, prompts: Sequence[int], outputs: Sequence[int], rows: Sequence[int], text: bytes | None = None
+) -> dict[str, Any]:
+    """Measure each prompt length with each output length and each count of rows, on a text or a shipped corpus.
+
+    Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time that the weights of a mean step take
+    to be read at the bandwidth of memory, and `times_floor`, how many times that its mean step takes. Where weights
+    stay in the processor's cache, a step may be faster than its floor.
+    """
+    for name, sizes in (("prompt", prompts), ("output", outputs), ("rows", rows)):
+        if min(sizes, default=0) < 1:
+            raise UserError(f"{name} must be one number or more, each at least 1")
+    settings = list(product(prompts, outputs, rows))
+    if text is None:
+        text = corpus((max(prompts) + WARMUP + max(outputs)) * max(rows))
+    with progress() as bar:
+        line = bar.add_task("decode", total=sum(output for _, output, _ in settings))
+        found = [measure(lm, *setting, text, lambda: bar.update(line, advance=1)) for setting in settings]
+    bandwidth = read_bandwidth()
+    floors = [1e3 * read_per_step(lm, one) / bandwidth for one in found]
+    each = zip(found, floors, strict=True)
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+        "read_gb_per_s": bandwidth / 1e9,
+        "settings": [
+            asdict(one) | {"floor_ms_per_byte": floor, "times_floor": one.ms_per_byte / floor} for one, floor in each
+        ],
+    }
+
+
+def measure(
+    lm: LM, prompt: int, output: int, rows: int, text: bytes, advance: Callable[[], None] = lambda: None
+) -> Decoding:
+    """One setting. Rows read the text piece by piece, and again from its start where it is too short."""
+    ids_RN = _pieces(text, rows, prompt + WARMUP + output)
+    prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.contiguous()
+    lm.session().feed(prompts_RN[0, :CHUNK])
+    begun = time.perf_counter()
+    sessions = [lm.session() for _ in range(rows)]
+    for session, ids_n in zip(sessions, prompts_RN, strict=True):
+        for part in ids_n.split(CHUNK):
+            session.feed(part)
+    prefill = time.perf_counter() - begun
+    session, *others = sessions
+    for other in others:
+        session.join(other)
+    for ids_R in ids_NR[:WARMUP]:
+        session.step(ids_R)
+    calls, patches = session.counts["latent_calls"], sum(row.patches for row in session.rows)
+    seconds = []
+    for ids_R in ids_NR[WARMUP:]:
+        begun = time.perf_counter()
+        session.step(ids_R)
+        seconds.append(time.perf_counter() - begun)
+        advance()
+    patches = sum(row.patches for row in session.rows) - patches
+    return Decoding(
+        prompt,
+        output,
+        rows,
+        bytes_per_s=rows * output / sum(seconds),
+        ms_per_byte=1e3 * sum(seconds) / output,
+        ms_per_byte_p50=1e3 * float(np.quantile(seconds, 0.5)),
+        ms_per_byte_p95=1e3 * float(np.quantile(seconds, 0.95)),
+        prefill_bytes_per_s=rows * prompt / prefill,
+        latent_calls_per_byte=(session.counts["latent_calls"] - calls) / (rows * output),
+        mean_patch_bytes=rows * output / patches if patches else None,
+        peak_mib=peak_mib(),
+    )
+
+
+def speculation(lm: LM, prompts: Sequence[bytes], output: int, most: int) -> dict[str, Any]:
+    """Greedy text with up to `most` guesses at a time beside greedy text without, prompt by prompt in turns.
+
+    Bytes per second are of whole generations, prompts and drawing included.
+    """
+    if most < 1:
+        raise UserError(f"speculate must be at least 1, not {most}")
+    lm.generate(prompts[0], max_bytes=WARMUP, temperature=0, speculate=most)
+    pairs = []
+    for prompt in prompts:
+        plain, guessed = (lm.generate(prompt, max_bytes=output, temperature=0, speculate=k) for k in (0, most))
+        pairs.append((plain.stats, guessed.stats))
+    total = {name: sum(getattr(guessed, name) for _, guessed in pairs) for name in asdict(pairs[0][1])}
+    speed = total["bytes"] / total["seconds"]
+    plain_speed = sum(plain.bytes for plain, _ in pairs) / sum(plain.seconds for plain, _ in pairs)
+    return {
+        "speculate": most,
+        "bytes_per_s": speed,
+        "plain_bytes_per_s": plain_speed,
+        "gain": speed / plain_speed,
+        "acceptance": total["accepted"] / total["drafted"] if total["drafted"] else None,
+        "latent_calls_per_byte": total["latent_calls"] / max(1, total["bytes"]),
+        "decoder_calls_per_byte": total["decoder_calls"] / max(1, total["bytes"]),
+    }
+
+
+def corpus(size: int) -> bytes:
+    """English text that comes with the package, as much as that if there is as much."""
+    text = bytearray()
+    for document in documents(CORPUS, DataConfig()):
+        text += document.data
+        if len(text) >= size:
+            break
+    return bytes(text[:size])
+
+
+def _pieces(text: bytes, rows: int, length: int) -> Tensor:
+    """Ids (R, 1 + length): BOS, then bytes that follow each other from row to row."""
+    if not text:
+        raise UserError("decoding needs text to read, and there is none")
+    data_RN = np.resize(np.frombuffer(text, np.uint8), (rows, length))
+    return torch.stack([torch.from_numpy(encode(row.tobytes())) for row in data_RN])
+
+
+# ---------------------------------------------------------------------------------------------------------- the floor
+
+
+def read_per_step(lm: LM, found: Decoding) -> float:
+    """Bytes of weights that a mean step reads; caches of the past are not counted."""
+    byte, patch, row = weight_bytes(lm)
+    return byte + found.rows * (row + found.latent_calls_per_byte * patch)
+
+
+def weight_bytes(lm: LM) -> tuple[int, int, int]:
+    """Bytes of weights to be read for a byte; for a patch; and, of embeddings and hash tables, for one row's byte."""
+    encoder, latent, decoder = lm.model.encoder, lm.model.latent, lm.model.decoder
+    patch_side = [part for cross in decoder.cross for part in (cross.key_value, cross.key_norm)] + [decoder.project]
+    patch = _size(encoder.project, encoder.cross, latent, *patch_side)
+    byte = _size(encoder.stack, decoder) - _size(*patch_side)
+    row = encoder.embed.weight[0].nbytes
+    if encoder.hash is not None:
+        row += encoder.hash.config.tables * encoder.hash.weight[0].nbytes
+    scorer = lm.patcher.model if lm.patcher.rule.needs_entropy else None
+    if isinstance(scorer, EntropyModel):  # one that looks entropies up reads next to nothing
+        byte += _size(scorer.stack, scorer.norm, scorer.head)
+        row += scorer.embed.weight[0].nbytes
+    return byte, patch, row
+
+
+def _size(*modules: nn.Module) -> int:
+    return sum(weight.nbytes for module in modules for weight in module.parameters())
+
+
+def read_bandwidth(size: int = 2**26) -> float:
+    """Bytes a second that a sum over so many fp32 numbers reads, on as many threads as torch has; best of a few."""
+    numbers, best = torch.ones(size), float("inf")
+    for _ in range(5):
+        begun = time.perf_counter()
+        numbers.sum()
+        best = min(best, time.perf_counter() - begun)
+    return numbers.nbytes / best
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process."""
+    import resource  # not there on Windows
+
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

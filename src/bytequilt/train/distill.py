@@ -1,0 +1,161 @@
+"""Lean patchers: what takes the place of a model's entropy model and costs a fraction of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..codec import encode
+from ..config import Config, DataConfig, EntropyConfig, NgramConfig, RuleConfig, TrainConfig, UserError
+from ..data.batches import Batch, Batches, held_out
+from ..data.prepare import ingest
+from ..infer.score import Score
+from ..lm import LM, load
+from ..model.entropy import EntropyModel
+from ..model.ngram import NgramEntropy
+from ..patching import rules
+from ..patching.patcher import Patcher
+from ..view.progress import progress
+from .loop import fit
+from .run import sample_documents
+from .tasks import entropy_scores
+
+PIECE = 200_000  # bytes that are scored for the tables at a time
+TIMED = 500  # steps of which the median is the time a byte takes
+
+
+class Lean(Config):
+    """What to make."""
+
+    kind: Literal["ngram", "window"] = "ngram"
+    sample_bytes: int = 2_000_000
+    """Bytes of the corpus that an n-gram table is filled from."""
+    test_bytes: int = 50_000
+    """Held-out bytes that the report is about."""
+    ngram: NgramConfig = NgramConfig()
+    window: EntropyConfig = EntropyConfig(dim=64, layers=1, heads=2, ffn_dim=128, window=64)
+    train: TrainConfig = TrainConfig(
+        steps=600, rows=8, row_bytes=512, lr=3e-3, schedule="wsd", decay=0.3, eval_every=300, eval_bytes=30_000
+    )
+
+
+class DistillTask:
+    """Trains a small entropy model to give the distributions of a large one."""
+
+    def __init__(self, network: EntropyModel, teacher: EntropyModel, held_out: list[bytes]) -> None:
+        self.network, self.teacher, self.held_out = network, teacher, held_out
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            wanted = self.teacher(batch.ids_BN)[:, :-1].softmax(-1)
+        learn = batch.learn_BN[:, 1:]
+        logits = self.network(batch.ids_BN)[:, :-1]
+        return F.cross_entropy(logits[learn].float(), wanted[learn], reduction="sum"), {}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"val_bpb": sum(entropy_scores(self.network, self.held_out), Score(0.0, 0)).bits_per_byte}
+
+
+def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict[str, Any]:
+    """Make a lean patcher for a model from text, and write the model with it to `folder/model`; returns the report.
+
+    Its threshold is calibrated to the mean patch of the model. Raises UserError where the model has no entropy model.
+    """
+    lm = load(name)
+    teacher = lm.patcher.model
+    if not isinstance(teacher, EntropyModel):
+        raise UserError(f"{name} has no entropy model to take the place of")
+    folder.mkdir(parents=True, exist_ok=True)
+    ingest(DataConfig(train=files), folder / "corpus")
+    shards = folder / "corpus" / "train"
+    test = _cut([document.data for document in held_out(folder / "corpus")], lean.test_bytes)
+    sample = sample_documents(shards, lean.sample_bytes)
+    student: EntropyModel | NgramEntropy
+    if lean.kind == "ngram":
+        student = NgramEntropy(lean.ngram)
+        student.learn(_scored(lm.patcher, sample))
+    else:
+        student = EntropyModel(lean.window)
+        fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
+    found = LM(lm.model, _calibrated(lm, student, sample), lm.patch_bytes)
+    found.save(folder / "model")
+    report = {"kind": lean.kind} | compare(lm, found, test)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
+    """How near a lean patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
+    ids = [torch.from_numpy(encode(document))[None] for document in documents]
+    closes = [torch.cat([one.patcher(i).closes_BN[0, 1:] for i in ids]) for one in (lm, lean)]  # BOS always closes
+    both = int((closes[0] & closes[1]).sum())
+    sides = {}
+    for side, one, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
+        scores, mean_patch = one.score_documents(documents)
+        sides[side] = {
+            "bpb": sum(scores, Score(0.0, 0)).bits_per_byte,
+            "mean_patch_bytes": mean_patch,
+            "microseconds_per_byte": _step_time(one.patcher, ids[0][0]) * 1e6,
+            "found": both / max(1, int(mine.sum())),
+        }
+    found, right = (sides[side].pop("found") for side in ("full", "lean"))
+    return {
+        "test_bytes": sum(map(len, documents)),
+        "same_decisions": float((closes[0] == closes[1]).float().mean()),
+        "boundaries_found": found,
+        "boundaries_right": right,
+        **sides,
+    }
+
+
+def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Documents and their entropies, piece by piece."""
+    with progress() as bar:
+        line = bar.add_task("patcher", total=sum(map(len, documents)))
+        for document in documents:
+            for at in range(0, max(1, len(document)), PIECE):
+                data = document[at : at + PIECE]
+                yield torch.from_numpy(encode(data, eos=True)), torch.from_numpy(patcher.entropies([data])[0])
+                bar.update(line, advance=len(data))
+
+
+def _calibrated(lm: LM, student: EntropyModel | NgramEntropy, sample: list[bytes]) -> Patcher:
+    """A patcher whose mean patch on the sample is that of the model."""
+    documents, rule = _cut(sample, 500_000), lm.patcher.rule
+    patcher = Patcher(rule, student.eval())
+    patcher.calibrate(documents, _mean_patch(rule, lm.patcher, documents))
+    return patcher
+
+
+def _mean_patch(rule: RuleConfig, patcher: Patcher, documents: list[bytes]) -> float:
+    starts = 0
+    for document, nats in zip(documents, patcher.entropies(documents), strict=True):
+        ids_BN = torch.from_numpy(encode(document, eos=True))[None]
+        start_BN = rules.patches(rule, ids_BN, torch.from_numpy(nats)[None]).start_BN
+        starts += int((start_BN & (ids_BN >= 4)).sum())
+    return sum(map(len, documents)) / starts
+
+
+def _cut(documents: list[bytes], limit: int) -> list[bytes]:
+    """The first documents, of so many bytes in all."""
+    found: list[bytes] = []
+    for document in documents:
+        if limit > 0:
+            found.append(document[:limit])
+            limit -= len(document)
+    return found
+
+
+def _step_time(patcher: Patcher, ids_n: Tensor) -> float:
+    """Median seconds of a streaming step."""
+    cache, times = patcher.cache(), []
+    for id in ids_n.repeat(1 + TIMED // len(ids_n))[:TIMED]:
+        begun = time.perf_counter()
+        patcher.step(id[None], cache)
+        times.append(time.perf_counter() - begun)
+    return sorted(times)[TIMED // 2]

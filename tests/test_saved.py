@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from conftest import RULES, blt, ids_of, noise, patcher
+from safetensors.torch import save_file
+
+from bytequilt.config import UserError
+from bytequilt.infer.session import Session
+from bytequilt.lm import LM
+
+IDS = ids_of(noise(70, 1), noise(60, 2))[0]
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("reserve", [0, 5])
+def test_a_restored_session_goes_on_as_if_nothing_had_been(tmp_path, kind, reserve):
+    lm = LM(blt(), patcher(kind))
+    session = lm.session(reserve)
+    for at in (0, 3, 50):
+        session.feed(IDS[at : {0: 3, 3: 50, 50: 60}[at]])
+        session.save(tmp_path / "text.safetensors")
+        restored = lm.restore(tmp_path / "text.safetensors")
+        assert (restored.text_patches, restored.counts) == (session.text_patches, session.counts)
+        if at == 50:
+            restored.crop(reserve)
+            session.crop(reserve)
+        assert torch.equal(restored.fork().feed(IDS[60:99]), session.fork().feed(IDS[60:99]))
+    assert torch.equal(restored.feed(IDS[99:]), session.feed(IDS[99:]))
+    assert [path.name for path in tmp_path.iterdir()] == ["text.safetensors"]
+
+
+def test_texts_side_by_side_are_saved_together(tmp_path):
+    lm = LM(blt(), patcher("entropy"))
+    session, other = lm.session(), lm.session()
+    session.feed(IDS[:40])
+    other.feed(IDS[:7])
+    session.join(other)
+    session.save(tmp_path / "two")
+    restored = lm.restore(tmp_path / "two")
+    for a, b in zip(IDS[40:60], IDS[7:27], strict=True):
+        ids_R = torch.stack([a, b])
+        assert torch.equal(restored.step(ids_R), session.step(ids_R))
+
+
+def test_other_files_and_other_models_are_refused(tmp_path):
+    lm = LM(blt(), patcher("entropy"))
+    lm.session().save(tmp_path / "text")
+    for other in (LM(blt(1), patcher("entropy")), LM(blt(), patcher("combined"))):
+        with pytest.raises(UserError, match="another model"):
+            other.restore(tmp_path / "text")
+    (tmp_path / "noise").write_bytes(noise(100))
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights")
+    for name in ("noise", "weights", "missing"):
+        with pytest.raises(UserError, match=f"{name} is not a saved session"):
+            lm.restore(tmp_path / name)
+
+
+def test_a_saved_session_is_as_small_as_what_can_be_seen(tmp_path):
+    lm = LM(blt(), patcher("fixed"))
+    sizes = []
+    for length in (200, 400):
+        session = Session(lm.model, lm.patcher)
+        for id in ids_of(noise(length), eos=False)[0]:
+            session.step(id[None])
+        session.save(tmp_path / "text")
+        sizes.append((tmp_path / "text").stat().st_size)
+    latents = 2 * 2 * 2 * 12 * 4  # bytes a patch: layers, keys and values, heads, head_dim, fp32
+    assert np.diff(sizes)[0] == pytest.approx(latents * 200 / 3, rel=0.02)
