@@ -38,8 +38,10 @@ LLAMAS = {
 class Options:
     """What to measure."""
 
-    sides: tuple[Literal["ours", "blt", "llama-32k", "llama-128k"], ...] = ("ours", "blt", *LLAMAS)
-    """Which implementations take part; blt is Hugging Face's."""
+    sides: tuple[Literal["ours", "ours-lean", "blt", "llama-32k", "llama-128k"], ...] = (
+        "ours", "ours-lean", "blt", *LLAMAS,
+    )  # fmt: skip
+    """Which implementations take part: ours-lean has an n-gram table for an entropy model; blt is Hugging Face's."""
     prompt: tuple[int, ...] = (64,)
     """Bytes of the prompt."""
     output: tuple[int, ...] = (512,)
@@ -114,10 +116,11 @@ def ratios(taken: dict[tuple[str, Setting], list[dict[str, float]]]) -> dict[str
     """Bytes per second of ours over those of each other side, repeat by repeat."""
     found = {}
     for (side, setting), theirs in taken.items():
-        if side != "ours" and (ours := taken.get(("ours", setting))):
-            each = [a["bytes_per_s"] / b["bytes_per_s"] for a, b in zip(ours, theirs, strict=True)]
-            spread = f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
-            found[f"speed, ours / {side}, {setting[0]} + {setting[1]} bytes x {setting[2]}"] = spread
+        for mine in ("ours", "ours-lean"):
+            if not side.startswith("ours") and (ours := taken.get((mine, setting))):
+                each = [a["bytes_per_s"] / b["bytes_per_s"] for a, b in zip(ours, theirs, strict=True)]
+                spread = f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
+                found[f"speed, {mine} / {side}, {setting[0]} + {setting[1]} bytes x {setting[2]}"] = spread
     return found
 
 
@@ -146,7 +149,14 @@ def serve(pipe: Any, name: str, options: Options) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     with torch.inference_mode():
-        side: Side = Ours(options) if name == "ours" else TheirBLT(options) if name == "blt" else Llama(name, options)
+        side: Side
+        match name:
+            case "ours" | "ours-lean":
+                side = Ours(model(options, lean=name == "ours-lean"), options)
+            case "blt":
+                side = TheirBLT(options)
+            case _:
+                side = Llama(name, options)
         pipe.send(side.notes)
         while True:
             pipe.send(side.measure(*pipe.recv()) | {"peak_mib": peak_mib()})
@@ -166,9 +176,8 @@ class Side(Protocol):
 class Ours:
     """Bytequilt, each byte computed once."""
 
-    def __init__(self, options: Options) -> None:
-        self.lm, self.notes = model(options), {}
-        self.mean_patch = options.mean_patch
+    def __init__(self, lm: Any, options: Options) -> None:
+        self.lm, self.mean_patch, self.notes = lm, options.mean_patch, {}
 
     def measure(self, prompt: int, output: int, rows: int) -> dict[str, float]:
         from bytequilt.evals.decode import WARMUP, measure
@@ -255,20 +264,35 @@ class Llama:
         return flops / 2e6 / (tokens * self.token_bytes)
 
 
-def model(options: Options) -> Any:
-    """Our model with random weights, its threshold calibrated on random bytes: the same in every process."""
+def model(options: Options, lean: bool = False) -> Any:
+    """Our model with random weights, its threshold calibrated on random bytes: the same in every process.
+
+    The lean one has a table of entropies instead, filled from those of the entropy model.
+    """
     import peers
     import torch
 
     from bytequilt import LM, Patcher
-    from bytequilt.config import RuleConfig
+    from bytequilt.codec import encode
+    from bytequilt.config import NgramConfig, RuleConfig
     from bytequilt.model.blt import BLT
     from bytequilt.model.entropy import EntropyModel
+    from bytequilt.model.layers import lay_out
+    from bytequilt.model.ngram import NgramEntropy
 
     torch.manual_seed(options.seed)
     blt, scorer = BLT(peers.SMALL), EntropyModel(peers.SMALL_ENTROPY)
-    patcher = Patcher(RuleConfig(threshold=0.0), scorer)
-    patcher.calibrate([noise(1024, seed) for seed in range(8)], options.mean_patch)
+    lay_out(blt)
+    lay_out(scorer)
+    patcher, texts = Patcher(RuleConfig(threshold=0.0), scorer), [noise(1024, seed) for seed in range(8)]
+    if lean:
+        table = NgramEntropy(NgramConfig())
+        table.learn(
+            (torch.from_numpy(encode(text, eos=True)), torch.from_numpy(nats))
+            for text, nats in zip(texts, patcher.entropies(texts), strict=True)
+        )
+        patcher = Patcher(RuleConfig(threshold=0.0), table)
+    patcher.calibrate(texts, options.mean_patch)
     return LM(blt.to(torch.bfloat16) if options.dtype == "bf16" else blt, patcher, options.mean_patch)
 
 
@@ -293,7 +317,8 @@ def blt_macs(lm: Any, context: int, patch_bytes: float) -> float:
     """Millions of multiply-adds per byte of one pass over so many bytes, entropy model and head included."""
     from bytequilt.model.flops import flops_per_byte
 
-    return flops_per_byte(lm.model.config, lm.patcher.model.config, patch_bytes, context)["total"] / 2e6
+    scorer = getattr(lm.patcher.model, "stack", None)  # a table multiplies nothing
+    return flops_per_byte(lm.model.config, scorer and lm.patcher.model.config, patch_bytes, context)["total"] / 2e6
 
 
 def seconds(run: Any) -> float:

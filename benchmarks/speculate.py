@@ -165,11 +165,14 @@ def enlarged(size: int) -> Any:
 
     from bytequilt.config import StackConfig
     from bytequilt.model.blt import BLT
+    from bytequilt.model.layers import lay_out
 
     width, layers, heads = LATENTS[size]
     latent = StackConfig(dim=width, layers=layers, heads=heads, ffn_dim=11 * width // 4, rope_theta=500_000.0)
     torch.manual_seed(0)
-    return BLT(peers.SMALL.model_copy(update={"latent": latent})).eval()
+    network = BLT(peers.SMALL.model_copy(update={"latent": latent})).eval()
+    lay_out(network)
+    return network
 
 
 def timed(network: Any, patcher: Any, begin: Any, text: list[Round], run: Any, reserve: int) -> float:

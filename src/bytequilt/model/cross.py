@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import BLTConfig
-from .layers import RMSNorm, linear
+from .layers import RMSNorm, add_product, linear
 from .segments import Patches, segment_softmax
 
 
@@ -68,7 +68,7 @@ class ByteReadsPatch(CrossAttention):
 
     def step(self, bytes_Rd: Tensor, patches_2RkHd: Tensor) -> Tensor:
         """One byte of each row reads the patch of that row."""
-        q = self.query(self.query_norm.step(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
+        q = self.query(self.query_norm(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
         k, v = patches_2RkHd.transpose(2, 3).unbind(0)
         read = F.scaled_dot_product_attention(q, k, v).flatten(1)
-        return torch.add(self.out(read), bytes_Rd, alpha=self.residual)
+        return add_product(bytes_Rd, read, self.out, self.residual)

@@ -73,4 +73,4 @@ class Decoder(nn.Module):
                 x_Rd = self.cross[layer].step(x_Rd, reads[layer, :, :, 0])
             x_Rd = block.step(x_Rd, rotation, cache, layer)
         cache.advance(1)
-        return self.head(self.norm.step(x_Rd)).float()
+        return self.head(self.norm(x_Rd)).float()

@@ -1,5 +1,6 @@
 """The entropy model: a small byte transformer whose uncertainty decides where patches start."""
 
+import torch
 from torch import Tensor, nn
 
 from ..codec import BOS, NEWLINE, VOCAB_SIZE
@@ -32,7 +33,7 @@ class EntropyModel(nn.Module):
         """Logits (R, V) in fp32 after the next id of each row."""
         opening = (BOS, NEWLINE) if self.config.newline_reset else (BOS,)
         cache.begin([id in opening for id in ids_R.tolist()])
-        return self.head(self.norm.step(self.stack.step(self.embed(ids_R), cache))).float()
+        return self.head(self.norm(self.stack.step(self.embed(ids_R), cache))).float()
 
     def nats(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
         """Entropy in nats of the byte after each id: (B, N) fp32."""
@@ -49,5 +50,4 @@ class EntropyModel(nn.Module):
 
 def entropy(logits_BNV: Tensor) -> Tensor:
     """Entropy in nats of each distribution: (B, N, V) -> (B, N) fp32."""
-    log_p = logits_BNV.float().log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+    return torch.special.entr(logits_BNV.float().softmax(-1)).sum(-1)

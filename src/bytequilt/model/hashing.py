@@ -69,8 +69,13 @@ class HashEmbedding(nn.Module):
         return self._embedded(polynomials_RT % self.config.rows)
 
     def _embedded(self, rows_ST: Tensor) -> Tensor:
-        offsets_T = torch.arange(self.config.tables, device=rows_ST.device) * self.config.rows
-        return F.embedding_bag(rows_ST + offsets_T, self.weight, mode="sum")
+        return F.embedding_bag(rows_ST + _offsets(self.config, rows_ST.device), self.weight, mode="sum")
+
+
+@lru_cache
+def _offsets(config: HashConfig, device: torch.device) -> Tensor:
+    """Where each table begins in the one that holds all: (T,)."""
+    return torch.arange(config.tables, device=device) * config.rows
 
 
 @lru_cache

@@ -24,6 +24,11 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0) -> Tensor:
+    """`times * x + layer(y)` in one operation: a step's residual."""
+    return torch.addmm(x_RD, y_RE, layer.weight.t(), beta=times)
+
+
 def lay_out(network: nn.Module) -> None:
     """Store the wide projections of a network column by column, where it is: one-row products read them faster so."""
     for layer in network.modules():
@@ -40,11 +45,13 @@ def init_normal(weight: Tensor, width: int) -> None:
 class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation (Zhang and Sennrich 2019)."""
 
-    def step(self, x_RD: Tensor) -> Tensor:
-        """`forward` in fewer operations: for one position, their number is what a norm costs."""
-        norm = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(_scalar(self.eps, x_RD.device), norm, norm, value=1 / x_RD.shape[-1]).rsqrt_()
-        return scale.mul(x_RD).to(x_RD.dtype).mul_(self.weight)
+    def forward(self, x: Tensor) -> Tensor:
+        """Without gradients it takes fewer operations: on a single position, their number is what a norm costs."""
+        if torch.is_grad_enabled() or x.dtype is not torch.float32:
+            return super().forward(x)
+        norm, width = torch.linalg.vector_norm(x, dim=-1, keepdim=True), x.shape[-1]
+        floor, scale = _scalar((self.eps * width) ** 0.5, x.device), _scalar(width**0.5, x.device)
+        return x.mul(torch.div(scale, torch.hypot(norm, floor))).mul_(self.weight)
 
 
 @lru_cache
@@ -75,11 +82,12 @@ class Attention(nn.Module):
         return self.out(attend(q, k, v, spans).transpose(1, 2).flatten(-2))
 
     def step(self, x_RD: Tensor, rotation_R11C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
+        """What attention reads (R, H * head_dim), before the last projection."""
         rows, keys = len(x_RD), self.kv_heads
         qkv = self.qkv(x_RD).view(rows, -1, 1, self.head_dim)
         rotate_(qkv.narrow(1, 0, self.heads + keys), rotation_R11C)
         kv = qkv.narrow(1, self.heads, 2 * keys).view(rows, 2, keys, 1, self.head_dim).transpose(0, 1)
-        return self.out(cache.attend(layer, qkv.narrow(1, 0, self.heads), kv).view(rows, -1))
+        return cache.attend(layer, qkv.narrow(1, 0, self.heads), kv).view(rows, -1)
 
 
 class FeedForward(nn.Module):
@@ -91,8 +99,12 @@ class FeedForward(nn.Module):
         self.down = linear(config.hidden_dim, config.dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
+        return self.down(self.hidden(x_BND))
+
+    def hidden(self, x_BND: Tensor) -> Tensor:
+        """What the last projection takes: (..., hidden width)."""
         gate, up = self.gate_up(x_BND).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return F.silu(gate) * up
 
 
 class Block(nn.Module):
@@ -112,8 +124,9 @@ class Block(nn.Module):
         return x_BND + self.feed_forward(self.feed_forward_norm(x_BND))
 
     def step(self, x_RD: Tensor, rotation_R11C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
-        x_RD = x_RD + self.attention.step(self.attention_norm.step(x_RD), rotation_R11C, cache, layer)
-        return x_RD + self.feed_forward(self.feed_forward_norm.step(x_RD))
+        read = self.attention.step(self.attention_norm(x_RD), rotation_R11C, cache, layer)
+        x_RD = add_product(x_RD, read, self.attention.out)
+        return add_product(x_RD, self.feed_forward.hidden(self.feed_forward_norm(x_RD)), self.feed_forward.down)
 
 
 class Stack(nn.Module):
