@@ -210,17 +210,15 @@ class Session:
         if not rows:
             return
         ended = [self.rows[row] for row in rows]
-        ends = [byte == row.length for row in ended for byte in range(1, row.length + 1)]
-        states = [
-            torch.cat([tape.last(row.length)[r : r + 1] for r, row in zip(rows, ended, strict=True)], 1)
-            for tape in self.states
+        slots = [
+            self.model.encoder.step_patch([tape.last(row.length)[r] for tape in self.states])
+            for r, row in zip(rows, ended, strict=True)
         ]
-        ids_BN = torch.zeros(1, len(ends), dtype=torch.long, device=self.device)
-        patches = Patches.from_closes(ids_BN, torch.tensor([ends], device=self.device))
-        slots_RD = self.model.encoder.patch(states, patches)[0]
         opens = [row.rule.place == 0 for row in ended]
         caches = [row.latent for row in ended]
-        latent_RD = self.model.latent.step(slots_RD, opens, caches[0] if len(caches) == 1 else Gathered(caches))
+        latent_RD = self.model.latent.step(
+            torch.stack(slots), opens, caches[0] if len(caches) == 1 else Gathered(caches)
+        )
         self.counts["latent_calls"] += 1
         for row, latent in zip(ended, latent_RD, strict=True):
             row.latents.append(latent[None, None])

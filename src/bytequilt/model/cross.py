@@ -4,7 +4,6 @@ A patch reads its own bytes, and a byte the k slots of one patch. The first is a
 over k gathered vectors.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,10 +30,9 @@ class CrossAttention(nn.Module):
         q = self.query(self.query_norm(x)).unflatten(-1, (self.heads, -1))
         return q * q.shape[-1] ** -0.5
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (..., H, head_dim) of the vectors (..., d) that are read."""
-        k, v = self.key_value(self.key_norm(x)).chunk(2, -1)
-        return k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Keys and values (..., 2, H, head_dim) of the vectors (..., d) that are read."""
+        return self.key_value(self.key_norm(x)).unflatten(-1, (2, self.heads, -1))
 
 
 class PatchReadsBytes(CrossAttention):
@@ -43,32 +41,39 @@ class PatchReadsBytes(CrossAttention):
     def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
         q = self.queries(slots_BPkd).flatten(0, 1)[segment_S]  # (S, k, H, head_dim)
-        k, v = (x.flatten(0, 1) for x in self.keys_values(bytes_BNd))  # (S, H, head_dim)
+        k, v = self.keys_values(bytes_BNd).flatten(0, 1).unbind(1)  # (S, H, head_dim)
         scores = (q * k[:, None]).sum(-1)
         weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores).to(v.dtype)
         read = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d)
         pooled = read.new_zeros(rows, read.shape[1]).index_add(0, segment_S, read)
         return self.residual * slots_BPkd + self.out(pooled.view(slots_BPkd.shape))
 
+    def step(self, slots_kd: Tensor, bytes_Ld: Tensor) -> Tensor:
+        """The slots of one patch read its L bytes."""
+        q = self.query(self.query_norm(slots_kd)).view(1, len(slots_kd), self.heads, -1).transpose(1, 2)
+        k, v = self.keys_values(bytes_Ld[None]).transpose(1, 3).unbind(2)  # (1, H, L, head_dim)
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[0]
+        return add_product(slots_kd, read, self.out, self.residual)
+
 
 class ByteReadsPatch(CrossAttention):
     """Each byte reads the k slots of its patch: -> (B, N, d)."""
 
     def read(self, slots_BPkd: Tensor) -> Tensor:
-        """Keys and values of patches (2, B, P, k, H, head_dim), made once a patch and read by many bytes."""
-        return torch.stack(self.keys_values(slots_BPkd))
+        """Keys and values of patches (B, P, k, 2, H, head_dim), made once a patch and read by many bytes."""
+        return self.keys_values(slots_BPkd)
 
-    def forward(self, bytes_BNd: Tensor, patches_2BPkHd: Tensor, read_S: Tensor) -> Tensor:
+    def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
-        k, v = patches_2BPkHd.flatten(1, 2)[:, read_S]  # (S, k, H, head_dim)
+        k, v = patches_BPk2Hd.flatten(0, 1)[read_S].unbind(2)  # (S, k, H, head_dim)
         weights = (q[:, None] * k).sum(-1).float().softmax(1).to(v.dtype)  # (S, k, H)
         read = (weights[..., None] * v).sum(1)
         return self.residual * bytes_BNd + self.out(read.flatten(1).view(bytes_BNd.shape))
 
-    def step(self, bytes_Rd: Tensor, patches_2RkHd: Tensor) -> Tensor:
+    def step(self, bytes_Rd: Tensor, patches_Rk2Hd: Tensor) -> Tensor:
         """One byte of each row reads the patch of that row."""
         q = self.query(self.query_norm(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
-        k, v = patches_2RkHd.transpose(2, 3).unbind(0)
+        k, v = patches_Rk2Hd.transpose(1, 3).unbind(2)  # (R, H, k, head_dim)
         read = F.scaled_dot_product_attention(q, k, v).flatten(1)
         return add_product(bytes_Rd, read, self.out, self.residual)

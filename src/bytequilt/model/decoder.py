@@ -31,14 +31,14 @@ class Decoder(nn.Module):
     @property
     def patch_axis(self) -> int:
         """The axis of what `read` makes that counts patches; the rows are one before."""
-        return 3 if self.cross else 1
+        return 2 if self.cross else 1
 
     def cache(self, reserve: int = 0) -> StackCache:
         """An empty cache of one row."""
         return StackCache(self.stack.config, reserve)
 
     def read(self, latent_BPD: Tensor) -> Tensor:
-        """What bytes read of latents (B, P, D), made once a patch: keys and values (layers, 2, B, P, k, H, head_dim).
+        """What bytes read of latents (B, P, D), made once a patch: keys and values (layers, B, P, k, 2, H, head_dim).
 
         Without cross-attention it is the patch itself, which is added to its bytes: (B, P, d).
         """
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
             x_Rd = x_Rd + reads[:, 0]
         for layer, block in enumerate(self.stack.blocks):
             if layer < len(self.cross):
-                x_Rd = self.cross[layer].step(x_Rd, reads[layer, :, :, 0])
+                x_Rd = self.cross[layer].step(x_Rd, reads[layer, :, 0])
             x_Rd = block.step(x_Rd, rotation, cache, layer)
         cache.advance(1)
         return self.head(self.norm(x_Rd)).float()

@@ -70,3 +70,10 @@ class Encoder(nn.Module):
         for cross, bytes_BNd in zip(self.cross, states, strict=False):
             slots = cross(slots, bytes_BNd, patches)
         return slots.flatten(2)
+
+    def step_patch(self, states: list[Tensor]) -> Tensor:
+        """What one patch makes of its L bytes, whose states (L, d) are given after each layer that it reads: (k*d,)."""
+        slots_kd = self.project(states[0].amax(0)).view(self.slots, -1)
+        for cross, bytes_Ld in zip(self.cross, states, strict=False):
+            slots_kd = cross.step(slots_kd, bytes_Ld)
+        return slots_kd.flatten()
