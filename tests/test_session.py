@@ -5,7 +5,7 @@ from conftest import CROSS, RULES, blt, ids_of, noise, patcher, undecided
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bytequilt.config import HashConfig, StackConfig, UserError
+from bytequilt.config import HashConfig, RuleConfig, StackConfig, UserError
 from bytequilt.infer.session import Session
 from bytequilt.model.cache import SPARE
 
@@ -233,3 +233,15 @@ def test_drafts_are_true_up_to_the_first_boundary_and_verified_beyond(kind):
         session.crop(3)
         session.feed(ids[-3:])
     torch.testing.assert_close(session.feed(DOCUMENTS[0, 59:]), want[59:], atol=1e-4, rtol=1e-4)
+
+
+def test_drafts_keep_the_states_of_a_long_patch():
+    """Tapes move at one moment or another of every round; nothing that a patch will read may be lost."""
+    patch, ids = patcher(RuleConfig(kind="fixed", stride=50)), ids_of(noise(600, 4))
+    want, session = full(MODEL, patch, ids), Session(MODEL, patch, reserve=8)
+    session.feed(ids[0, :2])
+    for at in range(2, 600, 5):
+        piece = ids[0, at : at + 7]
+        drafted = torch.stack([session.draft(int(id)) for id in piece])
+        torch.testing.assert_close(session.verify(piece, drafted), want[at : at + 7], atol=1e-4, rtol=1e-4)
+        session.crop(len(piece) - min(5, len(piece)))

@@ -36,6 +36,8 @@ class Session:
         self.states = [Tape(1) for _ in model.encoder.reading]
         """Byte states (rows, bytes, d) that patches read, back to the first byte of the longest open patch."""
         self.patch_axis = model.decoder.patch_axis
+        self.undecided = 0
+        """Bytes that were drafted and are not verified yet."""
         self.counts = Counter[str]()
         """So far: `latent_calls`, `decoder_calls`, and bytes `drafted` and `accepted`."""
         self.reads = self._nothing()
@@ -150,6 +152,7 @@ class Session:
         opens, ids_R = [id == BOS], torch.tensor([id], device=self.device)
         states = self.model.encoder.step(ids_R, self.encoder)
         self._keep([x_Rd[:, None] for x_Rd in states])
+        self.undecided += 1
         self.counts["decoder_calls"] += 1
         return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)[0]
 
@@ -158,6 +161,7 @@ class Session:
         """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
         ids_BN = ids_n.to(self.device)[None]
         held, closed = self.rows[0].held, self._decide(ids_BN)
+        self.undecided = 0
         if not any(closed):
             return drafted_nV
         true = closed.index(True)
@@ -179,7 +183,7 @@ class Session:
             tape.append(x_BNd)
 
     def _retain(self) -> None:
-        wanted = max(row.wanted for row in self.rows)
+        wanted = max(row.wanted for row in self.rows) + self.undecided
         for tape in self.states:
             tape.keep = wanted
 
