@@ -214,10 +214,10 @@ def test_generate_asks_for_prompts_on_a_terminal(model):
     ("option", "said"),
     [
         (["--min-p", "2"], "min_p must be at least 0 and below 1"),
-        (["--repetition-penalty", "0"], "repetition_penalty must be above 0"),
-        (["--stop", ""], "stop must have no empty text"),
-        (["--speculate", "-1"], "speculate must be at least 0"),
-        (["--max-bytes", "-1"], "max_bytes must be at least 0, unlike -1"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be 0.01 to 100"),
+        (["--stop", ""], "stop must be texts, none of them empty"),
+        (["--speculate", "-1"], "speculate must be a whole number of at least 0"),
+        (["--max-bytes", "-1"], "max_bytes must be a whole number of at least 0, unlike -1"),
     ],
 )
 def test_generate_refuses_what_is_out_of_range(model, option, said, capfd):

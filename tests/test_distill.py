@@ -66,6 +66,24 @@ def test_a_model_without_an_entropy_model_has_nothing_to_distill(tmp_path):
         distill(str(tmp_path / "model"), (str(tmp_path),), Lean(), tmp_path / "out")
 
 
+def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
+    """Of another model, of other settings, or of a training run."""
+    source, text = str(model / "model"), (str(model / "text.jsonl"),)
+    distill(source, text, Lean(), tmp_path / "a")
+    for other, folder in ((Lean(sample_bytes=999), tmp_path / "a"), (Lean(), model)):
+        with pytest.raises(UserError, match="holds something else"):
+            distill(source, text, other, folder)
+    assert isinstance(load(model / "model").patcher.model, EntropyModel)
+
+
+@pytest.mark.parametrize("option", [["--steps", "0"], ["--sample-bytes", "0"], ["--val-every", "1"]])
+def test_bad_options_are_told(model, tmp_path, option, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main(["distill", str(model / "model"), str(model / "text.jsonl"), "--out", str(tmp_path / "a"), *option])
+    assert "greater than" in capfd.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_the_verb_reports(model, tmp_path, capfd):
     text = str(model / "text.jsonl")
     main(["distill", str(model / "model"), text, "--out", str(tmp_path / "a"), "--json"])

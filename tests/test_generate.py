@@ -6,7 +6,8 @@ from conftest import blt, ids_of, noise, patcher
 
 from bytequilt import load
 from bytequilt.codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
-from bytequilt.config import UserError
+from bytequilt.config import RuleConfig, UserError
+from bytequilt.infer import sampling
 from bytequilt.infer.sampling import Sampling
 from bytequilt.infer.writer import Writer
 from bytequilt.lm import LM
@@ -100,6 +101,7 @@ def written(data, **options):
         (b"aaab", ("aab",), b"a"),
         (b"abcabd!", (b"abd", "xx"), b"abc"),
         (b"stop", "stop", b""),
+        (b"xab", ("b", "ab"), b"x"),
         ("caf\u00e9 noir".encode(), "\u00e9", b"caf"),
     ],
 )
@@ -167,8 +169,8 @@ def test_texts_of_a_trained_model_do_not_depend_on_their_neighbours():
     while len(batcher):
         for key, step in batcher.step():
             found[key] = found.get(key, b"") + step.data
-    for key, prompt, sampling in zip(keys, PROMPTS, wanted, strict=True):
-        assert found[key] == TINY.generate(prompt, **dataclasses.asdict(sampling)).data
+    for key, prompt, asked in zip(keys, PROMPTS, wanted, strict=True):
+        assert found[key] == TINY.generate(prompt, **dataclasses.asdict(asked)).data
 
 
 def test_a_list_gives_what_each_gives_alone_and_counts_it():
@@ -237,26 +239,48 @@ def test_stop_strings_and_lengths_end_a_drafted_text_too():
         assert one.stats.patches == other.stats.patches
 
 
-def test_sampling_with_speculation_has_the_true_distribution():
-    """All texts of three bytes that top-k leaves, drawn often, beside their probabilities from the full forward."""
-    lm, prompt, texts = LM(blt(3), patcher("entropy-max")), b"some prompt ", {b"": 1.0}
+@pytest.mark.parametrize("eos", [0.0, 5.5], ids=["no EOS", "EOS"])
+def test_sampling_with_speculation_has_the_true_distribution(monkeypatch, eos):
+    """Texts of up to three bytes that top-k leaves, drawn often, beside their probabilities from the full forward."""
+    text_only = sampling.TEXT_ONLY.clone()
+    text_only[EOS] = eos or -torch.inf
+    monkeypatch.setattr(sampling, "TEXT_ONLY", text_only)
+    lm, prompt = LM(blt(3), patcher("entropy-max")), b"some prompt "
     with torch.no_grad():
         lm.model.decoder.head.weight[OFFSET : OFFSET + 200] *= 1.5
+    going, ended = {b"": 1.0}, {}
     for _ in range(3):
         longer = {}
-        for text, chance in texts.items():
+        for text, chance in going.items():
             ids_BN = ids_of(prompt + text, eos=False)
             with torch.no_grad():
-                last = lm.model(ids_BN, lm.patcher(ids_BN))[0, -1]
-            last[[BOE, BOS, EOS, BPE_DELIMITER]] = -torch.inf
-            top = last.topk(2)
+                top = (lm.model(ids_BN, lm.patcher(ids_BN))[0, -1] + text_only).topk(2)
             for share, id in zip((top.values / 1.5).softmax(-1).tolist(), top.indices.tolist(), strict=True):
-                longer[text + bytes([id - OFFSET])] = chance * share
-        texts = longer
-    times, options = 500, {"max_bytes": 3, "temperature": 1.5, "top_k": 2}
+                if id == EOS:
+                    ended[text, "eos"] = chance * share
+                else:
+                    longer[text + bytes([id - OFFSET])] = chance * share
+        going = longer
+    ended |= {(text, "length"): chance for text, chance in going.items()}
+    assert len(ended) == (4 if eos else 8)
+    times, options = 300, {"max_bytes": 3, "temperature": 1.5, "top_k": 2}
     drawn = [lm.generate(prompt, speculate=3, seed=seed, **options) for seed in range(times)]
-    assert 0 < sum(d.stats.accepted for d in drawn) < sum(d.stats.drafted for d in drawn)
-    counts = {text: sum(d.data == text for d in drawn) for text in texts}
+    assert 0 < sum(d.stats.accepted for d in drawn) <= sum(d.stats.drafted for d in drawn)
+    counts = {end: sum((d.data, d.finish_reason) == end for d in drawn) for end in ended}
     assert sum(counts.values()) == times
-    surprise = sum((counts[text] - times * chance) ** 2 / (times * chance) for text, chance in texts.items())
-    assert surprise < 24.3  # chi-square of 7 degrees of freedom: one in a thousand
+    surprise = sum((counts[end] - times * chance) ** 2 / (times * chance) for end, chance in ended.items())
+    assert surprise < (16.3 if eos else 24.3)  # chi-square of 3 and 7 degrees of freedom: one in a thousand
+
+
+def test_every_guess_of_an_exact_draft_is_counted():
+    lm = LM(blt(), patcher(RuleConfig(kind="fixed", stride=50)))
+    stats = lm.generate(b"a prompt", max_bytes=20, temperature=0, speculate=8).stats
+    assert stats.drafted == stats.accepted > 10
+
+
+@pytest.mark.parametrize("change", [{"utf8": True}, {"repetition_penalty": 1.7}, {"logprobs": True}])
+def test_speculation_goes_with_every_option(change):
+    lm = LM(blt(), patcher("entropy"))
+    plain, drafted = (lm.generate(b"a prompt", max_bytes=40, temperature=0, speculate=k, **change) for k in (0, 5))
+    assert (drafted.data, drafted.finish_reason) == (plain.data, plain.finish_reason)
+    assert drafted.logprobs == pytest.approx(plain.logprobs, abs=1e-4)

@@ -97,11 +97,17 @@ def test_ids_that_are_no_text_are_never_drawn(temperature):
     [
         {"temperature": -1}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"min_p": 1},
         {"min_p": -0.1}, {"repetition_penalty": 0}, {"max_bytes": -1}, {"stop": ""}, {"stop": ("a", b"")},
+        {"max_bytes": 1.5}, {"max_bytes": "3"}, {"top_k": 1.5}, {"stop": None}, {"stop": (5,)}, {"seed": 10**30},
+        {"temperature": math.inf}, {"repetition_penalty": 1e-45},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UserError, match="must"):
         Sampling(**options)
+
+
+def test_the_coldest_sampling_is_greedy():
+    assert set(draws(logits(A=0.3, B=0.4, C=0.3), 9, temperature=1e-42)) == {B}
 
 
 def test_rejection_and_redrawing_leave_the_true_distribution():

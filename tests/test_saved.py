@@ -4,9 +4,11 @@ import torch
 from conftest import RULES, blt, ids_of, noise, patcher
 from safetensors.torch import save_file
 
-from bytequilt.config import UserError
+from bytequilt.config import NgramConfig, RuleConfig, UserError
 from bytequilt.infer.session import Session
 from bytequilt.lm import LM
+from bytequilt.model.ngram import NgramEntropy
+from bytequilt.patching.patcher import Patcher
 
 IDS = ids_of(noise(70, 1), noise(60, 2))[0]
 
@@ -50,9 +52,20 @@ def test_other_files_and_other_models_are_refused(tmp_path):
             other.restore(tmp_path / "text")
     (tmp_path / "noise").write_bytes(noise(100))
     save_file({"a": torch.zeros(1)}, tmp_path / "weights")
-    for name in ("noise", "weights", "missing"):
+    save_file({"a": torch.zeros(1)}, tmp_path / "empty", {"session": "{}"})
+    for name in ("noise", "weights", "empty", "missing"):
         with pytest.raises(UserError, match=f"{name} is not a saved session"):
             lm.restore(tmp_path / name)
+
+
+def test_another_table_is_another_model(tmp_path):
+    tables = [NgramEntropy(NgramConfig(sizes=(2,), rows=7)) for _ in range(2)]
+    tables[1].single.add_(1)
+    one, other = (LM(blt(), Patcher(RuleConfig(threshold=1.0), table)) for table in tables)
+    one.session().save(tmp_path / "text")
+    one.restore(tmp_path / "text")
+    with pytest.raises(UserError, match="another model"):
+        other.restore(tmp_path / "text")
 
 
 def test_a_saved_session_is_as_small_as_what_can_be_seen(tmp_path):

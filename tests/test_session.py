@@ -235,6 +235,20 @@ def test_drafts_are_true_up_to_the_first_boundary_and_verified_beyond(kind):
     torch.testing.assert_close(session.feed(DOCUMENTS[0, 59:]), want[59:], atol=1e-4, rtol=1e-4)
 
 
+def test_texts_side_by_side_take_steps_and_nothing_else():
+    session, other = Session(MODEL, PATCHERS["space"], 3), Session(MODEL, PATCHERS["space"], 3)
+    session.feed(DOCUMENTS[0, :9])
+    other.feed(DOCUMENTS[0, :5])
+    with pytest.raises(ValueError, match="reserves 3 and 0 cannot join"):
+        session.join(Session(MODEL, PATCHERS["space"]))
+    session.join(other)
+    for call in (lambda: session.feed(DOCUMENTS[0, :2]), lambda: session.crop(1), lambda: session.draft(70)):
+        with pytest.raises(ValueError, match="2 texts takes steps, and nothing else"):
+            call()
+    with pytest.raises(UserError, match="reserve must"):
+        Session(MODEL, PATCHERS["space"], -1)
+
+
 def test_drafts_keep_the_states_of_a_long_patch():
     """Tapes move at one moment or another of every round; nothing that a patch will read may be lost."""
     patch, ids = patcher(RuleConfig(kind="fixed", stride=50)), ids_of(noise(600, 4))

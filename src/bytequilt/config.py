@@ -82,6 +82,12 @@ class NgramConfig(Config):
     rows: Positive = 131_072
     """Rows of the table of one length; n-grams that fall together share an entropy."""
 
+    @model_validator(mode="after")
+    def _sizes_are_a_set(self) -> "NgramConfig":
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("`sizes` must be given, each once")
+        return self
+
 
 class HashConfig(Config):
     """Hashed byte n-gram embeddings, added to the embedding of each byte."""

@@ -90,8 +90,8 @@ class LM:
         With `speculate` the decoder guesses up to so many bytes ahead. Greedy text is the same, and sampled text as
         likely, but a seed draws other bytes.
         """
-        if speculate < 0:
-            raise UserError(f"speculate must be at least 0, not {speculate}")
+        if not isinstance(speculate, int) or speculate < 0:
+            raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
         return stream(
             self.session(reserve=speculate and speculate + 1), as_bytes(prompt), _sampling(sampling), speculate
         )

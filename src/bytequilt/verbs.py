@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import ValidationError
 
-from .config import Recipe, UserError, load_recipe, recipe_path
+from .config import Recipe, UserError, load_recipe, one_line, recipe_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,6 +224,7 @@ def distill(
     out: Folder = None,
     kind: Literal["ngram", "window"] = "ngram",
     sample_bytes: int = 2_000_000,
+    val_every: int = 10,
     steps: int = 600,
     json: Flag = False,
 ) -> None:
@@ -240,7 +242,8 @@ def distill(
         files: Text to learn from: files, directories or globs, as in a recipe.
         out: The run directory: runs/lean unless given.
         kind: ngram, a look-up table of the mean entropy after each n-gram; window, a small model of a short context.
-        sample_bytes: Text that the table is filled from.
+        sample_bytes: Text that the threshold is calibrated on, and the table filled from.
+        val_every: Hold out one of so many documents for the report.
         steps: Training steps of the small model.
         json: Print the report as one JSON document.
     """
@@ -250,8 +253,11 @@ def distill(
 
     if not files:
         raise UserError("distill needs text: bytequilt distill MODEL FILE...")
-    lean = Lean(kind=kind, sample_bytes=sample_bytes)
-    lean = lean.model_copy(update={"train": lean.train.model_copy(update={"steps": steps})})
+    training = Lean().train.model_dump() | {"steps": steps}
+    try:
+        lean = Lean(kind=kind, sample_bytes=sample_bytes, val_every=val_every, train=training)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
     with _interruptible():
         found = make(model, files, lean, out or Path("runs") / "lean")
     _print_json(found) if json else _console().print(patchers(found))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..codec import encode
+from ..config import UserError
 from .row import Row
 from .sampling import Sampling
 from .session import Session
@@ -37,6 +38,8 @@ class Batcher:
 
     def __init__(self, fresh: Callable[[], Session], rows: int = 16) -> None:
         """`fresh` makes an empty session; at most `rows` texts run at once, and the others wait."""
+        if rows < 1:
+            raise UserError(f"rows must be at least 1, not {rows}")
         self.fresh, self.rows = fresh, rows
         self._keys = 0
         self._waiting: deque[_Text] = deque()
@@ -81,7 +84,8 @@ class Batcher:
                 steps.append((text.key, NOTHING))
                 self._waiting.popleft()
                 continue
-            text.session = text.session or self.fresh()
+            if text.session is None:
+                text.session, text.meter = self.fresh(), Meter()
             part, text.prompt = text.prompt[:budget], text.prompt[budget:]
             logits = text.session.feed(part)[-1]
             budget -= len(part)

@@ -1,5 +1,6 @@
 """How the next byte is drawn from its logits, composed once before generation starts."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,20 +39,34 @@ class Sampling:
     """Whether steps tell the log-probability, in nats, that the model itself gave each byte."""
 
     def __post_init__(self) -> None:
-        stops = (self.stop,) if isinstance(self.stop, str | bytes) else self.stop
-        object.__setattr__(self, "stop", tuple(as_bytes(stop) for stop in stops))
+        if isinstance(self.stop, str | bytes):
+            object.__setattr__(self, "stop", (self.stop,))
         rules = [
-            ("max_bytes", "be at least 0", self.max_bytes >= 0),
-            ("temperature", "be at least 0", self.temperature >= 0),
-            ("top_k", "be at least 0", self.top_k >= 0),
-            ("top_p", "be above 0 and at most 1", 0 < self.top_p <= 1),
-            ("min_p", "be at least 0 and below 1", 0 <= self.min_p < 1),
-            ("repetition_penalty", "be above 0", self.repetition_penalty > 0),
-            ("stop", "have no empty text", b"" not in self.stop),
+            ("max_bytes", "be a whole number of at least 0", _whole(self.max_bytes) and self.max_bytes >= 0),
+            ("temperature", "be at least 0", _real(self.temperature) and self.temperature >= 0),
+            ("top_k", "be a whole number of at least 0", _whole(self.top_k) and self.top_k >= 0),
+            ("top_p", "be above 0 and at most 1", _real(self.top_p) and 0 < self.top_p <= 1),
+            ("min_p", "be at least 0 and below 1", _real(self.min_p) and 0 <= self.min_p < 1),
+            ("repetition_penalty", "be 0.01 to 100", _real(self.repetition_penalty, 0.01, 100)),
+            ("seed", "be a whole number of 64 bits", self.seed is None or _whole(self.seed, -(2**63), 2**63)),
+            ("stop", "be texts, none of them empty", _texts(self.stop)),
         ]
         for name, rule, kept in rules:
             if not kept:
                 raise UserError(f"{name} must {rule}, unlike {getattr(self, name)!r}")
+        object.__setattr__(self, "stop", tuple(as_bytes(stop) for stop in self.stop))
+
+
+def _whole(number: object, least: int = -(2**63), most: int = 2**63) -> bool:
+    return isinstance(number, int) and least <= number < most
+
+
+def _real(number: object, least: float = -math.inf, most: float = math.inf) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number) and least <= number <= most
+
+
+def _texts(stops: object) -> bool:
+    return isinstance(stops, tuple | list) and all(isinstance(stop, str | bytes) and stop for stop in stops)
 
 
 Filter = Callable[[Tensor, bytes, int], Tensor]
@@ -88,7 +103,8 @@ class Sampler:
 
     def redraw(self, true: Tensor, drafted: Tensor) -> int:
         """An id instead of one that did not pass, so that the two together are distributed as `true`."""
-        return self.draw((true - drafted).clamp(min=0))
+        missing = (true - drafted).clamp(min=0)
+        return self.draw(missing if missing.any() else true)  # nothing is missing but what rounding left
 
 
 def _filters(sampling: Sampling) -> "list[Filter]":
@@ -99,7 +115,7 @@ def _filters(sampling: Sampling) -> "list[Filter]":
     if sampling.repetition_penalty != 1:
         found.append(partial(_penalised, penalty=sampling.repetition_penalty))
     if sampling.temperature not in (0, 1):
-        found.append(lambda logits, text, left: logits / sampling.temperature)
+        found.append(lambda logits, text, left: (logits - logits.max()) / sampling.temperature)
     if sampling.top_k:
         found.append(partial(_top_k, k=sampling.top_k))
     if sampling.top_p < 1:

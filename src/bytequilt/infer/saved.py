@@ -20,6 +20,7 @@ from ..patching.rules import Stream
 from .row import Row
 from .session import Session
 
+FORMAT = 1
 STATEFUL = (Session, Row, Stream, StackCache, EncoderCache, NgramCache, Tape)
 """What has state; the model, the patcher and configurations are not part of it."""
 
@@ -29,6 +30,7 @@ def save(session: Session, path: str | Path) -> None:
     session.trim()
     tensors: dict[str, Tensor] = {}
     about = {
+        "format": FORMAT,
         "model": _fingerprint(session.model, session.patcher),
         "rows": len(session.rows),
         "reserve": session.reserve,
@@ -45,9 +47,12 @@ def restore(model: BLT, patcher: Patcher, path: str | Path) -> Session:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["session"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        version, name = about["format"], about["model"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a saved session: {' '.join(str(error).split())}") from None
-    if about["model"] != _fingerprint(model, patcher):
+    if version != FORMAT:
+        raise UserError(f"{path} is a session of format {version}; this version reads format {FORMAT}")
+    if name != _fingerprint(model, patcher):
         raise UserError(f"{path} is a session of another model")
     session = Session(model, patcher, about["reserve"])
     session.rows += [Row(model, patcher, about["reserve"]) for _ in range(about["rows"] - 1)]
@@ -90,6 +95,7 @@ def _unpack(thing: Any, packed: Any, tensors: dict[str, Tensor], device: torch.d
 def _fingerprint(model: BLT, patcher: Patcher) -> str:
     """Names model and patcher by their shape and by some of their weights: reading all of them would take too long."""
     digest = hashlib.sha256(model.config.model_dump_json().encode() + patcher.rule.model_dump_json().encode())
-    for weight in (model.decoder.head.weight, *([] if patcher.model is None else patcher.model.parameters())):
+    scorer = {} if patcher.model is None else patcher.model.state_dict()
+    for weight in (model.decoder.head.weight, model.encoder.embed.weight, *scorer.values()):
         digest.update(weight.detach().cpu().contiguous().flatten()[:4096].view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -27,6 +27,8 @@ class Session:
 
     def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0) -> None:
         """An empty text, which can be cropped back by up to `reserve` bytes at any time."""
+        if not isinstance(reserve, int) or reserve < 0:
+            raise UserError(f"reserve must be a whole number of at least 0, not {reserve!r}")
         self.model, self.patcher, self.reserve = model, patcher, reserve
         self.device = next(model.parameters()).device
         self.rows = [Row(model, patcher, reserve)]
@@ -51,10 +53,9 @@ class Session:
     @torch.inference_mode()
     def feed(self, ids_n: Tensor) -> Tensor:
         """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
-        if len(self.rows) != 1:
-            raise ValueError(f"a session of {len(self.rows)} texts takes steps alone")
         if len(ids_n) == 1:
             return self.step(ids_n)
+        self._alone()
         ids_BN = ids_n.to(self.device)[None]
         if not ids_BN.numel():
             return torch.zeros(0, VOCAB_SIZE, device=self.device)
@@ -81,7 +82,12 @@ class Session:
 
     @torch.inference_mode()
     def join(self, other: "Session") -> None:
-        """Put the texts of another session of the same model behind these; the other one is used up."""
+        """Put the texts of another session of the same model behind these; the other one is used up.
+
+        Raises ValueError where their reserves differ.
+        """
+        if self.reserve != other.reserve:
+            raise ValueError(f"sessions of reserves {self.reserve} and {other.reserve} cannot join")
         self._retain()
         other._retain()
         self.rows += other.rows
@@ -121,7 +127,8 @@ class Session:
 
     @torch.inference_mode()
     def crop(self, count: int) -> None:
-        """Take back the newest `count` bytes. Raises UserError where that is more than was reserved or fed."""
+        """Take back the newest `count` bytes of one text. Raises UserError where that is more than reserved or fed."""
+        self._alone()
         row = self.rows[0]
         if not 0 <= count < len(row.marks):
             raise UserError(
@@ -149,6 +156,7 @@ class Session:
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
         """Logits (V,) after an id, as if it closed no patch: neither entropy model nor latent transformer run."""
+        self._alone()
         opens, ids_R = [id == BOS], torch.tensor([id], device=self.device)
         states = self.model.encoder.step(ids_R, self.encoder)
         self._keep([x_Rd[:, None] for x_Rd in states])
@@ -169,6 +177,10 @@ class Session:
         return torch.cat([drafted_nV[:true], self._decode(ids_BN, closed, held, true)])
 
     # ---------------------------------------------------------------------------------------------------- the passes
+
+    def _alone(self) -> None:
+        if len(self.rows) != 1:
+            raise ValueError(f"a session of {len(self.rows)} texts takes steps, and nothing else")
 
     @torch.inference_mode()
     def _nothing(self) -> Tensor:

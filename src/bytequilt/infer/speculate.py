@@ -23,41 +23,39 @@ def speculate(session: Session, writer: Writer, logits: Tensor, most: int) -> It
     id = writer.draw(logits)
     yield writer.push(id, logits)
     while writer.finish_reason is None:
-        ids, drafted, chances = _draft(session, writer, id, min(length, writer.left))
+        guesses, drafted, chances = _draft(session, writer, id, min(length, writer.left))
+        ids = [id, *guesses][: len(drafted)]  # an EOS is guessed, and not fed
         true = session.verify(torch.tensor(ids), torch.stack(drafted))
-        id, steps = _accept(writer, ids[1:], chances, true)
-        fed = len(steps)  # the first id and those that passed; the newest one of the text is fed in the next round
-        session.crop(len(ids) - fed)
-        session.counts.update(drafted=len(chances), accepted=fed - 1)
-        length = min(most, length + 2) if fed == len(ids) else max(1, fed - 1)
+        id, passed, steps = _accept(writer, guesses, chances, true)
+        session.crop(len(ids) - len(steps))  # the newest id of the text is fed in the next round, if there is one
+        session.counts.update(drafted=len(guesses), accepted=passed)
+        length = min(most, length + 2) if passed == len(guesses) else max(1, passed)
         yield from steps
 
 
-def _accept(writer: Writer, guesses: list[int], chances: list[Tensor], true: Tensor) -> tuple[int, list[Step]]:
-    """Take the guesses that pass, and one id that is drawn anew: the newest id of the text, and their steps."""
+def _accept(writer: Writer, guesses: list[int], chances: list[Tensor], true: Tensor) -> tuple[int, int, list[Step]]:
+    """Take the guesses that pass, and an id that is drawn anew: the newest id, how many passed, and all steps."""
     steps: list[Step] = []
     for guess, before, logits in zip(guesses, chances, true, strict=False):
         now = writer.probabilities(logits)
         if not writer.sampler.accepts(guess, now, before):
             id = writer.sampler.redraw(now, before)
-            return id, [*steps, writer.push(id, logits)]
+            return id, len(steps), [*steps, writer.push(id, logits)]
         steps.append(writer.push(guess, logits))
         if writer.finish_reason is not None:
-            return guess, steps
+            return guess, len(steps), steps
     id = writer.draw(true[-1])
-    return id, [*steps, writer.push(id, true[-1])]
+    return id, len(steps), [*steps, writer.push(id, true[-1])]
 
 
 def _draft(session: Session, writer: Writer, id: int, most: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
-    """An id and guesses behind it; the drafted logits after each; and the distribution that each guess came from."""
-    ids, drafted, chances, text = [id], [session.draft(id)], [], writer.text
-    while len(chances) < most:
-        chance = writer.sampler.probabilities(drafted[-1], text, writer.left + 1 - len(ids))
-        guess = writer.sampler.draw(chance)
-        if guess == EOS:
+    """Guesses behind an id, the last of which may be EOS; the logits drafted; and where each guess was drawn from."""
+    guesses, drafted, chances, text = [], [session.draft(id)], [], writer.text
+    while len(guesses) < most:
+        chances.append(writer.sampler.probabilities(drafted[-1], text, writer.left - len(guesses)))
+        guesses.append(writer.sampler.draw(chances[-1]))
+        if guesses[-1] == EOS:
             break
-        ids.append(guess)
-        chances.append(chance)
-        text += bytes([guess - OFFSET])
-        drafted.append(session.draft(guess))
-    return ids, drafted, chances
+        text += bytes([guesses[-1] - OFFSET])
+        drafted.append(session.draft(guesses[-1]))
+    return guesses, drafted, chances

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..codec import EOS, OFFSET, TextStream
 from .row import Row
-from .sampling import Sampler, Sampling
+from .sampling import REPEATS, Sampler, Sampling
 
 FinishReason = Literal["length", "eos", "stop"]
 
@@ -59,8 +59,8 @@ class Writer:
 
     def __init__(self, prompt: bytes, sampling: Sampling) -> None:
         self.sampling, self.sampler = sampling, Sampler(sampling)
-        self.text = prompt
-        """The prompt and all bytes drawn."""
+        self.text = prompt[-REPEATS:]
+        """The end of the prompt and of the bytes drawn: what sampling may look at."""
         self.drawn = 0
         self.finish_reason: FinishReason | None = None if sampling.max_bytes else "length"
         self._held, self._logprobs = b"", []
@@ -86,10 +86,9 @@ class Writer:
         if self.sampling.logprobs:
             self._logprobs.append(float(logits.float().log_softmax(-1)[id]))
         byte = bytes([id - OFFSET])
-        self.text, self._held, self.drawn = self.text + byte, self._held + byte, self.drawn + 1
-        for stop in self.sampling.stop:
-            if self._held.endswith(stop):
-                return self._give(len(self._held) - len(stop), "stop")
+        self.text, self._held, self.drawn = self.text[1 - REPEATS :] + byte, self._held + byte, self.drawn + 1
+        if ended := [len(stop) for stop in self.sampling.stop if self._held.endswith(stop)]:
+            return self._give(len(self._held) - max(ended), "stop")
         if not self.left:
             return self._give(len(self._held), "length")
         return self._give(len(self._held) - self._doubtful())

@@ -4,14 +4,15 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..codec import encode
-from ..config import Config, DataConfig, EntropyConfig, NgramConfig, RuleConfig, TrainConfig, UserError
+from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, RuleConfig, TrainConfig, UserError
 from ..data.batches import Batch, Batches, held_out
 from ..data.prepare import ingest
 from ..infer.score import Score
@@ -25,6 +26,7 @@ from .loop import fit
 from .run import sample_documents
 from .tasks import entropy_scores
 
+EIGHTH = 8  # one document of so many of the sample is for the threshold; an n-gram table learns from the others
 PIECE = 200_000  # bytes that are scored for the tables at a time
 TIMED = 500  # steps of which the median is the time a byte takes
 
@@ -33,9 +35,11 @@ class Lean(Config):
     """What to make."""
 
     kind: Literal["ngram", "window"] = "ngram"
-    sample_bytes: int = 2_000_000
-    """Bytes of the corpus that an n-gram table is filled from."""
-    test_bytes: int = 50_000
+    sample_bytes: Positive = 2_000_000
+    """Bytes of the corpus that the threshold is calibrated on, and an n-gram table filled from."""
+    val_every: Annotated[int, Field(ge=2)] = 10
+    """Every so many documents, one is held out for the report."""
+    test_bytes: Positive = 50_000
     """Held-out bytes that the report is about."""
     ngram: NgramConfig = NgramConfig()
     window: EntropyConfig = EntropyConfig(dim=64, layers=1, heads=2, ffn_dim=128, window=64)
@@ -70,23 +74,34 @@ def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict
     teacher = lm.patcher.model
     if not isinstance(teacher, EntropyModel):
         raise UserError(f"{name} has no entropy model to take the place of")
-    folder.mkdir(parents=True, exist_ok=True)
-    ingest(DataConfig(train=files), folder / "corpus")
+    _claim(folder, {"patcher": lm.patcher.fingerprint, "files": files, "lean": lean.model_dump(mode="json")})
+    ingest(DataConfig(train=files, val_every=lean.val_every), folder / "corpus")
     shards = folder / "corpus" / "train"
     test = _cut([document.data for document in held_out(folder / "corpus")], lean.test_bytes)
     sample = sample_documents(shards, lean.sample_bytes)
     student: EntropyModel | NgramEntropy
     if lean.kind == "ngram":
         student = NgramEntropy(lean.ngram)
-        student.learn(_scored(lm.patcher, sample))
+        student.learn(_scored(lm.patcher, [text for at, text in enumerate(sample) if at % EIGHTH] or sample))
     else:
         student = EntropyModel(lean.window)
         fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
-    found = LM(lm.model, _calibrated(lm, student, sample), lm.patch_bytes)
+    found = LM(lm.model, _calibrated(lm, student, sample[::EIGHTH]), lm.patch_bytes)
     found.save(folder / "model")
     report = {"kind": lean.kind} | compare(lm, found, test)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Make the run directory, or go on in it. Raises UserError where it belongs to something else."""
+    path, text = folder / "distill.json", json.dumps(about, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.read_text() == text:
+        return
+    if any(folder.iterdir()):
+        raise UserError(f"{folder} holds something else; give --out another directory, or delete this one")
+    path.write_text(text)
 
 
 def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
