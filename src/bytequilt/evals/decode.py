@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..codec import encode
 from ..config import DataConfig, UserError
 from ..data.sources import documents
-from ..infer.score import CHUNK
+from ..infer.session import CHUNK
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
@@ -91,8 +91,7 @@ def measure(
     begun = time.perf_counter()
     sessions = [lm.session() for _ in range(rows)]
     for session, ids_n in zip(sessions, prompts_RN, strict=True):
-        for part in ids_n.split(CHUNK):
-            session.feed(part)
+        session.prefill(ids_n)
     prefill = time.perf_counter() - begun
     session, *others = sessions
     for other in others:

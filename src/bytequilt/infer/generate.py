@@ -9,7 +9,6 @@ from torch import Tensor
 from ..codec import encode
 from .batcher import Batcher
 from .sampling import Sampling
-from .score import CHUNK
 from .session import Session
 from .speculate import speculate
 from .writer import NOTHING, FinishReason, Meter, Stats, Step, Writer
@@ -46,7 +45,7 @@ def stream(session: Session, prompt: bytes, sampling: Sampling, draft: int = 0) 
     if writer.finish_reason is not None:
         yield NOTHING
         return
-    logits = _prefill(session, prompt)
+    logits = session.prefill(torch.from_numpy(encode(prompt)))
     meter.prompted(session.rows[0], session.counts)
     for step in speculate(session, writer, logits, draft) if draft else _plain(session, writer, logits):
         last = step.finish_reason is not None
@@ -60,12 +59,6 @@ def complete_all(batcher: Batcher, requests: Iterable[tuple[bytes, Sampling]]) -
         for key, step in batcher.step():
             steps[key].append(step)
     return [Completion.of(of_text) for of_text in steps.values()]
-
-
-def _prefill(session: Session, prompt: bytes) -> Tensor:
-    """Logits (V,) after a prompt, read in pieces so that memory is bounded."""
-    logits = [session.feed(part)[-1] for part in torch.from_numpy(encode(prompt)).split(CHUNK)]
-    return logits[-1]
 
 
 def _plain(session: Session, writer: Writer, logits: Tensor) -> Iterator[Step]:

@@ -12,9 +12,8 @@ from torch import Tensor
 from ..codec import encode
 from ..model.blt import BLT
 from ..patching.patcher import Patcher
-from .session import Session
+from .session import CHUNK, Session
 
-CHUNK = 4096  # ids of one forward pass
 STREAM = 16_384  # ids after which short documents start a fresh context, so that the latent cache stays small
 BATCH = 16_384  # ids of a batch of short texts, padding included
 
@@ -78,10 +77,9 @@ def score_pairs(model: BLT, patcher: Patcher, pairs: Sequence[tuple[bytes, bytes
             alone += places
             continue
         session = Session(model, patcher)
-        for part in torch.from_numpy(encode(context)).split(CHUNK):
-            last = session.feed(part)[-1:]
+        last = session.prefill(torch.from_numpy(encode(context)))
         for place in places:
-            nats[place] = _continued(session.fork(), last, encode(pairs[place][1], bos=False))
+            nats[place] = _continued(session.fork(), last[None], encode(pairs[place][1], bos=False))
     for batch in _batches(alone, [sum(map(len, pair)) for pair in pairs]):
         for place, cost in zip(batch, _side_by_side(model, patcher, [pairs[p] for p in batch]), strict=True):
             nats[place] = cost

@@ -17,6 +17,8 @@ from ..model.segments import Patches
 from ..patching.patcher import Patcher
 from .row import Row
 
+CHUNK = 4096  # ids of one parallel pass over a long text
+
 
 class Session:
     """Runs a BLT over a text that arrives in pieces of any size, or over several that take their steps together.
@@ -62,6 +64,12 @@ class Session:
         self._keep(self.model.encoder(ids_BN, self.encoder))
         held, closed = self.rows[0].held, self._decide(ids_BN)
         return self._decode(ids_BN, closed, held)
+
+    def prefill(self, ids_n: Tensor) -> Tensor:
+        """Logits (V,) after the last of these ids, one at least, fed in pieces so that memory is bounded."""
+        for part in ids_n.split(CHUNK):
+            logits_nV = self.feed(part)
+        return logits_nV[-1]
 
     @torch.inference_mode()
     def step(self, ids_R: Tensor) -> Tensor:
