@@ -259,3 +259,20 @@ def test_drafts_keep_the_states_of_a_long_patch():
         drafted = torch.stack([session.draft(int(id)) for id in piece])
         torch.testing.assert_close(session.verify(piece, drafted), want[at : at + 7], atol=1e-4, rtol=1e-4)
         session.crop(len(piece) - min(5, len(piece)))
+
+
+@pytest.mark.parametrize("pieces", [[1, 1, 1], [3]], ids=str)
+@pytest.mark.parametrize("kind", ["entropy", "space", "fixed"])
+def test_a_document_that_is_taken_back_has_ended_no_patch(kind, pieces):
+    """BOS ends the open patch before it; cropped away, that patch goes on as if nothing had been."""
+    patch, ids = PATCHERS[kind], ids_of(noise(90, 8), eos=False)
+    session, at = Session(MODEL, patch, reserve=4), 20
+    session.feed(ids[0, :at])
+    while not session.rows[0].held:
+        session.feed(ids[0, at : at + 1])
+        at += 1
+    for part in torch.tensor([1, 70, 71]).split(pieces):
+        session.feed(part)
+    session.crop(3)
+    assert session.rows[0].latent.position == session.rows[0].patches
+    torch.testing.assert_close(session.feed(ids[0, at:]), full(MODEL, patch, ids)[at:], atol=1e-4, rtol=1e-4)
