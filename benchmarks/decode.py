@@ -8,21 +8,18 @@ are random and forced. Each side lives in a process of its own; they are measure
 """
 
 import json
-import multiprocessing
 import os
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import tyro
-from train_step import machine, peak_mib, receive, table
+from train_step import machine, peak_mib, receive, table, workers
 
 # torch is imported in the child processes alone: what a parent holds would count in the peak memory of its children.
 
@@ -86,7 +83,7 @@ def measured(options: Options) -> dict[str, Any]:
     """All sides in turn at each setting; medians, the slowest and the fastest, and ratios within a repeat."""
     settings = list(product(options.prompt, options.output, options.rows))
     taken: dict[tuple[str, Setting], list[dict[str, float]]] = {}
-    with workers(options) as pipes:
+    with workers(serve, {side: (side, options) for side in options.sides}) as pipes:
         ready = {side: receive(pipe) for side, pipe in pipes.items()}
         for repeat, setting in product(range(options.repeats), settings):
             for side, pipe in pipes.items():
@@ -122,24 +119,6 @@ def ratios(taken: dict[tuple[str, Setting], list[dict[str, float]]]) -> dict[str
                 spread = f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
                 found[f"speed, {mine} / {side}, {setting[0]} + {setting[1]} bytes x {setting[2]}"] = spread
     return found
-
-
-@contextmanager
-def workers(options: Options) -> Iterator[dict[str, Any]]:
-    """One process for each side, and a pipe to it; they are gone at the end."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for side in options.sides:
-        pipes[side], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(theirs, side, options), daemon=True))
-        processes[-1].start()
-        theirs.close()
-    try:
-        yield pipes
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
 
 
 def serve(pipe: Any, name: str, options: Options) -> None:

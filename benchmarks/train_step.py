@@ -77,7 +77,7 @@ def measured(options: Options) -> dict[str, Any]:
     shapes = {side: (side, options.rows, options.row_bytes) for side in options.sides}
     if options.one_row:
         shapes["ours, one row"] = ("ours", 1, options.rows * options.row_bytes)
-    with workers(options, shapes) as pipes:
+    with workers(serve, {name: (*shape, options) for name, shape in shapes.items()}) as pipes:
         ready = {name: receive(pipe) for name, pipe in pipes.items()}
         steps: dict[str, list[dict[str, float]]] = {name: [] for name in pipes}
         for number in range(-options.warmup, options.repeats):
@@ -128,13 +128,13 @@ def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def workers(options: Options, shapes: dict[str, tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
-    """One process for each (side, rows, bytes of a row), and a pipe to it; they are gone at the end."""
+def workers(run: Callable[..., None], jobs: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """One process for each job, which runs with a pipe and the job's arguments, and our end of it; gone at the end."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for name, (side, rows, row_bytes) in shapes.items():
+    for name, arguments in jobs.items():
         pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(theirs, side, rows, row_bytes, options), daemon=True))
+        processes.append(context.Process(target=run, args=(theirs, *arguments), daemon=True))
         processes[-1].start()
         theirs.close()
     try:
