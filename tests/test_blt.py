@@ -82,6 +82,7 @@ VARIANTS = [{"encoder_cross": e, "decoder_cross": d} for e, d in CROSS]
 VARIANTS += [
     {"hash": HashConfig(sizes=())},
     {"cross_residual": 1.0},
+    {"cross_heads": (4, 8), "cross_kv_heads": (1, 2)},
     {"slots": 1, "latent": StackConfig(dim=32, layers=1, heads=2, ffn_dim=40)},
     {"latent": StackConfig(dim=64, layers=1, heads=2, ffn_dim=40, window=3)},
 ]

@@ -10,6 +10,7 @@ from bytequilt.model.flops import blt_flops, entropy_flops, flops_per_byte, visi
 VARIANTS = [{"encoder_cross": e, "decoder_cross": d} for e, d in CROSS]
 VARIANTS += [
     {"latent": StackConfig(dim=64, layers=1, heads=4, kv_heads=1)},
+    {"cross_heads": (4, 8), "cross_kv_heads": (1, 2)},
     {"slots": 1, "latent": StackConfig(dim=32, layers=1, heads=2)},
     {"slots": 3, "hash": HashConfig(sizes=())},
 ]

@@ -87,5 +87,14 @@ def test_a_step_looks_up_what_the_parallel_forward_does(functions):
     torch.testing.assert_close(torch.cat(found)[None], embed(ids_BN))
 
 
+def test_a_table_in_half_precision_is_summed_in_full():
+    config, ids_BN = HashConfig(sizes=(3, 5), rows=31), ids_of(b"some text")
+    half = HashEmbedding(config, 8).bfloat16()
+    full = HashEmbedding(config, 8)
+    full.load_state_dict(half.state_dict())
+    assert torch.equal(half(ids_BN), full(ids_BN))
+    assert half(ids_BN, dtype=torch.bfloat16).dtype is torch.bfloat16
+
+
 def test_primes_are_primes():
     assert all(np.all(p % np.arange(2, int(p**0.5) + 1)) for p in PRIMES)

@@ -47,6 +47,7 @@ VARIANTS = [{"encoder_cross": e, "decoder_cross": d} for e, d in CROSS]
 VARIANTS += [
     {"hash": HashConfig(sizes=())},
     {"hash": HashConfig(sizes=(9,), rows=50)},
+    {"cross_heads": (4, 8), "cross_kv_heads": (1, 2)},
     {"encoder": StackConfig(dim=32, layers=1, heads=2), "decoder": StackConfig(dim=32, layers=1, heads=4, window=1)},
     {"latent": StackConfig(dim=64, layers=2, heads=2, ffn_dim=40, window=3)},
 ]

@@ -113,8 +113,10 @@ class BLTConfig(Config):
     hash: HashConfig = HashConfig()
     slots: Positive = 2
     """Vectors per patch (`k`) that cross-attention writes in the encoder and reads in the decoder."""
-    cross_heads: Positive
-    """Heads of every cross-attention."""
+    cross_heads: Positive | tuple[Positive, Positive]
+    """Heads of every cross-attention; two numbers where those of encoder and decoder differ."""
+    cross_kv_heads: Positive | tuple[Positive, Positive] | None = None
+    """Key and value heads of cross-attention; as many as `cross_heads` where not given."""
     encoder_cross: Literal["last", "all", "none"] = "last"
     """After which encoder layers patches read bytes; with none, a patch is the projected maximum of its bytes."""
     decoder_cross: Literal["all", "first", "none"] = "all"
@@ -129,9 +131,18 @@ class BLTConfig(Config):
                 f"encoder.dim {self.encoder.dim} and decoder.dim {self.decoder.dim} must be equal: "
                 "the decoder starts from the encoder's byte states"
             )
-        if self.encoder.dim % self.cross_heads:
-            raise ValueError(f"encoder.dim {self.encoder.dim} must be a multiple of cross_heads {self.cross_heads}")
+        for heads, kv_heads in self.cross_shapes:
+            if self.encoder.dim % heads:
+                raise ValueError(f"encoder.dim {self.encoder.dim} must be a multiple of cross_heads {heads}")
+            if heads % kv_heads:
+                raise ValueError(f"cross_heads {heads} must be a multiple of cross_kv_heads {kv_heads}")
         return self
+
+    @property
+    def cross_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Heads of queries, and of keys and values, in the encoder's cross-attention and in the decoder's."""
+        heads, kv_heads = (n if isinstance(n, tuple) else (n, n) for n in (self.cross_heads, self.cross_kv_heads))
+        return (heads[0], kv_heads[0] or heads[0]), (heads[1], kv_heads[1] or heads[1])
 
 
 # --------------------------------------------------------------------------------------------------------- patching

@@ -7,7 +7,7 @@ over k gathered vectors.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import BLTConfig
+from ..config import BLTConfig, StackConfig
 from .layers import RMSNorm, add_product, linear
 from .segments import Patches, segment_softmax
 
@@ -15,14 +15,14 @@ from .segments import Patches, segment_softmax
 class CrossAttention(nn.Module):
     """What both directions share: projections, norms and the scaled residual."""
 
-    def __init__(self, config: BLTConfig) -> None:
+    def __init__(self, stack: StackConfig, heads: int, kv_heads: int, residual: float) -> None:
         super().__init__()
-        dim = config.encoder.dim
-        self.heads, self.slots, self.residual = config.cross_heads, config.slots, config.cross_residual
-        self.query_norm = RMSNorm(dim, config.encoder.norm_eps)
-        self.key_norm = RMSNorm(dim, config.encoder.norm_eps)
+        dim = stack.dim
+        self.heads, self.kv_heads, self.residual = heads, kv_heads, residual
+        self.query_norm = RMSNorm(dim, stack.norm_eps)
+        self.key_norm = RMSNorm(dim, stack.norm_eps)
         self.query = linear(dim, dim)
-        self.key_value = linear(dim, 2 * dim)
+        self.key_value = linear(dim, 2 * dim // heads * kv_heads)
         self.out = linear(dim, dim)
 
     def queries(self, x: Tensor) -> Tensor:
@@ -31,12 +31,16 @@ class CrossAttention(nn.Module):
         return q * q.shape[-1] ** -0.5
 
     def keys_values(self, x: Tensor) -> Tensor:
-        """Keys and values (..., 2, H, head_dim) of the vectors (..., d) that are read."""
-        return self.key_value(self.key_norm(x)).unflatten(-1, (2, self.heads, -1))
+        """Keys and values (..., 2, H, head_dim) of the vectors (..., d) that are read, shared heads repeated."""
+        kv = self.key_value(self.key_norm(x)).unflatten(-1, (2, self.kv_heads, -1))
+        return kv if self.kv_heads == self.heads else kv.repeat_interleave(self.heads // self.kv_heads, -2)
 
 
 class PatchReadsBytes(CrossAttention):
     """The k slots of each patch read the bytes of that patch: -> (B, P, k, d). Empty patches read zeros."""
+
+    def __init__(self, config: BLTConfig) -> None:
+        super().__init__(config.encoder, *config.cross_shapes[0], config.cross_residual)
 
     def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
@@ -58,6 +62,9 @@ class PatchReadsBytes(CrossAttention):
 
 class ByteReadsPatch(CrossAttention):
     """Each byte reads the k slots of its patch: -> (B, N, d)."""
+
+    def __init__(self, config: BLTConfig) -> None:
+        super().__init__(config.decoder, *config.cross_shapes[1], config.cross_residual)
 
     def read(self, slots_BPkd: Tensor) -> Tensor:
         """Keys and values of patches (B, P, k, 2, H, head_dim), made once a patch and read by many bytes."""

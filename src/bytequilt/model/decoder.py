@@ -20,8 +20,7 @@ class Decoder(nn.Module):
         super().__init__()
         dim, width = config.decoder.dim, config.latent.dim
         self.slots = config.slots
-        plain = width == dim and config.slots == 1
-        self.project = nn.Identity() if plain else linear(width, config.slots * dim)
+        self.project = linear(width, config.slots * dim)
         self.stack = Stack(config.decoder)
         count = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
         self.cross = nn.ModuleList(ByteReadsPatch(config) for _ in range(count))

@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder."""
         x_BNd = self.embed(ids_BN)
         if self.hash is not None:
-            x_BNd = x_BNd + self.hash(ids_BN, cache)
+            x_BNd = x_BNd + self.hash(ids_BN, cache, x_BNd.dtype)
         spans = self.stack.spans(ids_BN == BOS, cache)
         rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
         states = []
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
         cache.begin([id == BOS for id in ids_R.tolist()])
         x_Rd = self.embed(ids_R)
         if self.hash is not None:
-            x_Rd = x_Rd + self.hash.step(ids_R, cache)
+            x_Rd = x_Rd + self.hash.step(ids_R, cache, x_Rd.dtype)
         rotation = cache.rotation(x_Rd.device)
         states = []
         for layer, block in enumerate(self.stack.blocks):

@@ -42,15 +42,15 @@ def blt_flops(config: BLTConfig, ids: float, patches: float, dense: bool = False
     reading = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
     products = 4 * ids * config.slots * dim
     # bytes are keys and values in the encoder, queries in the decoder; patches the other way round
-    read_bytes = 2 * 2 * dim * dim * ids + 2 * 2 * dim * wide * patches + products
-    read_patch = 2 * 2 * dim * dim * ids + 2 * 2 * dim * wide * patches + products
+    shares = [kv_heads / heads for heads, kv_heads in config.cross_shapes]
+    read_bytes = 2 * 2 * dim * dim * ids * shares[0] + 2 * 2 * dim * wide * patches + products
+    read_patch = 2 * 2 * dim * dim * ids + 2 * 2 * dim * wide * patches * shares[1] + products
     encoder = stack_flops(config.encoder, ids, keys[0]) + 2 * dim * wide * patches + readers * read_bytes
     latent = stack_flops(config.latent, patches, keys[1])
     if wide != config.latent.dim:
         latent += 2 * wide * config.latent.dim * patches
     decoder = stack_flops(config.decoder, ids, keys[0]) + reading * read_patch + 2 * dim * VOCAB_SIZE * ids
-    if not (config.latent.dim == dim and config.slots == 1):
-        decoder += 2 * config.latent.dim * wide * patches
+    decoder += 2 * config.latent.dim * wide * patches
     shown = (readers + reading) * products
     return {"encoder": encoder, "latent": latent, "decoder": decoder, "products": shown}
 

@@ -53,23 +53,28 @@ class HashEmbedding(nn.Module):
         """How many ids back the longest n-gram begins."""
         return max(self.config.sizes) - 1
 
-    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None) -> Tensor:
-        """With a cache, the ids continue those it has seen."""
+    def forward(
+        self, ids_BN: Tensor, cache: EncoderCache | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """With a cache, the ids continue those it has seen. Summed in `dtype`; the table may be stored in another."""
         seen_BN = ids_BN if cache is None else cache.recall(ids_BN)
         rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :]
-        return self._embedded(rows_BNT.flatten(0, 1)).view(*ids_BN.shape, -1)
+        return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 
-    def step(self, ids_R: Tensor, cache: EncoderCache) -> Tensor:
+    def step(self, ids_R: Tensor, cache: EncoderCache, dtype: torch.dtype = torch.float32) -> Tensor:
         """The embedding (R, d) of the next id of each row: all polynomials at once, by their powers."""
         window_RN = cache.recall(ids_R[:, None])
         if min(since := cache.since()) < self.reach:
             place = torch.arange(self.reach, -1, -1, device=ids_R.device)
             window_RN = window_RN * (place <= torch.tensor(since, device=ids_R.device)[:, None])
         polynomials_RT = (window_RN[:, :, None] * _powers(self.config, ids_R.device)).sum(1)
-        return self._embedded(polynomials_RT % self.config.rows)
+        return self._embedded(polynomials_RT % self.config.rows, dtype)
 
-    def _embedded(self, rows_ST: Tensor) -> Tensor:
-        return F.embedding_bag(rows_ST + _offsets(self.config, rows_ST.device), self.weight, mode="sum")
+    def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
+        places_ST = rows_ST + _offsets(self.config, rows_ST.device)
+        if self.weight.dtype is dtype:
+            return F.embedding_bag(places_ST, self.weight, mode="sum")
+        return F.embedding(places_ST, self.weight).to(dtype).sum(1)
 
 
 @lru_cache
