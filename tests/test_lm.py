@@ -7,7 +7,8 @@ from conftest import CROSS, RULES, blt, entropy_model, ids_of, noise, patcher
 from safetensors.torch import load_file
 
 from bytequilt.config import EntropyConfig, HashConfig, UserError
-from bytequilt.lm import FORMAT, LM, ModelConfig, load, load_entropy, write_model
+from bytequilt.interop.native import FORMAT, ModelConfig
+from bytequilt.lm import LM, load, load_entropy, write_model
 
 IDS = ids_of(noise(40), noise(9))
 VARIANTS = [({"encoder_cross": e, "decoder_cross": d}, "entropy") for e, d in CROSS]
@@ -107,18 +108,19 @@ def cut(name, length):
 DAMAGE = {
     "entropy model alone": (without("blt"), "holds an entropy model alone"),
     "no rule": (without("patching"), "a BLT is needed"),
-    "no format": (without("format"), "no `format`"),
-    "another program's": (lambda f: (f / "config.json").write_text('["BertModel"]'), "not a bytequilt model"),
+    "no format": (without("format"), "neither `format`"),
+    "another program's": (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is not a model"),
+    "a list": (lambda f: (f / "config.json").write_text('["BertModel"]'), "must hold a JSON object"),
     "future format": (config_with(format=FORMAT + 1), f"format {FORMAT + 1}; this version reads format {FORMAT}"),
     "unknown field": (config_with(colour="red"), "colour"),
     "not JSON": (cut("config.json", 40), "cannot be read"),
     "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "cannot be read"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "is damaged"),
-    "empty weights": (cut("model.safetensors", 0), "is damaged"),
-    "half of the header": (cut("model.safetensors", 100), "is damaged"),
-    "half of the weights": (cut("model.safetensors", 40_000), "is damaged"),
-    "weights of another shape": (lambda f: LM(blt(slots=1), patcher("space")).save(f.parent / "other"), None),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "damaged or cut short"),
+    "empty weights": (cut("model.safetensors", 0), "damaged or cut short"),
+    "half of the header": (cut("model.safetensors", 100), "damaged or cut short"),
+    "half of the weights": (cut("model.safetensors", 40_000), "damaged or cut short"),
+    "weights of another shape": (lambda f: LM(blt(slots=1), patcher("entropy")).save(f.parent / "other"), None),
     "entropy model missing": (without("entropy"), "'entropy' needs an entropy model"),
 }
 
@@ -129,7 +131,7 @@ def test_what_cannot_be_loaded_is_one_line(saved, name):
     damage(saved)
     if message is None:
         (saved.parent / "other" / "model.safetensors").replace(saved / "model.safetensors")
-        message = "does not fit its config.json"
+        message = r"has shape \[.*\], and the configuration says \[.*\]"
     with pytest.raises(UserError, match=message) as caught:
         load(saved)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import BLTConfig, EntropyConfig, UserError
     from .infer.session import Session
+    from .interop import convert
     from .lm import LM, load
     from .model.blt import BLT
     from .model.entropy import EntropyModel
@@ -20,6 +21,7 @@ _HOMES = {
     "Session": "infer.session",
     "LM": "lm",
     "load": "lm",
+    "convert": "interop",
     "BLT": "model.blt",
     "EntropyModel": "model.entropy",
     "Patches": "model.segments",
@@ -35,6 +37,7 @@ __all__ = [
     "Patches",
     "Session",
     "UserError",
+    "convert",
     "load",
 ]
 __version__ = "0.1.0"

@@ -1,24 +1,21 @@
 """LM: a BLT and its patcher as one thing that loads, saves, generates, scores and patches."""
 
-import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
 from .codec import as_bytes, encode
-from .config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError, one_line
+from .config import Config, UserError
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
 from .infer.sampling import Sampling
@@ -26,38 +23,37 @@ from .infer.saved import restore
 from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
 from .infer.writer import Step
+from .interop import Directory
+from .interop.hub import model_folder
+from .interop.native import FORMAT, ModelConfig, beside, read_json
+from .interop.stored import Stored
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.layers import lay_out
 from .model.ngram import NgramEntropy
 from .patching import rules
 from .patching.patcher import Patcher
+from .view.card import card
 from .view.patched import Patch, PatchedText
 
-FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-class ModelConfig(Config):
-    """config.json of a model directory. Without `blt` it is an entropy model alone."""
+class LM(ModelHubMixin):
+    """A Byte Latent Transformer ready for use; `push_to_hub` and `from_pretrained` are huggingface_hub's."""
 
-    format: int
-    blt: BLTConfig | None = None
-    entropy: EntropyConfig | None = None
-    ngram: NgramConfig | None = None
-    """The look-up table that takes the place of an entropy model."""
-    patching: RuleConfig | None = None
-    patch_bytes: float | None = None
-    """Mean bytes per patch that the threshold was calibrated to."""
-
-
-class LM:
-    """A Byte Latent Transformer ready for use."""
-
-    def __init__(self, model: BLT, patcher: Patcher, patch_bytes: float | None = None) -> None:
+    def __init__(
+        self,
+        model: BLT,
+        patcher: Patcher,
+        patch_bytes: float | None = None,
+        report: dict[str, Any] | None = None,
+    ) -> None:
         self.model, self.patcher = model.eval(), patcher
         self.patch_bytes = patch_bytes
         """Mean bytes per patch that the threshold was calibrated to, where that is known."""
+        self.report = report or {}
+        """What its run found, where it comes from a run directory."""
         if patcher.model is not None:
             patcher.model.eval()
 
@@ -163,6 +159,25 @@ class LM:
         write_model(Path(folder), config, self.model, self.patcher.model, dtype)
 
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What the mixin calls: the files of a model, beside whatever else the directory holds."""
+        with TemporaryDirectory(dir=save_directory.parent) as scratch:
+            self.save(Path(scratch) / "model")
+            for file in (Path(scratch) / "model").iterdir():
+                file.replace(save_directory / file.name)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, device: str = "cpu", dtype: str = "float32", patch_bytes: Any = None, **download: Any
+    ) -> "LM":
+        """What the mixin calls, with fields of config.json that are named like ours."""
+        return load(model_id, device, dtype, **download)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """README.md of a model on the hub, from the report of its run."""
+        return ModelCard(card(self.model.config, self.report))
+
+
 def _sampling(options: dict[str, Any]) -> Sampling:
     """Raises UserError for an option that there is not."""
     known = [field.name for field in fields(Sampling)]
@@ -184,92 +199,63 @@ def write_model(
         for name, weight in (network.state_dict() if network is not None else {}).items():
             kept = weight.to(dtype) if dtype is not None and prefix == "blt" else weight
             tensors[f"{prefix}.{name}"] = kept.detach().cpu().contiguous()
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "bytequilt"})
-    (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with beside(folder) as partial:
+        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
-def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32") -> LM:
+def load(
+    name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **download: Any
+) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
-    `dtype` is that of the BLT; the entropy model always runs in fp32, since it decides boundaries.
+    A directory may be ours, Hugging Face's or Meta's. `dtype` is that of the BLT, but that n-gram tables stay as they
+    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `download` are
+    options for the hub, such as `revision` and `token`.
     Raises UserError where there is no such model, or it is damaged or of another kind.
     """
-    folder = model_folder(name)
-    config = read_config(folder)
+    directory = Directory.open(model_folder(name, **download))
+    config = directory.config
     if config.blt is None or config.patching is None:
-        raise UserError(f"{folder} holds an entropy model alone; a BLT is needed here")
+        raise UserError(f"{directory.folder} holds an entropy model alone; a BLT is needed here")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
-    model, entropy = read_network(folder, "blt", BLT, config.blt, getattr(torch, dtype)), load_entropy(folder)
+    tensors = directory.tensors()
+    model, entropy = read_network(tensors, "blt", BLT, config.blt, getattr(torch, dtype)), _scorer(config, tensors)
     for network in (model, entropy):
         if network is not None:
             lay_out(network.to(device))
-    return LM(model, Patcher(config.patching, entropy), config.patch_bytes)
+    report = read_json(directory.folder.parent / "report.json") if directory.folder.name == "model" else None
+    return LM(model, Patcher(config.patching, entropy), config.patch_bytes, report)
 
 
 def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | NgramEntropy | None:
     """What scores bytes in a model directory, in fp32; None where its patching needs nothing of the kind."""
-    folder = model_folder(name)
-    config = read_config(folder)
+    directory = Directory.open(model_folder(name))
+    scorer = _scorer(directory.config, directory.tensors())
+    return scorer.to(device).eval() if scorer is not None else None
+
+
+def _scorer(config: ModelConfig, tensors: dict[str, Stored]) -> EntropyModel | NgramEntropy | None:
     if config.ngram is not None:
-        return read_network(folder, "entropy", NgramEntropy, config.ngram).to(device).eval()
-    return read_network(folder, "entropy", EntropyModel, config.entropy).to(device).eval() if config.entropy else None
-
-
-def model_folder(name: str | os.PathLike[str]) -> Path:
-    """The directory of a model: a path, a run directory's `model`, a shipped model, or a download from the hub."""
-    path = Path(name)
-    for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / str(name)))):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if path.exists():
-        raise UserError(f"{path} is not a model directory: it has no config.json")
-    text = str(name)
-    if text.count("/") != 1 or text.startswith((".", "/")):
-        raise UserError(f"no model at {text}: give a shipped model (tiny), a directory, or a hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(text, allow_patterns=["config.json", "*.safetensors"]))
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"no model at {text}, and the hub does not give one: {reason}") from None
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """config.json of a model directory."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        if not isinstance(config, dict) or "format" not in config:
-            raise UserError(f"{folder} is not a bytequilt model: its config.json has no `format`")
-        if config["format"] != FORMAT:
-            raise UserError(f"{folder} has format {config['format']}; this version reads format {FORMAT}")
-        return ModelConfig.model_validate(config)
-    except ValidationError as error:
-        raise UserError(f"{folder / 'config.json'}: {one_line(error)}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from None
+        return read_network(tensors, "entropy", NgramEntropy, config.ngram)
+    return read_network(tensors, "entropy", EntropyModel, config.entropy) if config.entropy else None
 
 
 def read_network(
-    folder: Path, prefix: str, kind: Callable[[Any], nn.Module], config: Config, dtype: torch.dtype = torch.float32
+    tensors: dict[str, Stored],
+    prefix: str,
+    kind: Callable[[Any], nn.Module],
+    config: Config,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
     """One network of a model directory, built without initialising weights that are about to be replaced."""
     with torch.device("meta"):
         network = kind(config)
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if name.startswith(f"{prefix}.")]  # noqa: SIM118
-            tensors = {name.removeprefix(f"{prefix}."): file.get_tensor(name).to(dtype) for name in names}
-        network.load_state_dict(tensors, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{path} does not fit its config.json or is damaged: {' '.join(str(error).split())[:300]}"
-        ) from None
+    weights = {}
+    for name in network.state_dict():
+        weight = tensors[f"{prefix}.{name}"].tensor()
+        narrow = name == "encoder.hash.weight" and weight.itemsize < dtype.itemsize
+        weights[name] = weight if narrow else weight.to(dtype)
+    network.load_state_dict(weights, assign=True)
     return network

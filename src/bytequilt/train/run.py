@@ -11,7 +11,8 @@ from ..config import Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
 from ..data.shards import rank_and_world, read_about, shard_paths
-from ..lm import FORMAT, LM, ModelConfig, load, load_entropy, write_model
+from ..interop.native import FORMAT, ModelConfig
+from ..lm import LM, load, load_entropy, write_model
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher

@@ -1,0 +1,212 @@
+"""The layout of Hugging Face's Transformers: config.json of a BltForCausalLM, patcher inside, and safetensors.
+
+Read as transformers 5.23 reads it, defaults included.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..codec import BOE, BOS, EOS, VOCAB_SIZE
+from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError, one_line
+from .native import FORMAT, ModelConfig, read_json, read_tensors, write_tensors
+
+__all__ = ["export", "read_config", "read_tensors", "recognise", "write_tensors"]
+
+FIELDS = [
+    ("dim", "hidden_size"),
+    ("layers", "num_hidden_layers"),
+    ("heads", "num_attention_heads"),
+    ("kv_heads", "num_key_value_heads"),
+    ("ffn_dim", "intermediate_size"),
+    ("norm_eps", "rms_norm_eps"),
+]
+"""Of a transformer stack, here and there."""
+STACKS = {
+    "encoder_config": {"dim": 1024, "layers": 1, "heads": 16, "rope_theta": 500_000.0},
+    "global_config": {"dim": 2048, "layers": 25, "heads": 16, "ffn_dim": 5632, "rope_theta": 500_000.0},
+    "decoder_config": {"dim": 1024, "layers": 9, "heads": 16, "ffn_dim": 2816, "rope_theta": 500_000.0},
+    "patcher_config": {"dim": 768, "layers": 14, "heads": 12, "ffn_dim": 2048, "rope_theta": 10_000.0},
+}
+"""What their sub-configurations leave out, they mean."""
+FIXED = {"vocab_size": VOCAB_SIZE, "hidden_act": "silu", "tie_word_embeddings": False}
+"""What other values of are not built here."""
+THRESHOLD, WINDOW = 1.335442066192627, 512
+
+
+def recognise(folder: Path) -> bool:
+    return read_json(folder / "config.json").get("model_type") == "blt"
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
+    """The configuration, and where this model will differ from what Transformers makes of it."""
+    raw = read_json(folder / "config.json")
+    subs = {name: raw.get(name) or {} for name in STACKS}
+    for name, part in {"": raw, **subs}.items():
+        for field, value in FIXED.items():
+            if part.get(field, value) != value:
+                raise UserError(f"{folder / 'config.json'}: {name} {field} must be {value}, not {part[field]}")
+    try:
+        return _config(raw, subs), _departures(raw, subs)
+    except ValidationError as error:
+        raise UserError(f"{folder / 'config.json'}: {one_line(error)}") from None
+
+
+def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig:
+    window = raw.get("local_attention_window_len", WINDOW)
+    fields = {name: _stack(name, sub) for name, sub in subs.items()}
+    slots = raw.get("cross_attn_k", 2)
+    for name in ("encoder_config", "decoder_config"):
+        if subs[name].get("cross_attn_k", 2) != slots:
+            raise UserError(f"cross_attn_k is {slots}, and {subs[name].get('cross_attn_k', 2)} in {name}")
+    encoder, decoder = (StackConfig(**fields[f"{side}_config"], window=window) for side in ("encoder", "decoder"))
+    blt = BLTConfig(
+        encoder=encoder,
+        latent=StackConfig(**fields["global_config"]),
+        decoder=decoder,
+        hash=HashConfig(
+            sizes=raw.get("encoder_hash_byte_group_size") or (3, 4, 5, 6, 7, 8),
+            rows=raw.get("encoder_hash_byte_group_vocab", 500_002),
+            functions=raw.get("encoder_hash_byte_group_nb_functions", 1),
+        ),
+        slots=slots,
+        cross_heads=_one(encoder.heads, decoder.heads),
+        cross_kv_heads=_one(encoder.num_kv_heads, decoder.num_kv_heads),
+        encoder_cross="all" if subs["encoder_config"].get("cross_attn_all_layers", False) else "last",
+        decoder_cross="all" if subs["decoder_config"].get("cross_attn_all_layers", True) else "first",
+    )
+    check_order(blt.hash)
+    entropy = None
+    if raw.get("patch_in_forward", True):
+        seen = subs["patcher_config"].get("sliding_window", WINDOW)
+        entropy = EntropyConfig(**fields["patcher_config"], window=seen)
+    rule = RuleConfig(kind="byte")
+    if _by_entropy(raw):
+        threshold = raw.get("patching_threshold", THRESHOLD)
+        rule = RuleConfig(kind="entropy", threshold=threshold, max_length=raw.get("max_patch_length"))
+    return ModelConfig(format=FORMAT, blt=blt, entropy=entropy, patching=rule)
+
+
+def _by_entropy(raw: dict[str, Any]) -> bool:
+    """Whether patches are longer than a byte: every other setting means one patch per byte there."""
+    known = raw.get("patching_mode", "entropy") == "entropy" and raw.get("patch_size", 4) is not None
+    return known and raw.get("patch_in_forward", True)
+
+
+def _departures(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> list[str]:
+    encoder, found = subs["encoder_config"], []
+    if encoder.get("cross_attn_all_layers", False) and encoder.get("num_hidden_layers", 1) > 1:
+        found.append("patches are pooled once and read every encoder layer in turn; Transformers keeps the last alone")
+    if raw.get("max_patch_length") is not None and _by_entropy(raw):
+        found.append("the last byte reads the patch that it completes; under max_patch_length Transformers forgets it")
+    if (mode := raw.get("patching_mode", "entropy")) not in ("entropy", "byte"):
+        found.append(f"patching_mode '{mode}' is one patch per byte, as it is in Transformers")
+    return found
+
+
+def _stack(name: str, sub: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a StackConfig."""
+    fields = STACKS[name] | {ours: sub[theirs] for ours, theirs in FIELDS if sub.get(theirs) is not None}
+    rope = sub.get("rope_parameters") or sub.get("rope_scaling") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise UserError(f"{name}: rope_type must be default, not {rope['rope_type']}")
+    theta = rope.get("rope_theta", sub.get("rope_theta"))
+    return {"ffn_dim": int(8 * fields["dim"] / 3)} | fields | ({"rope_theta": theta} if theta is not None else {})
+
+
+def _one(encoder: int, decoder: int) -> int | tuple[int, int]:
+    return encoder if encoder == decoder else (encoder, decoder)
+
+
+def check_order(hash: HashConfig) -> None:
+    """Tables lie in the order of their n-gram lengths, which ascend here."""
+    if list(hash.sizes) != sorted(set(hash.sizes)):
+        raise UserError(f"n-gram lengths must ascend, each once, not {list(hash.sizes)}")
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+    """Files of a directory beside its weights, as JSON, and what changes because Transformers cannot express it.
+
+    Raises UserError for what has no place there at all.
+    """
+    blt = config.blt
+    if blt is None:
+        raise UserError("Transformers has no layout for an entropy model alone")
+    _check(blt)
+    patching, changes = _patching(config)
+    changes = _changes(blt, config.entropy) + changes
+    cross = {"cross_attn_k": blt.slots, "hidden_size_global": blt.latent.dim, "vocab_size": VOCAB_SIZE}
+    raw = {
+        "architectures": ["BltForCausalLM"],
+        "model_type": "blt",
+        "vocab_size": VOCAB_SIZE,
+        "cross_attn_k": blt.slots,
+        "local_attention_window_len": blt.encoder.window,
+        "encoder_hash_byte_group_size": list(blt.hash.sizes),
+        "encoder_hash_byte_group_vocab": blt.hash.rows,
+        "encoder_hash_byte_group_nb_functions": blt.hash.functions,
+        **patching,
+        "encoder_config": _sub(blt.encoder) | cross | {"cross_attn_all_layers": blt.encoder_cross == "all"},
+        "global_config": _sub(blt.latent),
+        "decoder_config": _sub(blt.decoder) | cross | {"cross_attn_all_layers": blt.decoder_cross == "all"},
+        "tie_word_embeddings": False,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "use_cache": False,  # Transformers fails or errs with its cache
+    }
+    if config.entropy is not None:
+        raw["patcher_config"] = _sub(config.entropy) | {"sliding_window": config.entropy.window, "vocab_size": VOCAB_SIZE}
+    generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": BOE, "use_cache": False}
+    return {"config.json": raw, "generation_config.json": generation}, changes
+
+
+def _check(blt: BLTConfig) -> None:
+    """Raises UserError for networks that Transformers has no equal of."""
+    own = tuple((stack.heads, stack.num_kv_heads) for stack in (blt.encoder, blt.decoder))
+    if blt.cross_shapes != own:
+        raise UserError(f"in Transformers cross-attention has the heads of its stack, {own}, not {blt.cross_shapes}")
+    if "none" in (blt.encoder_cross, blt.decoder_cross):
+        raise UserError("Transformers has no BLT without cross-attention")
+    if not blt.hash.sizes:
+        raise UserError("Transformers has no BLT without n-gram embeddings")
+    check_order(blt.hash)
+
+
+def _changes(blt: BLTConfig, entropy: EntropyConfig | None) -> list[str]:
+    found = []
+    if blt.cross_residual != 2:
+        found.append(f"the residual of cross-attention is 2 there, not {blt.cross_residual:g}")
+    if blt.encoder_cross == "all" and blt.encoder.layers > 1:
+        found.append("only what patches read of the last encoder layer counts there, not of every layer")
+    if blt.decoder.window != blt.encoder.window:
+        found.append(f"the decoder's window is the encoder's there, {blt.encoder.window}, not {blt.decoder.window}")
+    if blt.latent.window is not None:
+        found.append(f"the latent transformer sees all patches there, not {blt.latent.window}")
+    if entropy is not None and entropy.newline_reset:
+        found.append("the entropy model's context does not open anew at newlines there")
+    return found
+
+
+def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+    """Fields of their configuration, and what changes."""
+    rule = config.patching
+    inside = {"patch_in_forward": config.entropy is not None}
+    if rule is None or rule.kind not in ("entropy", "combined") or config.entropy is None:
+        kind = "byte" if rule is None else rule.kind if config.ngram is None else "an n-gram table"
+        changed = [f"there is one patch per byte there, not patching by {kind}"] if kind != "byte" else []
+        return inside | {"patching_mode": "byte"}, changed
+    changed = ["patches open at the threshold alone there, whatever the rise"] if rule.kind == "combined" else []
+    if rule.max_length is not None:
+        changed.append("the last byte forgets the patch that it completes there, under a longest patch")
+    threshold = {"patching_threshold": rule.threshold, "max_patch_length": rule.max_length}
+    return inside | {"patching_mode": "entropy", "patch_size": 4} | threshold, changed
+
+
+def _sub(stack: StackConfig) -> dict[str, Any]:
+    ours = {"kv_heads": stack.num_kv_heads, "ffn_dim": stack.hidden_dim}
+    fields = {theirs: ours.get(name) or getattr(stack, name) for name, theirs in FIELDS}
+    return fields | {"rope_parameters": {"rope_type": "default", "rope_theta": stack.rope_theta}}

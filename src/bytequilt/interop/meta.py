@@ -1,0 +1,325 @@
+"""Meta's two layouts: of the hub (config.json with `args`, model.safetensors) and consolidated (params.json, a .pth).
+
+Either has its entropy model in a folder of its own: entropy_model/params.json and a .pth.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ..codec import EOS, VOCAB_SIZE
+from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError, one_line
+from .hugging_face import check_order
+from .native import FORMAT, ModelConfig, read_json
+from .stored import Stored, read_pickle, read_shards, write_safetensors
+
+ENTROPY = "entropy_model"
+WINDOW = 512  # of their entropy model, where its parameters name none
+FIXED: dict[str, tuple[Any, ...]] = {
+    "vocab_size": (VOCAB_SIZE,),
+    "eos_id": (EOS,),
+    "cross_attn_encoder": (True,),
+    "cross_attn_decoder": (True,),
+    "cross_attn_init_by_pooling": (True,),
+    "cross_attn_window_encoder": (None, 1),
+    "cross_attn_window_decoder": (None, 1),
+    "downsampling_by_pooling": ("max",),
+    "encoder_enable_byte_ngrams": (False,),
+    "non_linearity": ("swiglu",),
+    "norm_type": ("rmsnorm",),
+    "pre_norm": (True,),
+    "pm_size": (0,),
+    "tokenize_with_bpe_delimiter": (False,),
+    "use_rope": (True,),
+}
+"""Keys of which only these values are built here."""
+READ = """
+    dim_global n_layers_global n_heads_global n_kv_heads_global dim_local_encoder n_layers_local_encoder
+    n_heads_local_encoder dim_local_decoder n_layers_local_decoder n_heads_local_decoder dim_token cross_attn_k
+    cross_attn_nheads cross_attn_all_layers_encoder cross_attn_all_layers_decoder encoder_hash_byte_group_size
+    encoder_hash_byte_group_vocab encoder_hash_byte_group_nb_functions local_attention_window_len patch_size
+    patching_mode patching_threshold patching_threshold_add monotonicity max_patch_length multiple_of
+    ffn_dim_multiplier norm_eps rope_theta
+""".split()
+IGNORED = """
+    alpha_depth architecture attn_bias_type attn_impl attn_to_keep conv_kernel_size cross_attn_use_flex_attention
+    custom_bwd dim dim_patch_emb dim_token_emb dropout encoder_enable_byte_group_hash encoder_lm_loss
+    encoder_ngram_table_dir encoder_ngram_to_size_str encoder_preds_low_entropy_toks encoder_preds_random_toks
+    entropy_model_checkpoint_dir entropy_model_is_ngram_model full_logging_n_layers fuse_sequence_parallel
+    global_local_decoder_residual_layer head_dim init_base_std init_std_factor init_use_depth init_use_gaussian
+    layer_ckpt log_patch_lengths loss_parallel max_encoder_seq_length max_length max_seqlen n_heads n_kv_heads
+    n_layers ngram_vocab_sizes norm_affine output_size pad_to_max_length patch_in_forward patch_only_decoder
+    patch_only_encoder patching_batch_size patching_device patching_thresholds_str realtime_patching recompute_attn
+    recompute_fc1_out recompute_fc3_out rope_use_fp32_in_outer_product seed sequence_parallel
+    share_encoder_decoder_emb sliding_window tie_local_encoder_decoder tie_local_encoder_decoder_logits use_fsdp
+    use_local_encoder_transformer weight_tying
+""".split()
+"""Keys that training reads, or nobody."""
+ENTROPY_READ = "dim n_layers n_heads n_kv_heads ffn_dim_multiplier multiple_of rope_theta norm_eps vocab_size".split()
+
+
+def recognise(folder: Path) -> bool:
+    return "args" in read_json(folder / "config.json") or (folder / "params.json").is_file()
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
+    """The configuration, and what is to be said of it: nothing."""
+    args, entropy = _args(folder), _entropy_folder(folder)
+    rule = args and _rule(args)
+    if rule and rule.needs_entropy and not entropy:
+        raise UserError(f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs the model there")
+    try:
+        return ModelConfig(
+            format=FORMAT,
+            blt=args and _blt(args),
+            entropy=_entropy(read_json(entropy / "params.json")["entropy_model"]) if entropy else None,
+            patching=rule,
+        ), []
+    except ValidationError as error:
+        raise UserError(f"{folder}: {one_line(error)}") from None
+
+
+def read_tensors(folder: Path) -> dict[str, Stored]:
+    """Tensors under their own names, those of the entropy model behind `entropy_model/`."""
+    found, entropy = {}, _entropy_folder(folder)
+    if (folder / "config.json").is_file():
+        found = read_shards(folder)
+    elif _args(folder):
+        found = read_pickle(_pth(folder))
+    if entropy:
+        found |= {f"{ENTROPY}/{name}": stored for name, stored in read_pickle(_pth(entropy)).items()}
+    return found
+
+
+def _args(folder: Path) -> dict[str, Any] | None:
+    """The BLT's arguments; None for an entropy model alone."""
+    hub, params = read_json(folder / "config.json"), read_json(folder / "params.json")
+    args = hub.get("args") or params.get("model") or ({} if "entropy_model" in params else params)
+    if not args.get("dim_global"):
+        if "entropy_model" in params:
+            return None
+        raise UserError(f"{folder}: no arguments of a BLT under `args` of config.json or `model` of params.json")
+    if unknown := sorted(set(args) - set(READ) - set(FIXED) - set(IGNORED)):
+        raise UserError(f"{folder}: {unknown[0]} is none of the arguments of a BLT ({len(unknown)} unknown)")
+    for key, values in FIXED.items():
+        if args.get(key, values[0]) not in values:
+            raise UserError(f"{folder}: {key} must be {' or '.join(map(str, values))}, not {args[key]}")
+    if args.get("dim_token") not in (None, args.get("dim_local_encoder", 512)):
+        raise UserError(f"{folder}: dim_token must be the local width, not {args['dim_token']}")
+    return args
+
+
+def _entropy_folder(folder: Path) -> Path | None:
+    """Inside, beside, or the folder itself; None where there is none."""
+    for candidate in (folder / ENTROPY, folder.resolve().parent / ENTROPY, folder):
+        if "entropy_model" in read_json(candidate / "params.json"):
+            return candidate
+    return None
+
+
+def _pth(folder: Path) -> Path:
+    paths = [p for p in sorted(folder.glob("*.pth")) if "with_rope" not in p.name]
+    if not paths:
+        raise UserError(f"{folder} has no consolidated.pth")
+    return paths[0]
+
+
+def _blt(args: dict[str, Any]) -> BLTConfig:
+    def stack(part: str, **fields: Any) -> StackConfig:
+        dim = args.get(f"dim_{part}", 512)
+        return StackConfig(
+            dim=dim,
+            layers=args.get(f"n_layers_{part}", 8),
+            heads=args.get(f"n_heads_{part}", 8),
+            ffn_dim=_hidden(dim, args),
+            rope_theta=args.get("rope_theta", 10_000.0),
+            norm_eps=args.get("norm_eps", 1e-5),
+            **fields,
+        )
+
+    window = args.get("local_attention_window_len")
+    sizes = args.get("encoder_hash_byte_group_size") or ()
+    local = {side: stack(f"local_{side}", window=window) for side in ("encoder", "decoder")}
+    config = BLTConfig(
+        **local,
+        latent=stack("global", kv_heads=args.get("n_kv_heads_global")),
+        hash=HashConfig(
+            sizes=[int(n) for n in sizes.split(",") if n] if isinstance(sizes, str) else sizes,
+            rows=args.get("encoder_hash_byte_group_vocab", 30_000),
+            functions=args.get("encoder_hash_byte_group_nb_functions", 3),
+        ),
+        slots=args.get("cross_attn_k") or 1,
+        cross_heads=args.get("cross_attn_nheads") or local["encoder"].heads,
+        encoder_cross="all" if args.get("cross_attn_all_layers_encoder") else "last",
+        decoder_cross="all" if args.get("cross_attn_all_layers_decoder") else "first",
+    )
+    _check(config)
+    return config
+
+
+def _entropy(params: dict[str, Any]) -> EntropyConfig:
+    if unknown := sorted(set(params) - set(ENTROPY_READ) - set(IGNORED) - set(FIXED)):
+        raise UserError(f"{unknown[0]} is none of the parameters of an entropy model ({len(unknown)} unknown)")
+    if params.get("vocab_size", VOCAB_SIZE) != VOCAB_SIZE:
+        raise UserError(f"vocab_size of the entropy model must be {VOCAB_SIZE}, not {params['vocab_size']}")
+    dim = params.get("dim", 512)
+    return EntropyConfig(
+        dim=dim,
+        layers=params.get("n_layers", 8),
+        heads=params.get("n_heads", 8),
+        kv_heads=params.get("n_kv_heads"),
+        ffn_dim=_hidden(dim, params),
+        window=params.get("sliding_window") or WINDOW,
+        rope_theta=params.get("rope_theta", 10_000.0),
+        norm_eps=params.get("norm_eps", 1e-5),
+    )
+
+
+def _hidden(dim: int, args: dict[str, Any]) -> int:
+    """Width of SwiGLU: two thirds of four widths, times a factor, rounded up."""
+    wide, multiple = int(8 * dim / 3), args.get("multiple_of") or 256
+    return multiple * math.ceil(int((args.get("ffn_dim_multiplier") or 1) * wide) / multiple)
+
+
+def _rule(args: dict[str, Any]) -> RuleConfig:
+    mode, threshold = args.get("patching_mode") or "entropy", args.get("patching_threshold", 1.335442066192627)
+    rise, longest = args.get("patching_threshold_add"), args.get("max_patch_length")
+    match mode:
+        case "entropy" if args.get("monotonicity"):
+            return RuleConfig(kind="monotonic", rise=threshold, max_length=longest)
+        case "entropy" if rise is not None:
+            return RuleConfig(kind="combined", threshold=threshold, rise=rise, max_length=longest)
+        case "entropy":
+            return RuleConfig(kind="entropy", threshold=threshold, max_length=longest)
+        case "static" if float(args.get("patch_size") or 0).is_integer():
+            return RuleConfig(kind="fixed", stride=int(args.get("patch_size") or 0), max_length=longest)
+        case "space" | "byte":
+            return RuleConfig(kind=mode, max_length=longest)
+    raise UserError(f"patching_mode must be entropy, space, static of a whole patch_size, or byte, not {mode}")
+
+
+def _check(blt: BLTConfig) -> None:
+    """Raises UserError for networks that the layout has no equal of."""
+    check_order(blt.hash)
+    if blt.latent.dim == blt.decoder.dim:
+        raise UserError("Meta's layout has no decoder projection where the latent width is the local one")
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+    """Files of a directory of the hub beside its weights, as JSON, and what changes because Meta cannot express it.
+
+    Raises UserError for what has no place there at all.
+    """
+    blt, entropy = config.blt, config.entropy
+    if blt is None or config.patching is None:
+        raise UserError("Meta's layout of the hub is for a BLT, not for an entropy model alone")
+    _exportable(blt)
+    if config.ngram is not None:
+        raise UserError("Meta's layout has no place for an n-gram table")
+    args = {
+        "vocab_size": VOCAB_SIZE,
+        "eos_id": EOS,
+        "dim_global": blt.latent.dim,
+        "n_layers_global": blt.latent.layers,
+        "n_heads_global": blt.latent.heads,
+        "n_kv_heads_global": blt.latent.kv_heads,
+        "dim_local_encoder": blt.encoder.dim,
+        "n_layers_local_encoder": blt.encoder.layers,
+        "n_heads_local_encoder": blt.encoder.heads,
+        "dim_local_decoder": blt.decoder.dim,
+        "n_layers_local_decoder": blt.decoder.layers,
+        "n_heads_local_decoder": blt.decoder.heads,
+        "cross_attn_encoder": True,
+        "cross_attn_decoder": True,
+        "cross_attn_init_by_pooling": True,
+        "downsampling_by_pooling": "max",
+        "cross_attn_k": blt.slots,
+        "cross_attn_nheads": blt.cross_shapes[0][0],
+        "cross_attn_all_layers_encoder": blt.encoder_cross == "all",
+        "cross_attn_all_layers_decoder": blt.decoder_cross == "all",
+        "encoder_hash_byte_group_size": list(blt.hash.sizes) or None,
+        "encoder_hash_byte_group_vocab": blt.hash.rows,
+        "encoder_hash_byte_group_nb_functions": blt.hash.functions,
+        "local_attention_window_len": blt.encoder.window,
+        "use_local_encoder_transformer": True,
+        "attn_bias_type": "block_causal",
+        "multiple_of": _multiple([blt.encoder, blt.latent, blt.decoder]),
+        "norm_eps": blt.encoder.norm_eps,
+        "rope_theta": blt.encoder.rope_theta,
+        **_patching(config.patching),
+    }
+    files: dict[str, Any] = {"config.json": {"args": args}}
+    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
+    if entropy is not None:
+        files[f"{ENTROPY}/params.json"] = {"entropy_model": _parameters(entropy)}
+        if entropy.newline_reset:
+            changes.append("the entropy model's context does not open anew at newlines there")
+        if entropy.window is None:
+            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
+    return files, changes
+
+
+def _exportable(blt: BLTConfig) -> None:
+    _check(blt)
+    stacks = [blt.encoder, blt.latent, blt.decoder]
+    for field in ("rope_theta", "norm_eps"):
+        if len({getattr(stack, field) for stack in stacks}) > 1:
+            raise UserError(f"Meta's layout has one {field} for all stacks")
+    if blt.decoder.window != blt.encoder.window or blt.latent.window is not None:
+        raise UserError("Meta's layout has one window, of encoder and decoder")
+    (heads, kv_heads), decoder = blt.cross_shapes
+    if (heads, kv_heads) != decoder or heads != kv_heads or any(s.num_kv_heads != s.heads for s in stacks[::2]):
+        raise UserError("Meta's layout shares key heads in the latent transformer alone, and has one number of cross heads")
+    if blt.encoder_cross == "none" or blt.decoder_cross == "none":
+        raise UserError("Meta's BLT without cross-attention is another one")
+
+
+def _multiple(stacks: list[StackConfig]) -> int:
+    """What their formula rounds to, so that it gives these widths."""
+    for multiple in sorted(range(1, 257), key=lambda m: (m & (m - 1) != 0, -m)):
+        if all(_hidden(stack.dim, {"multiple_of": multiple}) == stack.hidden_dim for stack in stacks):
+            return multiple
+    widths = ", ".join(f"{stack.hidden_dim} of {stack.dim}" for stack in stacks)
+    raise UserError(f"Meta's formula for the width of the feed-forward networks does not give {widths}")
+
+
+def _parameters(entropy: EntropyConfig) -> dict[str, Any]:
+    return {
+        "dim": entropy.dim,
+        "n_layers": entropy.layers,
+        "n_heads": entropy.heads,
+        "n_kv_heads": entropy.kv_heads,
+        "multiple_of": _multiple([entropy]),
+        "sliding_window": entropy.window,
+        "rope_theta": entropy.rope_theta,
+        "norm_eps": entropy.norm_eps,
+        "vocab_size": VOCAB_SIZE,
+    }
+
+
+def _patching(rule: RuleConfig) -> dict[str, Any]:
+    mode = {"space": "space", "fixed": "static", "byte": "byte"}.get(rule.kind, "entropy")
+    return {
+        "patching_mode": mode,
+        "patch_size": rule.stride,
+        "patching_threshold": rule.rise if rule.kind == "monotonic" else rule.threshold,
+        "patching_threshold_add": rule.rise if rule.kind == "combined" else None,
+        "monotonicity": rule.kind == "monotonic",
+        "max_patch_length": rule.max_length,
+    }
+
+
+def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
+    """The BLT as safetensors, the entropy model as a .pth."""
+    inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
+    write_safetensors(folder / "model.safetensors", inside, {"format": "pt"}, advance)
+    apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name].tensor() for name in tensors if name not in inside}
+    if apart:
+        torch.save({"model": apart}, folder / ENTROPY / "consolidated.pth")

@@ -1,0 +1,140 @@
+"""What a tensor is called here, by Hugging Face's Transformers and by Meta: one row a pattern, read in all directions.
+
+`#` is the number of a layer, `{a,b}` several tensors whose rows are joined, `{*}` one for each n-gram table. Meta's entropy
+model is a file of its own, in the folder before the slash. All names end in `.weight`.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import product
+
+import torch
+
+from ..config import UserError
+from ..model.blt import BLT
+from ..model.entropy import EntropyModel
+from ..model.ngram import NgramEntropy
+from .native import ModelConfig
+from .stored import Stored, join
+
+OURS, HUGGING_FACE, META = range(3)
+
+SINGLE = [
+    ("blt.encoder.embed", "model.local_encoder.embed_tokens", "local_encoder.tok_embeddings"),
+    ("blt.encoder.hash", "model.encoder_hash_tok_embedding", "encoder_hash_tok_embedding.{*}"),
+    (
+        "blt.encoder.project",
+        "model.local_encoder.patch_embedding_projection",
+        "local_encoder.patch_embedding_projection",
+    ),
+    (
+        "blt.latent.project",
+        "model.global_transformer.token_embedding_projection",
+        "global_transformer.token_embedding_projection",
+    ),
+    (
+        "blt.decoder.project",
+        "model.local_decoder.patch_embedding_projection",
+        "local_decoder.patch_embedding_projection",
+    ),
+    ("blt.decoder.norm", "model.local_decoder.norm", "local_decoder.norm"),
+    ("blt.decoder.head", "lm_head", "local_decoder.output"),
+    ("entropy.embed", "model.patcher.embed_tokens", "entropy_model/tok_embeddings"),
+    ("entropy.norm", "model.patcher.norm", "entropy_model/norm"),
+    ("entropy.head", "model.patcher.lm_head", "entropy_model/output"),
+]
+STACKS = [
+    ("blt.encoder.stack.blocks.#", "model.local_encoder.layers.#", "local_encoder.layers.#"),
+    ("blt.latent.stack.blocks.#", "model.global_transformer.layers.#", "global_transformer.layers.#"),
+    ("blt.decoder.stack.blocks.#", "model.local_decoder.layers.#", "local_decoder.layers.#"),
+    ("entropy.stack.blocks.#", "model.patcher.layers.#", "entropy_model/layers.#"),
+]
+BLOCK = [
+    ("attention_norm", "input_layernorm", "attention_norm"),
+    ("attention.qkv", "self_attn.{q,k,v}_proj", "attention.w{q,k,v}"),
+    ("attention.out", "self_attn.o_proj", "attention.wo"),
+    ("feed_forward_norm", "post_attention_layernorm", "ffn_norm"),
+    ("feed_forward.gate_up", "mlp.{gate,up}_proj", "feed_forward.w{1,3}"),
+    ("feed_forward.down", "mlp.down_proj", "feed_forward.w2"),
+]
+CROSSES = [
+    ("blt.encoder.cross.#", "model.local_encoder.cross_attn_layers.#", "local_encoder.cross_attn_layers.#"),
+    ("blt.decoder.cross.#", "model.local_decoder.cross_attn_layers.#", "local_decoder.cross_attn_layers.#"),
+]
+CROSS = [
+    ("query_norm", "q_norm", "cross_attn_norm_q"),
+    ("key_norm", "k_norm", "cross_attn_norm_kv"),
+    ("query", "q_proj", "wq"),
+    ("key_value", "{k,v}_proj", "w{k,v}"),
+    ("out", "o_proj", "wo"),
+]
+ROWS = SINGLE + [
+    tuple(f"{a}.{b}" for a, b in zip(outer, inner, strict=True))
+    for outers, inners in ((STACKS, BLOCK), (CROSSES, CROSS))
+    for outer, inner in product(outers, inners)
+]
+RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
+"""Tables of rotary factors, which some files carry and nobody needs."""
+
+
+def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, want: int) -> dict[str, Stored]:
+    """The tensors of a model as another layout names and joins them.
+
+    Raises UserError where one is missing, left over or of another shape than the configuration says.
+    """
+    tables, source = config.blt.hash.tables if config.blt else 0, dict(tensors)
+    found: dict[str, Stored] = {}
+    wanted = [(name, shape, spelled(name, have, tables), spelled(name, want, tables)) for name, shape in shapes(config)]
+    _complete(set(source), {name for *_, names, _ in wanted for name in names})
+    for ours, shape, from_names, to_names in wanted:
+        parts = [source[name] for name in from_names]
+        for name, part, rows in zip(from_names, parts, _rows(ours, shape, len(from_names)), strict=True):
+            if part.shape != (rows, *shape[1:]):
+                raise UserError(f"{name} has shape {list(part.shape)}, and the configuration says {[rows, *shape[1:]]}")
+        joined = join(from_names[0], parts)
+        found |= zip(to_names, joined.split(_rows(ours, shape, len(to_names))), strict=True)
+    return found
+
+
+def shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
+    """Our names of all tensors of a model, and their shapes, from networks on the meta device."""
+    kinds = {"blt": (BLT, config.blt), "entropy": (EntropyModel, config.entropy)}
+    if config.ngram is not None:
+        kinds["entropy"] = (NgramEntropy, config.ngram)
+    with torch.device("meta"):
+        built = {prefix: kind(part) for prefix, (kind, part) in kinds.items() if part is not None}
+    return [(f"{p}.{name}", tuple(w.shape)) for p, network in built.items() for name, w in network.state_dict().items()]
+
+
+def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
+    """What a layout calls one of our tensors, or the parts that make it."""
+    if layout == OURS:
+        return (ours,)
+    layer = (re.findall(r"\.(\d+)\.", ours) or [""])[0]
+    row = next(row for row in ROWS if f"{row[OURS].replace('#', layer)}.weight" == ours)
+    before, several, options, after = re.fullmatch(r"([^{]*)(\{(.*)\})?(.*)", row[layout].replace("#", layer)).groups()
+    if not several:
+        return (f"{before}{after}.weight",)
+    each = map(str, range(tables)) if options == "*" else options.split(",")
+    return tuple(f"{before}{one}{after}.weight" for one in each)
+
+
+def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
+    """Rows of each part of a tensor: equal, but that queries may have more heads than keys and values."""
+    if ours.endswith(".qkv.weight") and parts > 1:
+        keys = (shape[0] - shape[1]) // 2
+        return [shape[1], keys, keys]
+    return [shape[0] // parts] * parts
+
+
+def _complete(there: set[str], wanted: set[str]) -> None:
+    """Raises UserError where the two differ, naming the first that does and what it may have been meant for."""
+    extra = sorted(name for name in there - wanted if not RECOMPUTED.fullmatch(name))
+    missing = sorted(wanted - there)
+    if not extra and not missing:
+        return
+    name, others, known = (missing[0], missing, extra or there) if missing else (extra[0], extra, wanted)
+    closest = get_close_matches(name, sorted(known), 1, 0)
+    hint = f"; the closest {'there' if missing else 'known'} is {closest[0]}" if closest else ""
+    raise UserError(f"{'missing' if missing else 'unexpected'} tensor {name}{hint} ({len(others)} in all)")

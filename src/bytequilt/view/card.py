@@ -1,0 +1,51 @@
+"""The card of a model, README.md of its repository on the hub, written from the report of its run."""
+
+from typing import Any
+
+from ..config import BLTConfig
+
+FRONT = """---
+library_name: bytequilt
+pipeline_tag: text-generation
+tags: [byte-latent-transformer, bytes, tokenizer-free]
+---
+# A Byte Latent Transformer
+
+It reads and writes bytes, without a tokenizer: a small model cuts them into patches, and a large one predicts over patches.
+
+```python
+from bytequilt import load
+
+lm = load("OWNER/NAME")
+print(lm.generate("The ", max_bytes=200, seed=0).text)
+```
+"""
+MEASURED = [
+    ("bpb", "bits per byte of held-out text", "{:.3f}"),
+    ("entropy_model_bpb", "its entropy model alone", "{:.3f}"),
+    ("xz_bpb", "xz -9 of that text", "{:.3f}"),
+    ("gzip_bpb", "gzip -9 of that text", "{:.3f}"),
+    ("held_out_bytes", "held-out bytes", "{:,}"),
+    ("mean_patch_bytes", "mean bytes per patch", "{:.2f}"),
+    ("threshold_bits", "threshold, bits", "{:.3f}"),
+    ("flops_per_byte", "FLOPs per byte, forward", "{:.3g}"),
+    ("steps", "training steps", "{:,}"),
+    ("trained_bytes", "training bytes", "{:,}"),
+    ("train_seconds", "training seconds", "{:,.0f}"),
+]
+"""Fields of a report that a card shows, what they are, and how they are written."""
+
+
+def card(config: BLTConfig, report: dict[str, Any]) -> str:
+    """Markdown, with the front matter of the hub. Without a report it tells the shape alone."""
+    parts = {"encoder": config.encoder, "latent transformer": config.latent, "decoder": config.decoder}
+    text = FRONT + "\n## Shape\n| | layers | width | heads |\n|---|---:|---:|---:|\n"
+    text += "".join(f"| {name} | {s.layers} | {s.dim} | {s.heads} |\n" for name, s in parts.items())
+    text += f"\nN-gram tables: {config.hash.tables} of {config.hash.rows:,} rows.\n"
+    rows = [(what, form.format(report[field])) for field, what, form in MEASURED if report.get(field) is not None]
+    if rows:
+        text += "\n## Measured\n| | |\n|---|---:|\n" + "".join(f"| {what} | {value} |\n" for what, value in rows)
+    if sample := report.get("sample"):
+        quoted = "".join(f"    {line}\n" for line in sample.splitlines())
+        text += f"\n## What it writes\n\n{quoted}"
+    return text
