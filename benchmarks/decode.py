@@ -174,11 +174,7 @@ class TheirBLT:
         import torch
 
         self.lm, self.options = model(replace(options, dtype="fp32")), options
-        scorer = self.lm.patcher.model
-        self.network = peers.hugging_face(self.lm.model.config, scorer.config).eval()
-        peers.copy_weights(self.lm.model, self.network, scorer)
-        self.network.config.patching_threshold = self.lm.patcher.rule.threshold
-        self.network.config.max_patch_length = None
+        self.network = peers.hugging_face(self.lm)
         ids_RN = ids(noise(512), 2)
         ours_RV = torch.stack([self.lm.session().feed(ids_N)[-1] for ids_N in ids_RN])
         apart = float((self.forward(ids_RN) - ours_RV).abs().max())

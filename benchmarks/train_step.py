@@ -176,7 +176,8 @@ class Task:
         import peers
         import torch
 
-        from bytequilt.config import TrainConfig
+        from bytequilt import LM, Patcher
+        from bytequilt.config import RuleConfig, TrainConfig
         from bytequilt.data.batches import Batch
         from bytequilt.model.blt import BLT
         from bytequilt.train.loop import arrange
@@ -189,8 +190,7 @@ class Task:
         self.lengths_BP = lengths_with_next(ids_BN, closes_BN)
         self.loss: Callable[[], Any] = self.our_loss
         if side == "theirs":
-            ours, self.network = self.network, peers.hugging_face(peers.SMALL)
-            peers.copy_weights(ours, self.network)
+            self.network = peers.hugging_face(LM(self.network, Patcher(RuleConfig(kind="byte"))))  # patches are given
             self.loss = self.their_loss
             if options.checkpoint_activations:
                 self.network.gradient_checkpointing_enable()

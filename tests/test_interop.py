@@ -27,7 +27,13 @@ TEXTS = [
 
 
 def change(encoder=None, wide=None, decoder=None, patcher=None, **top):
-    return {"encoder": encoder or {}, "wide": wide or {}, "decoder": decoder or {}, "patcher": patcher or {}, "top": top}
+    return {
+        "encoder": encoder or {},
+        "wide": wide or {},
+        "decoder": decoder or {},
+        "patcher": patcher or {},
+        "top": top,
+    }
 
 
 SHAPES = {
@@ -106,7 +112,10 @@ def their_starts(theirs, ids_BN):
             ids_BN, patch_size=4, threshold=config.patching_threshold, max_patch_length=config.max_patch_length
         )
     begins = torch.cat([torch.zeros_like(lengths[:, :1]), lengths.cumsum(1)[:, :-1]], 1)
-    return [[b for b, n in zip(*row, strict=True) if n > 0 and b < size] for row in zip(begins.tolist(), lengths.tolist(), strict=True)]
+    return [
+        [b for b, n in zip(*row, strict=True) if n > 0 and b < size]
+        for row in zip(begins.tolist(), lengths.tolist(), strict=True)
+    ]
 
 
 def assert_parity(lm, theirs, texts=TEXTS):
@@ -128,7 +137,9 @@ def test_their_model_is_the_same_here_and_there_again(tmp_path, name):
     assert_parity(load(tmp_path / "ours"), theirs, TEXTS[1:2])
     convert(tmp_path / "ours", tmp_path / "again", "hf")
     again = transformers.BltForCausalLM.from_pretrained(tmp_path / "again").eval()
-    assert {k: v.tolist() for k, v in again.state_dict().items()} == {k: v.tolist() for k, v in theirs.state_dict().items()}
+    assert {k: v.tolist() for k, v in again.state_dict().items()} == {
+        k: v.tolist() for k, v in theirs.state_dict().items()
+    }
     assert_parity(lm, again, TEXTS[1:2])
 
 
@@ -169,7 +180,10 @@ OURS = {
     "plain": {},
     "k = 1": {"slots": 1, "latent": StackConfig(dim=32, layers=1, heads=2, ffn_dim=40)},
     "k = 3": {"slots": 3},
-    "all is one layer": {"encoder_cross": "all", "encoder": StackConfig(dim=32, layers=1, heads=4, ffn_dim=40, window=12)},
+    "all is one layer": {
+        "encoder_cross": "all",
+        "encoder": StackConfig(dim=32, layers=1, heads=4, ffn_dim=40, window=12),
+    },
     "decoder reads once": {"decoder_cross": "first"},
     "half precision": {},
 }
@@ -238,7 +252,7 @@ def test_several_encoder_layers_that_patches_read_refine_each_other_here(tmp_pat
 
 
 def test_the_last_byte_knows_that_it_completes_a_patch_under_a_longest_one_too(tmp_path):
-    """Online the decision is made once the byte is there; Transformers drops it, and disagrees with its own longer text."""
+    """Online the decision is made once the byte is there; Transformers drops it, unlike in its own longer text."""
     lm, theirs, mine, other = both(tmp_path, change(max_patch_length=5))
     torch.testing.assert_close(mine[:, :-1], other[:, :-1], atol=1e-4, rtol=0)
     ids_1N = rows(TEXTS[3])
@@ -370,6 +384,8 @@ def test_an_entropy_model_alone_has_no_layout_there(tmp_path):
     from bytequilt.lm import write_model
 
     model = entropy_model()
-    write_model(tmp_path / "entropy", ModelConfig(format=FORMAT, entropy=EntropyConfig(**dict(model.config))), None, model)
+    write_model(
+        tmp_path / "entropy", ModelConfig(format=FORMAT, entropy=EntropyConfig(**dict(model.config))), None, model
+    )
     with pytest.raises(UserError, match="entropy model alone"):
         convert(tmp_path / "entropy", tmp_path / "theirs", "hf")

@@ -14,6 +14,7 @@ VERBS = {
     "eval": "Measure the bits per byte of files. Each document is scored in its full context, EOS included.",
     "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
     "bench": "Measure how fast a model decodes on this machine.",
+    "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",
 }
 
 

@@ -158,7 +158,6 @@ class LM(ModelHubMixin):
         )
         write_model(Path(folder), config, self.model, self.patcher.model, dtype)
 
-
     def _save_pretrained(self, save_directory: Path) -> None:
         """What the mixin calls: the files of a model, beside whatever else the directory holds."""
         with TemporaryDirectory(dir=save_directory.parent) as scratch:
@@ -204,14 +203,12 @@ def write_model(
         (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
-def load(
-    name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **download: Any
-) -> LM:
+def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **download: Any) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `dtype` is that of the BLT, but that n-gram tables stay as they
-    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `download` are
-    options for the hub, such as `revision` and `token`.
+    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `download`
+    are options for the hub, such as `revision` and `token`.
     Raises UserError where there is no such model, or it is damaged or of another kind.
     """
     directory = Directory.open(model_folder(name, **download))

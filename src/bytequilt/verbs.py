@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import asdict
 from functools import partial, wraps
 from inspect import getdoc
@@ -36,6 +36,9 @@ File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
+Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
+Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
+Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
@@ -363,6 +366,49 @@ def bench(
     _print_json(found) if json else _console().print(decoding(found))
 
 
+def convert(
+    src: Source,
+    dst: Target,
+    to: Literal["bytequilt", "hf", "meta"] = "bytequilt",
+    lossy: Flag = False,
+    revision: Revision = None,
+    json: Flag = False,
+) -> None:
+    """Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.
+
+    Weights are copied as they are stored, a piece at a time, so a large model needs no more memory than a small one.
+
+    Examples:
+      bytequilt convert facebook/blt-1b blt-1b
+      bytequilt convert runs/mine mine-hf --to hf
+
+    Args:
+        src: A shipped model, a model or run directory, or a hub id.
+        dst: The directory to write, which must not exist.
+        to: The layout to write.
+        lossy: Convert even what the layout cannot express, and say what changes.
+        revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
+        json: Print one JSON document instead.
+    """
+    from .interop import convert as write
+    from .view.progress import progress
+
+    with ExitStack() as stack:
+        bar = progress()
+
+        def advance(done: int, total: int) -> None:
+            if not bar.tasks:  # it is shown once there is something to show
+                stack.enter_context(bar).add_task("convert", total=total)
+            bar.advance(bar.task_ids[0], done)
+
+        found = write(src, dst, to, lossy=lossy, revision=revision, advance=advance)
+    for said in (*found["notes"], *found["changed"]):
+        print(f"note: {said}", file=sys.stderr)
+    if json:
+        return _print_json(found)
+    print(f"{dst}: {found['tensors']} tensors, {found['bytes'] / 1e6:,.1f} MB, from {found['from']} to {found['to']}")
+
+
 def _speed(one: dict[str, Any]) -> tuple[str, float, float]:
     """A measured setting as its name, its bytes per second, and the bound that memory sets to them."""
     name = f"{one['prompt']} + {one['output']} bytes, {one['rows']} row(s)"
@@ -370,7 +416,7 @@ def _speed(one: dict[str, Any]) -> tuple[str, float, float]:
 
 
 FUNCTIONS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (patch, generate, train, prepare, distill, eval, info, bench)
+    verb.__name__: verb for verb in (patch, generate, train, prepare, distill, eval, info, bench, convert)
 }
 OF_RECIPES = ("train", "prepare")
 

@@ -1,4 +1,4 @@
-"""Models in any of three layouts, that of bytequilt, Hugging Face's and Meta's: read, and converted into one another."""
+"""Models in any of three layouts, bytequilt's, Hugging Face's and Meta's: read, and turned into one another."""
 
 import json
 from collections.abc import Callable
@@ -60,8 +60,8 @@ def convert(
 ) -> dict[str, Any]:
     """Write a model in another layout, byte by byte as its weights are stored; returns what was done.
 
-    `src` is a shipped model, a directory or a hub id; `dst` must not exist. With `lossy`, what the layout cannot express is
-    changed, and the result says how. `advance` is told the bytes copied since it was last called, and those of the whole.
+    `src` is a shipped model, a directory or a hub id; `dst` must not exist. With `lossy`, what the layout cannot
+    express is changed, and the result says how. `advance` is told the bytes copied since its last call, and those of the whole.
     Raises UserError where a model cannot be read or expressed; nothing is left behind then.
     """
     if to not in LAYOUTS:

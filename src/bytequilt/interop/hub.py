@@ -16,8 +16,8 @@ MARKS = ("config.json", "params.json")
 def model_folder(name: str | os.PathLike[str], **download: Any) -> Path:
     """The directory of a model: a path, a run directory's `model`, a shipped model, or a download from the hub.
 
-    `download` are options of huggingface_hub's snapshot_download, such as `revision` and `token`. What the hub gave once
-    is in its cache, and HF_HUB_OFFLINE=1 takes it from there. Raises UserError where there is no such model.
+    `download` are options of huggingface_hub's snapshot_download, such as `revision` and `token`. What the hub gave
+    once is in its cache, and HF_HUB_OFFLINE=1 takes it from there. Raises UserError where there is no such model.
     """
     path, text = Path(name), str(name)
     for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):

@@ -159,7 +159,10 @@ def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
         "use_cache": False,  # Transformers fails or errs with its cache
     }
     if config.entropy is not None:
-        raw["patcher_config"] = _sub(config.entropy) | {"sliding_window": config.entropy.window, "vocab_size": VOCAB_SIZE}
+        raw["patcher_config"] = _sub(config.entropy) | {
+            "sliding_window": config.entropy.window,
+            "vocab_size": VOCAB_SIZE,
+        }
     generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": BOE, "use_cache": False}
     return {"config.json": raw, "generation_config.json": generation}, changes
 

@@ -44,7 +44,7 @@ READ = """
     encoder_hash_byte_group_vocab encoder_hash_byte_group_nb_functions local_attention_window_len patch_size
     patching_mode patching_threshold patching_threshold_add monotonicity max_patch_length multiple_of
     ffn_dim_multiplier norm_eps rope_theta
-""".split()
+""".split()  # noqa: SIM905
 IGNORED = """
     alpha_depth architecture attn_bias_type attn_impl attn_to_keep conv_kernel_size cross_attn_use_flex_attention
     custom_bwd dim dim_patch_emb dim_token_emb dropout encoder_enable_byte_group_hash encoder_lm_loss
@@ -57,9 +57,9 @@ IGNORED = """
     recompute_fc1_out recompute_fc3_out rope_use_fp32_in_outer_product seed sequence_parallel
     share_encoder_decoder_emb sliding_window tie_local_encoder_decoder tie_local_encoder_decoder_logits use_fsdp
     use_local_encoder_transformer weight_tying
-""".split()
-"""Keys that training reads, or nobody."""
-ENTROPY_READ = "dim n_layers n_heads n_kv_heads ffn_dim_multiplier multiple_of rope_theta norm_eps vocab_size".split()
+""".split()  # noqa: SIM905
+"""Keys that nobody reads but training, or the entropy model alone."""
+KNOWN = {*READ, *FIXED, *IGNORED}
 
 
 def recognise(folder: Path) -> bool:
@@ -71,7 +71,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     args, entropy = _args(folder), _entropy_folder(folder)
     rule = args and _rule(args)
     if rule and rule.needs_entropy and not entropy:
-        raise UserError(f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs the model there")
+        raise UserError(
+            f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs the model there"
+        )
     try:
         return ModelConfig(
             format=FORMAT,
@@ -103,7 +105,7 @@ def _args(folder: Path) -> dict[str, Any] | None:
         if "entropy_model" in params:
             return None
         raise UserError(f"{folder}: no arguments of a BLT under `args` of config.json or `model` of params.json")
-    if unknown := sorted(set(args) - set(READ) - set(FIXED) - set(IGNORED)):
+    if unknown := sorted(set(args) - KNOWN):
         raise UserError(f"{folder}: {unknown[0]} is none of the arguments of a BLT ({len(unknown)} unknown)")
     for key, values in FIXED.items():
         if args.get(key, values[0]) not in values:
@@ -162,7 +164,7 @@ def _blt(args: dict[str, Any]) -> BLTConfig:
 
 
 def _entropy(params: dict[str, Any]) -> EntropyConfig:
-    if unknown := sorted(set(params) - set(ENTROPY_READ) - set(IGNORED) - set(FIXED)):
+    if unknown := sorted(set(params) - KNOWN):
         raise UserError(f"{unknown[0]} is none of the parameters of an entropy model ({len(unknown)} unknown)")
     if params.get("vocab_size", VOCAB_SIZE) != VOCAB_SIZE:
         raise UserError(f"vocab_size of the entropy model must be {VOCAB_SIZE}, not {params['vocab_size']}")
@@ -276,7 +278,9 @@ def _exportable(blt: BLTConfig) -> None:
         raise UserError("Meta's layout has one window, of encoder and decoder")
     (heads, kv_heads), decoder = blt.cross_shapes
     if (heads, kv_heads) != decoder or heads != kv_heads or any(s.num_kv_heads != s.heads for s in stacks[::2]):
-        raise UserError("Meta's layout shares key heads in the latent transformer alone, and has one number of cross heads")
+        raise UserError(
+            "Meta's layout shares key heads in the latent transformer alone, and has one number of cross heads"
+        )
     if blt.encoder_cross == "none" or blt.decoder_cross == "none":
         raise UserError("Meta's BLT without cross-attention is another one")
 

@@ -1,7 +1,7 @@
 """What a tensor is called here, by Hugging Face's Transformers and by Meta: one row a pattern, read in all directions.
 
-`#` is the number of a layer, `{a,b}` several tensors whose rows are joined, `{*}` one for each n-gram table. Meta's entropy
-model is a file of its own, in the folder before the slash. All names end in `.weight`.
+`#` is the number of a layer, `{a,b}` several tensors whose rows are joined, `{*}` one for each n-gram table. Meta's
+entropy model is a file of its own, in the folder before the slash. All names end in `.weight`.
 """
 
 import re

@@ -1,4 +1,7 @@
-"""Tensors as ranges of bytes in files. Layouts differ in names and in how rows are joined: to convert is to copy bytes."""
+"""Tensors as ranges of bytes in files.
+
+Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy bytes.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

@@ -53,9 +53,7 @@ class HashEmbedding(nn.Module):
         """How many ids back the longest n-gram begins."""
         return max(self.config.sizes) - 1
 
-    def forward(
-        self, ids_BN: Tensor, cache: EncoderCache | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """With a cache, the ids continue those it has seen. Summed in `dtype`; the table may be stored in another."""
         seen_BN = ids_BN if cache is None else cache.recall(ids_BN)
         rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :]

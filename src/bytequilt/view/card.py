@@ -11,7 +11,7 @@ tags: [byte-latent-transformer, bytes, tokenizer-free]
 ---
 # A Byte Latent Transformer
 
-It reads and writes bytes, without a tokenizer: a small model cuts them into patches, and a large one predicts over patches.
+It reads and writes bytes, without a tokenizer: a small model cuts them into patches, a large one predicts over patches.
 
 ```python
 from bytequilt import load
