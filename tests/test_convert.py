@@ -350,7 +350,7 @@ DAMAGE = {
         lambda f: ((f / "model.safetensors.index.json").write_text("[]"), (f / "model.safetensors").unlink()),
         "is not an index",
     ),
-    "other model": (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "is not a model"),
+    "other model": (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "is not a bytequilt model"),
 }
 
 

@@ -186,7 +186,7 @@ FAILURES = {
     "nobody": ("someone/nobody", {}, "the hub does not give one"),
     "revision": ("someone/mine", {"revision": "v7"}, "no such revision"),
     "gated": ("someone/gated", {}, "asks for consent"),
-    "empty": ("someone/empty", {}, "is not a model"),
+    "empty": ("someone/empty", {}, "is not a bytequilt model"),
 }
 
 

@@ -109,7 +109,10 @@ DAMAGE = {
     "entropy model alone": (without("blt"), "holds an entropy model alone"),
     "no rule": (without("patching"), "a BLT is needed"),
     "no format": (without("format"), "neither `format`"),
-    "another program's": (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is not a model"),
+    "another program's": (
+        lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+        "is not a bytequilt model",
+    ),
     "a list": (lambda f: (f / "config.json").write_text('["BertModel"]'), "must hold a JSON object"),
     "future format": (config_with(format=FORMAT + 1), f"format {FORMAT + 1}; this version reads format {FORMAT}"),
     "unknown field": (config_with(colour="red"), "colour"),

@@ -35,8 +35,8 @@ class Directory:
                 config, notes = layout.read_config(folder)
                 return cls(folder, name, config, tuple(notes))
         raise UserError(
-            f"{folder} is not a model: its config.json has neither `format` (bytequilt), nor model_type blt "
-            "(Hugging Face), nor `args` (Meta), and it has no params.json beside a .pth (Meta)"
+            f"{folder} is not a bytequilt model, nor one of Hugging Face's or Meta's: its config.json has neither `format`, "
+            "nor model_type blt, nor `args`, and there is no params.json"
         )
 
     def tensors(self, layout: str = "bytequilt") -> dict[str, Stored]:

@@ -1,0 +1,96 @@
+"""How a model bears noise: what a text costs it as it is, and with noise of five kinds.
+
+The kinds are those that Pagnoni et al. 2024 (table 3) put on HellaSwag; here they are put on text, and bits are counted.
+A byte that is not UTF-8 is a character like any other, and comes through whole.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Protocol
+
+from ..codec import as_bytes
+from ..config import UserError
+from ..infer.score import Score
+from ..view.progress import progress
+
+CLEAN = "clean"
+
+
+class Scorer(Protocol):
+    """A model that knows what documents cost it."""
+
+    def score_documents(self, documents: Sequence[bytes]) -> tuple[list[Score], float | None]:
+        """Scores, EOS included; and the mean bytes per patch of them all, None where there are no patches."""
+        ...
+
+
+def ant_speak(text: str, seed: int = 0) -> str:
+    """Upper case, with a space between each character and the next. Nothing is drawn."""
+    return " ".join(text.upper())
+
+
+def drop(text: str, seed: int = 0) -> str:
+    """Without 10 % of the characters."""
+    draw = Random(seed).random
+    return "".join(character for character in text if draw() >= 0.1)
+
+
+def random_case(text: str, seed: int = 0) -> str:
+    """Each character in upper case or in lower, either with probability 50 %."""
+    draw = Random(seed).random
+    return "".join(character.upper() if draw() < 0.5 else character.lower() for character in text)
+
+
+def repeat(text: str, seed: int = 0) -> str:
+    """20 % of the characters stand two, three or four times in a row."""
+    draw = Random(seed).random
+    return "".join(character * (2 + int(3 * draw()) if draw() < 0.2 else 1) for character in text)
+
+
+def upper_case(text: str, seed: int = 0) -> str:
+    """Upper case. Nothing is drawn."""
+    return text.upper()
+
+
+NOISES: Mapping[str, Callable[[str, int], str]] = {
+    "AntSpeak": ant_speak,
+    "Drop": drop,
+    "RandomCase": random_case,
+    "Repeat": repeat,
+    "UpperCase": upper_case,
+}
+
+
+def noised(text: bytes, name: str, seed: int = 0) -> bytes:
+    """A text with noise of one of the names in `NOISES`; the same seed gives the same bytes."""
+    if name not in NOISES:
+        raise UserError(f"no noise named '{name}'; there are {', '.join(NOISES)}")
+    return as_bytes(NOISES[name](text.decode("utf-8", "surrogateescape"), seed))
+
+
+def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:
+    """What documents cost as they are ("clean"), and under each noise: a row for each, by name.
+
+    Noise changes lengths, so bits of all targets, EOS included, are given over two counts of bytes: `bpb` is over
+    `bytes`, those of the text that was read, noise and all; `bits_per_clean_byte` is over those of the clean text.
+    `mean_patch_bytes` is of the text that was read, and None where the model has no patches.
+    Raises UserError where there is no text.
+    """
+    clean_bytes = sum(map(len, documents))
+    if not clean_bytes:
+        raise UserError("noise needs text to be put on, and there is none")
+    rows = {}
+    with progress() as bar:
+        for name in bar.track((CLEAN, *NOISES), description="score"):
+            read = documents
+            if name != CLEAN:
+                read = [noised(document, name, seed + place) for place, document in enumerate(documents)]
+            scores, mean_patch = model.score_documents(read)
+            score = sum(scores, Score(0.0, 0))
+            rows[name] = {
+                "bpb": score.bits_per_byte,
+                "bits_per_clean_byte": score.bits / clean_bytes,
+                "bytes": score.bytes,
+                "mean_patch_bytes": mean_patch,
+            }
+    return rows

@@ -1,0 +1,195 @@
+"""Words, sentences and numbers that tasks are made of, and the part of them that fine-tuning never sees."""
+
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from random import Random
+from typing import Literal
+
+from ..config import DataConfig, UserError
+from ..data.sources import documents
+
+CORPUS = "package:sotu.jsonl.xz"
+HELD_OUT = 0.2
+TRIES = 50  # draws after which what is asked for is taken not to be there
+
+Kind = Literal["words", "sentences", "numbers"]
+Lengths = Mapping[Kind, Collection[int]]
+"""How many letters words have, how many words sentences, and how many digits numbers."""
+LENGTHS: Lengths = {"words": range(3, 31), "sentences": range(3, 11), "numbers": range(2, 5)}
+UNITS: dict[Kind, str] = {"words": "letters", "sentences": "words", "numbers": "digits"}
+
+WORD = re.compile(r"[a-z]{3,}")
+SENTENCE = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){2,9}[.!?]")
+BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+PUNCTUATION = string.punctuation + "“”‘’–—"
+
+
+def is_held_out(text: str, share: float = HELD_OUT) -> bool:
+    """Whether a word or a string of digits is kept for tests, as about that share of them is.
+
+    A hash of the text alone decides, so the answer is the same in every list, with every seed, for ever.
+    """
+    return int.from_bytes(blake2b(text.lower().encode(), digest_size=4).digest(), "big") < share * 2**32
+
+
+def has_held_out(sentence: str) -> bool:
+    """Whether a word of three letters or more is held out, and the sentence with it."""
+    return any(is_held_out(word) for word in words_of(sentence) if len(word) >= 3)
+
+
+def words_of(sentence: str) -> list[str]:
+    """The words of a sentence of a lexicon, without the mark at its end."""
+    return sentence[:-1].split(" ")
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words and sentences, held out and not."""
+
+    words: tuple[str, ...]
+    """Of at least three letters, all of them a to z; the most frequent first."""
+    sentences: tuple[str, ...]
+    """Of three to ten words and one of . ! ?; words are letters alone, so that nobody doubts where one ends."""
+
+    @classmethod
+    def read(cls, sources: Sequence[str] = (CORPUS,), field: str = "text", most: int = 10_000) -> "Lexicon":
+        """The `most` most frequent words of sources, and all their sentences; sources are those of `documents`.
+
+        Words with a capital are passed over, and with them most names. A list of words is a source too: words that are
+        equally frequent keep their order. Raises UserError for what cannot be read.
+        """
+        pieces, sentences = Counter[str](), dict[str, None]()
+        for source in sources:
+            for document in documents(source, DataConfig(field=field)):
+                text = document.data.decode("utf-8", "replace")
+                pieces.update(text.split())
+                sentences |= dict.fromkeys(filter(SENTENCE.fullmatch, BETWEEN_SENTENCES.split(text)))
+        words = Counter[str]()
+        for piece, count in pieces.items():
+            words[piece.strip(PUNCTUATION)] += count
+        frequent = [word for word, _ in words.most_common() if WORD.fullmatch(word)]
+        return cls(tuple(frequent[:most]), tuple(sentences))
+
+
+class NoFit(Exception):
+    """What was drawn does not suit the task; another draw may."""
+
+
+class Deck:
+    """Draws words and sentences of one part of a lexicon, and numbers, as its seed has it."""
+
+    def __init__(self, lexicon: Lexicon, held_out: bool, lengths: Lengths, seed: str) -> None:
+        """`lengths` stand in for those of LENGTHS. Raises UserError for lengths that cannot be."""
+        if unknown := sorted(set(lengths) - set(LENGTHS)):
+            raise UserError(f"no lengths of {', '.join(unknown)}; there are those of {', '.join(LENGTHS)}")
+        if bad := [kind for kind, each in lengths.items() if min(each, default=0) < 1]:
+            raise UserError(f"lengths of {bad[0]} must be one number or more, each at least 1")
+        self.lexicon, self.held_out, self.lengths = lexicon, held_out, {**LENGTHS, **lengths}
+        self.random = Random(seed)
+
+    @cached_property
+    def words(self) -> list[str]:
+        own = [word for word in self.lexicon.words if is_held_out(word) == self.held_out]
+        return self._of_length("words", own, len)
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        own = [sentence for sentence in self.lexicon.sentences if has_held_out(sentence) == self.held_out]
+        return self._of_length("sentences", own, lambda sentence: len(words_of(sentence)))
+
+    def _of_length(self, kind: Kind, own: list[str], length: Callable[[str], int]) -> list[str]:
+        found = [text for text in own if length(text) in self.lengths[kind]]
+        if not found:
+            others = f"; there are {len(own)} of {_span(map(length, own))}" if own else " or of any other length"
+            raise UserError(f"there are no {self._sort(kind)}{others}")
+        return found
+
+    def about(self, kind: Kind) -> str:
+        """What there is to draw from, in words."""
+        return self._sort(kind) if kind == "numbers" else f"{len(getattr(self, kind))} {self._sort(kind)}"
+
+    def _sort(self, kind: Kind) -> str:
+        part = "held-out" if self.held_out else "training"
+        return f"{part} {kind} of {_span(self.lengths[kind])} {UNITS[kind]}"
+
+    # ----------------------------------------------------------------------------------------------------- draws
+
+    def word(self) -> str:
+        return self.random.choice(self.words)
+
+    def sentence(self) -> str:
+        return self.random.choice(self.sentences)
+
+    def digits(self) -> int:
+        """A length of numbers; each is equally likely."""
+        return self.random.choice(sorted(set(self.lengths["numbers"])))
+
+    def number(self, digits: int, start: str = "") -> str:
+        """A number of so many digits, of which the first may be given."""
+        for _ in range(TRIES):
+            number = start + "".join(self.random.choices(string.digits, k=digits - len(start)))
+            if number[0] != "0" and self._has_number(number):
+                return number
+        raise NoFit
+
+    def neighbour(self, number: str, within: int) -> str:
+        """Another number that is no farther away than that."""
+        every = (int(number) + step for step in range(-within, within + 1) if step)
+        return self.one_of(str(other) for other in every if other > 0 and self._has_number(str(other)))
+
+    def _has_number(self, number: str) -> bool:
+        return len(number) in self.lengths["numbers"] and is_held_out(number) == self.held_out
+
+    def coin(self) -> bool:
+        return self.random.random() < 0.5
+
+    def one_of(self, those: Iterable[str]) -> str:
+        return self.two_of(those, 1)[0]
+
+    def two_of(self, those: Iterable[str], count: int = 2) -> list[str]:
+        """Different ones, in any order. Raises NoFit where there are fewer."""
+        choice = sorted(set(those))
+        if len(choice) < count:
+            raise NoFit
+        return self.random.sample(choice, count)
+
+    # ------------------------------------------------------------------------------------------------ like words
+
+    def near(self, word: str) -> list[str]:
+        """Other words that become the same when each loses a letter, or one of the two: one or two edits away."""
+        return [other for key in _lacking(word) for other in self._by_lacking[key] if other != word]
+
+    def alike(self, word: str) -> list[str]:
+        """The words of this length and first letter, itself among them."""
+        return self._by_look[len(word), word[0]]
+
+    @cached_property
+    def _by_lacking(self) -> dict[str, list[str]]:
+        words = defaultdict(list)
+        for word in self.words:
+            for key in _lacking(word):
+                words[key].append(word)
+        return words
+
+    @cached_property
+    def _by_look(self) -> dict[tuple[int, str], list[str]]:
+        words = defaultdict(list)
+        for word in self.words:
+            words[len(word), word[0]].append(word)
+        return words
+
+
+def _lacking(word: str) -> set[str]:
+    """The word, and what is left of it without one of its letters."""
+    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
+
+
+def _span(lengths: Iterable[int]) -> str:
+    each = sorted(set(lengths))
+    whole = len(each) > 2 and each == list(range(each[0], each[-1] + 1))
+    return f"{each[0]} to {each[-1]}" if whole else " or ".join(map(str, each))
