@@ -122,7 +122,7 @@ def metas_widths(rule, **fields):
     stack = StackConfig(dim=32, layers=1, heads=4, ffn_dim=88, window=12)
     wide = StackConfig(dim=64, layers=2, heads=4, kv_heads=2, ffn_dim=176)
     shape = {"encoder": stack, "decoder": stack, "latent": wide}
-    return ours(rule, **(shape | fields), entropy={"ffn_dim": 48})
+    return ours(rule, **({"entropy": {"ffn_dim": 48}} | shape | fields))
 
 
 def as_hub(theirs, folder, **more):
@@ -144,8 +144,9 @@ def as_consolidated(theirs, folder):
     ):
         place.mkdir(parents=True)
         (place / "params.json").write_text(json.dumps(params))
-        rotary = {"rope_embeddings.freqs_cis": torch.zeros(4, 2, 2, 2)}
+        rotary = {"rope_embeddings.freqs_cis": torch.zeros(4, 2, dtype=torch.complex64)}
         torch.save(weights | rotary, place / "consolidated.pth")
+        torch.save({}, place / "another.pth")
     return folder / "blt_1b"
 
 
@@ -212,6 +213,12 @@ ARGUMENTS = {
     "patch size": ({"patching_mode": "static", "patch_size": 4.5}, "static of a whole patch_size"),
     "projection": ({"dim_token": 7}, "dim_token must be"),
     "nothing": ({"dim_global": None}, "no arguments of a BLT"),
+    "width": ({"dim_global": "wide"}, "configuration cannot be read"),
+    "rounding": ({"multiple_of": "x"}, "configuration cannot be read"),
+    "lengths": ({"encoder_hash_byte_group_size": "3,x"}, "configuration cannot be read"),
+    "lengths fall": ({"encoder_hash_byte_group_size": [5, 3]}, "must ascend"),
+    "threshold": ({"patching_threshold": "high"}, "threshold"),
+    "no stride": ({"patching_mode": "static", "patch_size": None}, "static of a whole patch_size"),
 }
 
 
@@ -220,6 +227,46 @@ def test_what_metas_arguments_say_and_nothing_here_can_do_is_refused(tmp_path, t
     fields, said = ARGUMENTS[name]
     with pytest.raises(UserError, match=said):
         load(as_hub(theirs, tmp_path / "meta", **fields))
+
+
+@pytest.mark.parametrize("args", [3, [1, 2], "blt"])
+def test_arguments_that_are_none_are_one_line(tmp_path, theirs, args):
+    folder = as_hub(theirs, tmp_path / "meta")
+    (folder / "config.json").write_text(json.dumps({"args": args}))
+    with pytest.raises(UserError):
+        load(folder)
+
+
+def patched(folder, **patcher_args):
+    """With arguments of the patcher beside those of the entropy model."""
+    path = folder / "entropy_model" / "params.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"patcher_args": patcher_args}}))
+
+
+def test_the_patcher_of_meta_is_that_of_its_entropy_model(tmp_path, theirs):
+    """Arguments that are null, or a BLT's own of another value, give way to those of the patcher."""
+    folder = as_hub(theirs, tmp_path / "meta", patching_mode=None, patching_threshold=0.5)
+    patched(folder, threshold=1.75, threshold_add=None, patching_mode="entropy", max_patch_length=9, device="cuda")
+    directory = Directory.open(folder)
+    assert directory.config.patching == RuleConfig(threshold=1.75, max_length=9)
+    assert directory.notes == ()
+
+
+def test_a_threshold_that_nobody_names_is_metas_and_said(tmp_path, theirs):
+    directory = Directory.open(as_hub(theirs, tmp_path / "meta", patching_threshold=None))
+    assert directory.config.patching == RuleConfig(threshold=1.335442066192627)
+    assert "no threshold is given" in directory.notes[0]
+
+
+def test_a_neighbour_is_not_taken_for_the_model_itself(tmp_path, theirs):
+    from bytequilt.lm import load_entropy
+
+    as_consolidated(theirs, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "entropy_model", tmp_path / "models" / "other")
+    other = torch.load(tmp_path / "models" / "other" / "consolidated.pth")
+    torch.save(other | {"norm.weight": other["norm.weight"] + 1}, tmp_path / "models" / "other" / "consolidated.pth")
+    own, neighbour = (load_entropy(tmp_path / "models" / name) for name in ("other", "entropy_model"))
+    assert torch.equal(own.norm.weight, neighbour.norm.weight + 1)
 
 
 def test_metas_entropy_model_must_be_there(tmp_path, theirs):
@@ -346,6 +393,8 @@ DAMAGE = {
         "names model-1.safetensors, which is not there",
     ),
     "index of nothing": (lambda f: sharded(f, invent={"x": "model-0.safetensors"}), "names x in model-0.safetensors"),
+    "index of numbers": (lambda f: sharded(f, invent={"x": 3}), "is not an index"),
+    "index leads away": (lambda f: sharded(f, invent={"x": "../theirs/model-0.safetensors"}), "which is not there"),
     "index is a list": (
         lambda f: ((f / "model.safetensors.index.json").write_text("[]"), (f / "model.safetensors").unlink()),
         "is not an index",
@@ -383,8 +432,10 @@ class Harm:
 PICKLES = {
     "code": (lambda p: torch.save({"model": Harm()}, p), "pickled code is not run"),
     "no weights": (lambda p: torch.save({"step": 3}, p), "no state dict of weights"),
-    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "damaged or cut short"),
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cut short"),
     "gone": (lambda p: p.unlink(), r"no consolidated\.pth"),
+    "empty": (lambda p: p.write_bytes(b""), "is cut short, or no file of weights"),
+    "a pointer": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "no file of weights"),
     "not contiguous": (
         lambda p: torch.save({n: w.t() for n, w in torch.load(p)["model"].items()}, p),
         "not contiguous",
@@ -408,8 +459,31 @@ def test_a_directory_that_is_there_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         convert("tiny", tmp_path / "mine")
     assert (tmp_path / "mine" / "poem.txt").read_text() == "roses"
+    (tmp_path / "nowhere").symlink_to(tmp_path / "else")
+    with pytest.raises(UserError, match="exists already"):
+        convert("tiny", tmp_path / "nowhere")
     with pytest.raises(UserError, match="there are the layouts bytequilt, hf, meta, not onnx"):
         convert("tiny", tmp_path / "new", "onnx")
+
+
+def test_what_appears_in_the_meantime_is_not_replaced(tmp_path):
+    def appear(*_):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / "poem.txt").write_text("roses")
+
+    with pytest.raises(OSError, match="new"):
+        convert("tiny", tmp_path / "new", advance=appear)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["new", "new/poem.txt"]
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_an_entropy_model_without_a_window_stays_so(tmp_path, window):
+    lm = ours(RuleConfig(threshold=1.0), entropy={"window": window})
+    lm.save(tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "hf", "hf")
+    convert(tmp_path / "hf", tmp_path / "again")
+    for name in ("ours", "hf", "again"):
+        assert load(tmp_path / name).patcher.model.config.window == window
 
 
 # --------------------------------------------------------------------------------------------- what a conversion costs
@@ -419,20 +493,25 @@ def run(code, *arguments):
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):
-    """A limit on the size of files stands for the disk: the error comes in the midst of the weights."""
+@pytest.mark.parametrize(("to", "limit"), [("hf", 5_000_000), ("meta", 800_000)])
+def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, to, limit):
+    """A limit on the size of files stands for the disk: the error comes amid the weights, and amid the .pth."""
+    entropy = {"dim": 192, "ffn_dim": 512, "window": 10}
+    lm = metas_widths(RuleConfig(threshold=1.0), entropy=entropy) if to == "meta" else load("tiny")
+    lm.save(tmp_path / "source" / "model")
     code = """
 import resource, signal, sys
 from bytequilt.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
-main(["convert", "tiny", sys.argv[1], "--to", "hf"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
+main(["convert", sys.argv[1], sys.argv[2], "--to", sys.argv[3]])
 """
-    done = run(code, tmp_path / "new")
+    done = run(code, tmp_path / "source", tmp_path / "new", to, limit)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("bytequilt: ")
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert ("consolidated.pth" in done.stderr) == (to == "meta")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):
@@ -500,7 +579,6 @@ def test_an_ngram_patcher_has_no_other_layout(tmp_path):
 
     lean = NgramEntropy(NgramConfig(sizes=(2, 3), rows=50))
     LM(blt(cross_heads=2), Patcher(RuleConfig(threshold=1.0), lean)).save(tmp_path / "ours")
-    with pytest.raises(UserError, match="n-gram table"):
-        convert(tmp_path / "ours", tmp_path / "theirs", "hf")
-    with pytest.raises(UserError, match="n-gram table"):
-        convert(tmp_path / "ours", tmp_path / "meta", "meta", lossy=True)
+    for to in ("hf", "meta"):
+        with pytest.raises(UserError, match="n-gram table"):
+            convert(tmp_path / "ours", tmp_path / to, to, lossy=True)

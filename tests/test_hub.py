@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 from conftest import blt, patcher
 
-from bytequilt import LM, load
+from bytequilt import LM, UserError, load
 from bytequilt.interop import convert
 from bytequilt.view.card import card
 
@@ -187,6 +187,7 @@ FAILURES = {
     "revision": ("someone/mine", {"revision": "v7"}, "no such revision"),
     "gated": ("someone/gated", {}, "asks for consent"),
     "empty": ("someone/empty", {}, "is not a bytequilt model"),
+    "llama": ("someone/llama", {}, "is not a bytequilt model"),
 }
 
 
@@ -198,6 +199,7 @@ def test_what_the_hub_does_not_give_is_one_line(saved, tmp_path, name):
         "someone/mine": {"main": mine},
         "someone/gated": {"main": mine},
         "someone/empty": {"main": {"x": b""}},
+        "someone/llama": {"main": {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"much"}},
     }
     code = """
 import sys
@@ -212,6 +214,7 @@ except UserError as error:
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert done.stdout.count("\n") == 1
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))  # no weights are downloaded in vain
 
 
 def test_a_token_opens_what_is_gated(saved, tmp_path):
@@ -233,6 +236,27 @@ def test_saving_beside_a_card_keeps_the_card(saved, tmp_path):
     assert (tmp_path / "out" / "README.md").read_text() == "my own words"
     assert LM.from_pretrained(tmp_path / "out").patch_bytes == 4.5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_options_that_there_are_not_are_named(saved):
+    with pytest.raises(UserError, match="no option devcie"):
+        load(saved, devcie="cpu")
+    with pytest.raises(UserError, match="no option devcie"):
+        LM.from_pretrained(saved, devcie="cpu")
+
+
+def test_a_shipped_model_needs_no_network():
+    assert LM.from_pretrained("tiny").patch_bytes == 4.5
+
+
+def test_what_is_said_of_a_card_goes_to_its_front(saved, tmp_path):
+    load(saved).save_pretrained(tmp_path / "out", model_card_kwargs={"license": "mit"})
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text().split("---")[1]
+
+
+def test_a_report_that_is_broken_breaks_no_model(saved):
+    (saved / "report.json").write_text("{")
+    assert load(saved).patch_bytes == 4.5
 
 
 def test_a_card_without_a_report_tells_the_shape_alone(saved):

@@ -134,7 +134,7 @@ def test_their_model_is_the_same_here_and_there_again(tmp_path, name):
     lm = load(tmp_path / "theirs")
     assert_parity(lm, theirs)
     assert convert(tmp_path / "theirs", tmp_path / "ours")["notes"] == []
-    assert_parity(load(tmp_path / "ours"), theirs, TEXTS[1:2])
+    assert_parity(load(tmp_path / "ours"), theirs, TEXTS[3:])
     convert(tmp_path / "ours", tmp_path / "again", "hf")
     again = transformers.BltForCausalLM.from_pretrained(tmp_path / "again").eval()
     assert {k: v.tolist() for k, v in again.state_dict().items()} == {
@@ -216,7 +216,8 @@ def test_our_model_is_the_same_there(tmp_path, name, kind):
 
 def test_the_shipped_model_scores_the_same_bits_per_byte_there(tmp_path):
     convert("tiny", tmp_path / "tiny", "hf")
-    theirs = transformers.BltForCausalLM.from_pretrained(tmp_path / "tiny", dtype=torch.float32).eval()
+    theirs = transformers.BltForCausalLM.from_pretrained(tmp_path / "tiny").eval()
+    assert {weight.dtype for weight in theirs.parameters()} == {torch.float32}  # the patcher's type is that of all
     text = ("In the beginning God created the heaven and the earth. " * 3 + "Schön, 日本, 380 < 381.").encode()
     ids_1N = torch.from_numpy(encode(text, eos=True))[None]
     with torch.no_grad():
@@ -334,6 +335,13 @@ REFUSED = {
     "activation": ({"encoder_config": {"hidden_act": "gelu"}}, "encoder_config hidden_act must be silu"),
     "vocabulary": ({"vocab_size": 300}, "vocab_size must be 260"),
     "rope": ({"global_config": {"rope_parameters": {"rope_type": "yarn"}}}, "rope_type must be default"),
+    "rope of old": (
+        {"global_config": {"rope_parameters": {"type": "linear", "factor": 2}}},
+        "rope_type must be default",
+    ),
+    "rope is a list": ({"global_config": {"rope_parameters": [1]}}, "configuration cannot be read"),
+    "width": ({"encoder_config": {"hidden_size": "wide"}}, "configuration cannot be read"),
+    "sub-configuration": ({"decoder_config": 3}, "configuration cannot be read"),
     "slots": ({"cross_attn_k": 4}, "cross_attn_k is 4, and 2 in encoder_config"),
     "n-grams": ({"encoder_hash_byte_group_size": [5, 3]}, "must ascend"),
     "threshold": ({"patching_threshold": None}, "needs `threshold`"),
@@ -348,7 +356,7 @@ def test_what_is_not_built_here_is_refused(tmp_path, name):
     path = tmp_path / "theirs" / "config.json"
     raw = json.loads(path.read_text())
     for field, value in fields.items():
-        raw[field] = raw[field] | value if isinstance(value, dict) else value
+        raw[field] = raw.get(field, {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(raw))
     with pytest.raises(UserError, match=said):
         load(tmp_path / "theirs")

@@ -7,7 +7,6 @@ import torch
 
 from .config import BLTConfig, EntropyConfig, PatchingConfig, RuleConfig, UserError, load_recipe
 from .interop import Directory
-from .interop.hub import model_folder
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
@@ -48,7 +47,7 @@ def _find(name: str) -> tuple[BLTConfig | None, EntropyConfig | None, dict[str, 
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
-            found = Directory.open(model_folder(name)).config
+            found = Directory.find(name).config
             config = found.model_dump(mode="json", exclude_none=True)
             return found.blt, found.entropy, config, found.patch_bytes or _patch_bytes(found.patching)
         except UserError as error:
@@ -61,7 +60,7 @@ def _find(name: str) -> tuple[BLTConfig | None, EntropyConfig | None, dict[str, 
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
     entropy = recipe.entropy
     if recipe.entropy_init is not None and recipe.patching.needs_entropy:
-        entropy = Directory.open(model_folder(recipe.entropy_init)).config.entropy
+        entropy = Directory.find(recipe.entropy_init).config.entropy
     config = recipe.model_dump(mode="json", exclude_none=True)
     return recipe.model, entropy, config, recipe.patching.target_bytes or _patch_bytes(recipe.patching)
 

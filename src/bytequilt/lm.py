@@ -23,8 +23,7 @@ from .infer.saved import restore
 from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
 from .infer.writer import Step
-from .interop import Directory
-from .interop.hub import model_folder
+from .interop import Directory, hub
 from .interop.native import FORMAT, ModelConfig, beside, read_json
 from .interop.stored import Stored
 from .model.blt import BLT
@@ -47,13 +46,13 @@ class LM(ModelHubMixin):
         model: BLT,
         patcher: Patcher,
         patch_bytes: float | None = None,
-        report: dict[str, Any] | None = None,
+        run: Path | None = None,
     ) -> None:
         self.model, self.patcher = model.eval(), patcher
         self.patch_bytes = patch_bytes
         """Mean bytes per patch that the threshold was calibrated to, where that is known."""
-        self.report = report or {}
-        """What its run found, where it comes from a run directory."""
+        self.run = run
+        """The run directory that it comes from, where it comes from one."""
         if patcher.model is not None:
             patcher.model.eval()
 
@@ -158,23 +157,27 @@ class LM(ModelHubMixin):
         )
         write_model(Path(folder), config, self.model, self.patcher.model, dtype)
 
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> "LM":
+        """Like `load`, with options of the hub."""
+        return super().from_pretrained(hub.local(name) or name, **options)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, patch_bytes: Any = None, **options: Any) -> "LM":
+        """What the mixin calls, with the field of config.json that is named like ours."""
+        return load(model_id, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """What the mixin calls: the files of a model, beside whatever else the directory holds."""
-        with TemporaryDirectory(dir=save_directory.parent) as scratch:
+        with TemporaryDirectory(dir=save_directory) as scratch:
             self.save(Path(scratch) / "model")
             for file in (Path(scratch) / "model").iterdir():
                 file.replace(save_directory / file.name)
 
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, device: str = "cpu", dtype: str = "float32", patch_bytes: Any = None, **download: Any
-    ) -> "LM":
-        """What the mixin calls, with fields of config.json that are named like ours."""
-        return load(model_id, device, dtype, **download)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """README.md of a model on the hub, from the report of its run."""
-        return ModelCard(card(self.model.config, self.report))
+    def generate_model_card(self, **fields: Any) -> ModelCard:
+        """README.md of a model on the hub, from the report of its run; `fields` go to its front matter."""
+        report = read_json(self.run / "report.json") if self.run else {}
+        return ModelCard(card(self.model.config, report, **fields))
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
@@ -198,20 +201,20 @@ def write_model(
         for name, weight in (network.state_dict() if network is not None else {}).items():
             kept = weight.to(dtype) if dtype is not None and prefix == "blt" else weight
             tensors[f"{prefix}.{name}"] = kept.detach().cpu().contiguous()
-    with beside(folder) as partial:
+    with beside(folder, replace=True) as partial:
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+        (partial / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
 
-def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **download: Any) -> LM:
+def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **options: Any) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `dtype` is that of the BLT, but that n-gram tables stay as they
-    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `download`
-    are options for the hub, such as `revision` and `token`.
+    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `options`
+    are for the hub: revision, token, cache_dir, force_download, local_files_only.
     Raises UserError where there is no such model, or it is damaged or of another kind.
     """
-    directory = Directory.open(model_folder(name, **download))
+    directory = Directory.find(name, **options)
     config = directory.config
     if config.blt is None or config.patching is None:
         raise UserError(f"{directory.folder} holds an entropy model alone; a BLT is needed here")
@@ -222,13 +225,13 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
     for network in (model, entropy):
         if network is not None:
             lay_out(network.to(device))
-    report = read_json(directory.folder.parent / "report.json") if directory.folder.name == "model" else None
-    return LM(model, Patcher(config.patching, entropy), config.patch_bytes, report)
+    run = directory.folder.parent if directory.folder.name == "model" else None
+    return LM(model, Patcher(config.patching, entropy), config.patch_bytes, run)
 
 
 def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | NgramEntropy | None:
     """What scores bytes in a model directory, in fp32; None where its patching needs nothing of the kind."""
-    directory = Directory.open(model_folder(name))
+    directory = Directory.find(name)
     scorer = _scorer(directory.config, directory.tensors())
     return scorer.to(device).eval() if scorer is not None else None
 

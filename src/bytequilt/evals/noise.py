@@ -1,7 +1,7 @@
 """How a model bears noise: what a text costs it as it is, and with noise of five kinds.
 
-The kinds are those that Pagnoni et al. 2024 (table 3) put on HellaSwag; here they are put on text, and bits are counted.
-A byte that is not UTF-8 is a character like any other, and comes through whole.
+The kinds are those that Pagnoni et al. 2024 (arXiv 2412.09871, table 3) put on HellaSwag. Here they are put on any
+text, and bits are counted instead of answers. A byte that is not UTF-8 is a character like any other.
 """
 
 from collections.abc import Callable, Mapping, Sequence

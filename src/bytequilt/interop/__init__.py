@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import UserError
-from . import hugging_face, meta, names, native
-from .hub import model_folder
+from pydantic import ValidationError
+
+from ..config import UserError, one_line
+from . import hub, hugging_face, meta, names, native
 from .native import ModelConfig, beside
 from .stored import Stored
 
@@ -28,15 +30,34 @@ class Directory:
     """Where the model will differ from what its layout's own program makes of it."""
 
     @classmethod
+    def find(cls, name: str | PathLike[str], **options: Any) -> "Directory":
+        """The model of that name: a path, a run directory's, a shipped model, or a repository of the hub.
+
+        `options` are those of the hub: revision, token, cache_dir, force_download, local_files_only.
+        Raises UserError where there is no such model, before its weights are downloaded.
+        """
+        if unknown := sorted(set(options) - set(hub.OPTIONS)):
+            raise UserError(f"no option {unknown[0]}; the hub's are {', '.join(hub.OPTIONS)}")
+        if (folder := hub.local(name)) is None:
+            cls.open(hub.download(str(name), hub.DESCRIPTION, **options))
+            folder = hub.download(str(name), hub.WEIGHTS, **options)
+        return cls.open(folder)
+
+    @classmethod
     def open(cls, folder: Path) -> "Directory":
-        """Raises UserError where the layout is none of the three, or cannot be read."""
+        """Raises UserError where the layout is none of the three, or its configuration cannot be read."""
         for name, layout in LAYOUTS.items():
             if layout.recognise(folder):
-                config, notes = layout.read_config(folder)
+                try:
+                    config, notes = layout.read_config(folder)
+                except ValidationError as error:
+                    raise UserError(f"{folder}: {one_line(error)}") from None
+                except (TypeError, ValueError, AttributeError, KeyError) as error:  # a field of another type
+                    raise UserError(f"{folder}: its configuration cannot be read: {error!r}") from None
                 return cls(folder, name, config, tuple(notes))
         raise UserError(
-            f"{folder} is not a bytequilt model, nor one of Hugging Face's or Meta's: its config.json has neither `format`, "
-            "nor model_type blt, nor `args`, and there is no params.json"
+            f"{folder} is not a bytequilt model, nor one of Hugging Face's or Meta's: its config.json has neither "
+            "`format`, nor model_type blt, nor `args`, and there is no params.json"
         )
 
     def tensors(self, layout: str = "bytequilt") -> dict[str, Stored]:
@@ -49,8 +70,8 @@ class Directory:
 
 
 def convert(
-    src: str | Path,
-    dst: str | Path,
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
     to: Layout = "bytequilt",
     *,
     lossy: bool = False,
@@ -61,15 +82,17 @@ def convert(
     """Write a model in another layout, byte by byte as its weights are stored; returns what was done.
 
     `src` is a shipped model, a directory or a hub id; `dst` must not exist. With `lossy`, what the layout cannot
-    express is changed, and the result says how. `advance` is told the bytes copied since its last call, and those of the whole.
+    express is changed, and the result says how. `advance` is told the bytes copied since its last call, and all.
     Raises UserError where a model cannot be read or expressed; nothing is left behind then.
     """
     if to not in LAYOUTS:
         raise UserError(f"there are the layouts {', '.join(LAYOUTS)}, not {to}")
-    dst, source = Path(dst), Directory.open(model_folder(src, revision=revision, token=token))
-    if dst.exists():
+    dst = Path(dst)
+    if dst.exists() or dst.is_symlink():
         raise UserError(f"{dst} exists already; give another name, or remove it")
-    files, changes = LAYOUTS[to].export(source.config)
+    source = Directory.find(src, revision=revision, token=token)
+    dtypes = {stored.dtype for stored in source.tensors().values()}
+    files, changes = LAYOUTS[to].export(source.config, dtypes)
     if changes and not lossy:
         raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy converts it all the same")
     tensors = source.tensors(to)

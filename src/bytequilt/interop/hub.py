@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
+from .stored import one_line
 
-FILES = ["config.json", "*params.json", "*.safetensors", "*.safetensors.index.json", "*.pth"]
-"""What is taken from a repository of the hub."""
 MARKS = ("config.json", "params.json")
 """A model directory of any layout has one of these."""
+DESCRIPTION = ["config.json", "*params.json"]
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.pth"]
+"""What is taken from a repository of the hub."""
+OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+"""Those of huggingface_hub that a download takes."""
 
 
-def model_folder(name: str | os.PathLike[str], **download: Any) -> Path:
-    """The directory of a model: a path, a run directory's `model`, a shipped model, or a download from the hub.
+def local(name: str | os.PathLike[str]) -> Path | None:
+    """The directory of a model on this disk: a path, a run directory's `model`, or a shipped model.
 
-    `download` are options of huggingface_hub's snapshot_download, such as `revision` and `token`. What the hub gave
-    once is in its cache, and HF_HUB_OFFLINE=1 takes it from there. Raises UserError where there is no such model.
+    None where the name is that of a repository of the hub. Raises UserError where it can be neither.
     """
     path, text = Path(name), str(name)
     for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):
@@ -27,12 +30,20 @@ def model_folder(name: str | os.PathLike[str], **download: Any) -> Path:
         raise UserError(f"{path} is not a model directory: it has no config.json")
     if text.count("/") != 1 or text.startswith((".", "/")):
         raise UserError(f"no model at {text}: give a shipped model (tiny), a directory, or a hub id such as owner/name")
+    return None
+
+
+def download(name: str, patterns: list[str], **options: Any) -> Path:
+    """The directory of the cache that holds these files of a repository.
+
+    HF_HUB_OFFLINE=1 takes them from the cache alone. Raises UserError where they cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=FILES, ignore_patterns=["*with_rope*"], **download))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*with_rope*"], **options))
     except Exception as error:  # of the network, the hub, its cache, or its client
-        raise UserError(f"no model at {text}, and the hub does not give one: {_reason(error)}") from None
+        raise UserError(f"no model at {name}, and the hub does not give one: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -45,4 +56,4 @@ def _reason(error: Exception) -> str:
             return "it has no such revision"
         case LocalEntryNotFoundError():
             return "it cannot be reached, and its cache does not hold the model"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return one_line(error)

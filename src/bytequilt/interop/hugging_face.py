@@ -3,14 +3,14 @@
 Read as transformers 5.23 reads it, defaults included.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ..codec import BOE, BOS, EOS, VOCAB_SIZE
-from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError, one_line
-from .native import FORMAT, ModelConfig, read_json, read_tensors, write_tensors
+from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
+from .native import FORMAT, ModelConfig, ascending, read_json, read_tensors, write_tensors
+from .stored import DTYPES
 
 __all__ = ["export", "read_config", "read_tensors", "recognise", "write_tensors"]
 
@@ -47,10 +47,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
         for field, value in FIXED.items():
             if part.get(field, value) != value:
                 raise UserError(f"{folder / 'config.json'}: {name} {field} must be {value}, not {part[field]}")
-    try:
-        return _config(raw, subs), _departures(raw, subs)
-    except ValidationError as error:
-        raise UserError(f"{folder / 'config.json'}: {one_line(error)}") from None
+    return _config(raw, subs), _departures(raw, subs)
 
 
 def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig:
@@ -66,7 +63,7 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
         latent=StackConfig(**fields["global_config"]),
         decoder=decoder,
         hash=HashConfig(
-            sizes=raw.get("encoder_hash_byte_group_size") or (3, 4, 5, 6, 7, 8),
+            sizes=ascending(raw.get("encoder_hash_byte_group_size") or (3, 4, 5, 6, 7, 8)),
             rows=raw.get("encoder_hash_byte_group_vocab", 500_002),
             functions=raw.get("encoder_hash_byte_group_nb_functions", 1),
         ),
@@ -76,7 +73,6 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
         encoder_cross="all" if subs["encoder_config"].get("cross_attn_all_layers", False) else "last",
         decoder_cross="all" if subs["decoder_config"].get("cross_attn_all_layers", True) else "first",
     )
-    check_order(blt.hash)
     entropy = None
     if raw.get("patch_in_forward", True):
         seen = subs["patcher_config"].get("sliding_window", WINDOW)
@@ -109,33 +105,33 @@ def _stack(name: str, sub: dict[str, Any]) -> dict[str, Any]:
     """Fields of a StackConfig."""
     fields = STACKS[name] | {ours: sub[theirs] for ours, theirs in FIELDS if sub.get(theirs) is not None}
     rope = sub.get("rope_parameters") or sub.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(f"{name}: rope_type must be default, not {rope['rope_type']}")
+    kind = rope.get("rope_type", rope.get("type", "default"))  # `type` in older versions
+    if kind != "default":
+        raise UserError(f"{name}: rope_type must be default, not {kind}")
     theta = rope.get("rope_theta", sub.get("rope_theta"))
-    return {"ffn_dim": int(8 * fields["dim"] / 3)} | fields | ({"rope_theta": theta} if theta is not None else {})
+    if theta is not None:
+        fields["rope_theta"] = theta
+    return {"ffn_dim": int(8 * fields["dim"] / 3)} | fields
 
 
 def _one(encoder: int, decoder: int) -> int | tuple[int, int]:
     return encoder if encoder == decoder else (encoder, decoder)
 
 
-def check_order(hash: HashConfig) -> None:
-    """Tables lie in the order of their n-gram lengths, which ascend here."""
-    if list(hash.sizes) != sorted(set(hash.sizes)):
-        raise UserError(f"n-gram lengths must ascend, each once, not {list(hash.sizes)}")
-
-
 # --------------------------------------------------------------------------------------------------------------- export
 
 
-def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """Files of a directory beside its weights, as JSON, and what changes because Transformers cannot express it.
 
+    Where weights are of several types, Transformers is told to load all in fp32: entropies decide boundaries.
     Raises UserError for what has no place there at all.
     """
     blt = config.blt
     if blt is None:
         raise UserError("Transformers has no layout for an entropy model alone")
+    if config.ngram is not None:
+        raise UserError("Transformers' layout has no place for an n-gram table")
     _check(blt)
     patching, changes = _patching(config)
     changes = _changes(blt, config.entropy) + changes
@@ -156,6 +152,7 @@ def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
         "tie_word_embeddings": False,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
+        "dtype": str(DTYPES[next(iter(dtypes))] if len(dtypes) == 1 else DTYPES["F32"]).removeprefix("torch."),
         "use_cache": False,  # Transformers fails or errs with its cache
     }
     if config.entropy is not None:
@@ -176,7 +173,7 @@ def _check(blt: BLTConfig) -> None:
         raise UserError("Transformers has no BLT without cross-attention")
     if not blt.hash.sizes:
         raise UserError("Transformers has no BLT without n-gram embeddings")
-    check_order(blt.hash)
+    ascending(blt.hash.sizes)
 
 
 def _changes(blt: BLTConfig, entropy: EntropyConfig | None) -> list[str]:
@@ -198,8 +195,8 @@ def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
     """Fields of their configuration, and what changes."""
     rule = config.patching
     inside = {"patch_in_forward": config.entropy is not None}
-    if rule is None or rule.kind not in ("entropy", "combined") or config.entropy is None:
-        kind = "byte" if rule is None else rule.kind if config.ngram is None else "an n-gram table"
+    if rule is None or rule.kind not in ("entropy", "combined"):
+        kind = rule.kind if rule else "byte"
         changed = [f"there is one patch per byte there, not patching by {kind}"] if kind != "byte" else []
         return inside | {"patching_mode": "byte"}, changed
     changed = ["patches open at the threshold alone there, whatever the rise"] if rule.kind == "combined" else []
@@ -210,6 +207,6 @@ def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _sub(stack: StackConfig) -> dict[str, Any]:
-    ours = {"kv_heads": stack.num_kv_heads, "ffn_dim": stack.hidden_dim}
-    fields = {theirs: ours.get(name) or getattr(stack, name) for name, theirs in FIELDS}
+    explicit = stack.model_copy(update={"kv_heads": stack.num_kv_heads, "ffn_dim": stack.hidden_dim})
+    fields = {theirs: getattr(explicit, ours) for ours, theirs in FIELDS}
     return fields | {"rope_parameters": {"rope_type": "default", "rope_theta": stack.rope_theta}}

@@ -4,20 +4,28 @@ Either has its entropy model in a folder of its own: entropy_model/params.json a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from ..codec import EOS, VOCAB_SIZE
-from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError, one_line
-from .hugging_face import check_order
-from .native import FORMAT, ModelConfig, read_json
-from .stored import Stored, read_pickle, read_shards, write_safetensors
+from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
+from .native import FORMAT, ModelConfig, ascending, read_json
+from .stored import Stored, one_line, read_pickle, read_shards, write_safetensors
 
 ENTROPY = "entropy_model"
+THRESHOLD = 1.335442066192627  # nats
+PATCHING = {
+    "patching_mode": "patching_mode",
+    "patch_size": "patch_size",
+    "threshold": "patching_threshold",
+    "threshold_add": "patching_threshold_add",
+    "monotonicity": "monotonicity",
+    "max_patch_length": "max_patch_length",
+}
+"""Arguments of the patcher that stand beside those of the entropy model, and count before those of the BLT."""
 WINDOW = 512  # of their entropy model, where its parameters name none
 FIXED: dict[str, tuple[Any, ...]] = {
     "vocab_size": (VOCAB_SIZE,),
@@ -36,9 +44,9 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "tokenize_with_bpe_delimiter": (False,),
     "use_rope": (True,),
 }
-"""Keys of which only these values are built here."""
+"""Keys of which only these values are built here; one that is missing is taken for the first."""
 READ = """
-    dim_global n_layers_global n_heads_global n_kv_heads_global dim_local_encoder n_layers_local_encoder
+    dim_global n_layers_global n_heads_global n_kv_heads n_kv_heads_global dim_local_encoder n_layers_local_encoder
     n_heads_local_encoder dim_local_decoder n_layers_local_decoder n_heads_local_decoder dim_token cross_attn_k
     cross_attn_nheads cross_attn_all_layers_encoder cross_attn_all_layers_decoder encoder_hash_byte_group_size
     encoder_hash_byte_group_vocab encoder_hash_byte_group_nb_functions local_attention_window_len patch_size
@@ -51,8 +59,8 @@ IGNORED = """
     encoder_ngram_table_dir encoder_ngram_to_size_str encoder_preds_low_entropy_toks encoder_preds_random_toks
     entropy_model_checkpoint_dir entropy_model_is_ngram_model full_logging_n_layers fuse_sequence_parallel
     global_local_decoder_residual_layer head_dim init_base_std init_std_factor init_use_depth init_use_gaussian
-    layer_ckpt log_patch_lengths loss_parallel max_encoder_seq_length max_length max_seqlen n_heads n_kv_heads
-    n_layers ngram_vocab_sizes norm_affine output_size pad_to_max_length patch_in_forward patch_only_decoder
+    layer_ckpt log_patch_lengths loss_parallel max_encoder_seq_length max_length max_seqlen n_heads n_layers
+    ngram_vocab_sizes norm_affine output_size pad_to_max_length patch_in_forward patch_only_decoder
     patch_only_encoder patching_batch_size patching_device patching_thresholds_str realtime_patching recompute_attn
     recompute_fc1_out recompute_fc3_out rope_use_fp32_in_outer_product seed sequence_parallel
     share_encoder_decoder_emb sliding_window tie_local_encoder_decoder tie_local_encoder_decoder_logits use_fsdp
@@ -67,44 +75,44 @@ def recognise(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
-    """The configuration, and what is to be said of it: nothing."""
-    args, entropy = _args(folder), _entropy_folder(folder)
-    rule = args and _rule(args)
-    if rule and rule.needs_entropy and not entropy:
-        raise UserError(
-            f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs the model there"
-        )
-    try:
-        return ModelConfig(
-            format=FORMAT,
-            blt=args and _blt(args),
-            entropy=_entropy(read_json(entropy / "params.json")["entropy_model"]) if entropy else None,
-            patching=rule,
-        ), []
-    except ValidationError as error:
-        raise UserError(f"{folder}: {one_line(error)}") from None
+    """The configuration, and what had to be assumed."""
+    args = _arguments(folder)
+    if args is None:
+        return ModelConfig(format=FORMAT, entropy=_entropy(_parameters(folder)[0])), []
+    _check_arguments(folder, args)
+    place = _entropy_folder(folder)
+    params, patching = _parameters(place) if place else (None, {})
+    fields = {mine: patching[key] for key, mine in PATCHING.items() if patching.get(key) is not None}
+    rule, notes = _rule({name: value for name, value in args.items() if value is not None} | fields)
+    if rule.needs_entropy and params is None:
+        raise UserError(f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs that model")
+    return ModelConfig(format=FORMAT, blt=_blt(args), entropy=params and _entropy(params), patching=rule), notes
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
     """Tensors under their own names, those of the entropy model behind `entropy_model/`."""
-    found, entropy = {}, _entropy_folder(folder)
-    if (folder / "config.json").is_file():
-        found = read_shards(folder)
-    elif _args(folder):
-        found = read_pickle(_pth(folder))
-    if entropy:
-        found |= {f"{ENTROPY}/{name}": stored for name, stored in read_pickle(_pth(entropy)).items()}
+    found, alone = {}, _arguments(folder) is None
+    if not alone:
+        found = read_shards(folder) if (folder / "config.json").is_file() else read_pickle(_pth(folder))
+    place = folder if alone else _entropy_folder(folder)
+    if place is not None:
+        found |= {f"{ENTROPY}/{name}": stored for name, stored in read_pickle(_pth(place)).items()}
     return found
 
 
-def _args(folder: Path) -> dict[str, Any] | None:
-    """The BLT's arguments; None for an entropy model alone."""
-    hub, params = read_json(folder / "config.json"), read_json(folder / "params.json")
-    args = hub.get("args") or params.get("model") or ({} if "entropy_model" in params else params)
-    if not args.get("dim_global"):
-        if "entropy_model" in params:
-            return None
-        raise UserError(f"{folder}: no arguments of a BLT under `args` of config.json or `model` of params.json")
+def _arguments(folder: Path) -> dict[str, Any] | None:
+    """The BLT's arguments; None where the directory is that of an entropy model alone."""
+    params = read_json(folder / "params.json")
+    args = read_json(folder / "config.json").get("args") or params.get("model") or params
+    if args.get("dim_global"):
+        return args
+    if params.get("entropy_model"):
+        return None
+    raise UserError(f"{folder}: no arguments of a BLT under `args` of config.json or `model` of params.json")
+
+
+def _check_arguments(folder: Path, args: dict[str, Any]) -> None:
+    """Raises UserError for an argument that is not known, or asks for what is not built here."""
     if unknown := sorted(set(args) - KNOWN):
         raise UserError(f"{folder}: {unknown[0]} is none of the arguments of a BLT ({len(unknown)} unknown)")
     for key, values in FIXED.items():
@@ -112,22 +120,27 @@ def _args(folder: Path) -> dict[str, Any] | None:
             raise UserError(f"{folder}: {key} must be {' or '.join(map(str, values))}, not {args[key]}")
     if args.get("dim_token") not in (None, args.get("dim_local_encoder", 512)):
         raise UserError(f"{folder}: dim_token must be the local width, not {args['dim_token']}")
-    return args
 
 
 def _entropy_folder(folder: Path) -> Path | None:
-    """Inside, beside, or the folder itself; None where there is none."""
-    for candidate in (folder / ENTROPY, folder.resolve().parent / ENTROPY, folder):
-        if "entropy_model" in read_json(candidate / "params.json"):
+    """Inside the directory of a BLT, or beside it; None where there is none."""
+    for candidate in (folder / ENTROPY, folder.resolve().parent / ENTROPY):
+        if read_json(candidate / "params.json").get("entropy_model"):
             return candidate
     return None
 
 
+def _parameters(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of an entropy model: its own, and those of the patching that it was made for."""
+    params = read_json(folder / "params.json")
+    return params["entropy_model"], (params.get("data") or {}).get("patcher_args") or {}
+
+
 def _pth(folder: Path) -> Path:
-    paths = [p for p in sorted(folder.glob("*.pth")) if "with_rope" not in p.name]
-    if not paths:
+    path = folder / "consolidated.pth"
+    if not path.is_file():
         raise UserError(f"{folder} has no consolidated.pth")
-    return paths[0]
+    return path
 
 
 def _blt(args: dict[str, Any]) -> BLTConfig:
@@ -143,14 +156,14 @@ def _blt(args: dict[str, Any]) -> BLTConfig:
             **fields,
         )
 
-    window = args.get("local_attention_window_len")
+    shared = {"window": args.get("local_attention_window_len"), "kv_heads": args.get("n_kv_heads")}
     sizes = args.get("encoder_hash_byte_group_size") or ()
-    local = {side: stack(f"local_{side}", window=window) for side in ("encoder", "decoder")}
+    local = {side: stack(f"local_{side}", **shared) for side in ("encoder", "decoder")}
     config = BLTConfig(
         **local,
         latent=stack("global", kv_heads=args.get("n_kv_heads_global")),
         hash=HashConfig(
-            sizes=[int(n) for n in sizes.split(",") if n] if isinstance(sizes, str) else sizes,
+            sizes=ascending([int(n) for n in sizes.split(",") if n] if isinstance(sizes, str) else sizes),
             rows=args.get("encoder_hash_byte_group_vocab", 30_000),
             functions=args.get("encoder_hash_byte_group_nb_functions", 3),
         ),
@@ -187,26 +200,32 @@ def _hidden(dim: int, args: dict[str, Any]) -> int:
     return multiple * math.ceil(int((args.get("ffn_dim_multiplier") or 1) * wide) / multiple)
 
 
-def _rule(args: dict[str, Any]) -> RuleConfig:
-    mode, threshold = args.get("patching_mode") or "entropy", args.get("patching_threshold", 1.335442066192627)
-    rise, longest = args.get("patching_threshold_add"), args.get("max_patch_length")
+def _rule(args: dict[str, Any]) -> tuple[RuleConfig, list[str]]:
+    """The rule of these arguments, none of which is null; and what had to be assumed."""
+    mode, rise, longest = (
+        args.get("patching_mode") or "entropy",
+        args.get("patching_threshold_add"),
+        args.get("max_patch_length"),
+    )
+    threshold, notes = args.get("patching_threshold"), []
+    if mode == "entropy" and threshold is None:
+        threshold, notes = THRESHOLD, [f"no threshold is given: it is {THRESHOLD:.3f} nats, as in Meta's own code"]
     match mode:
         case "entropy" if args.get("monotonicity"):
-            return RuleConfig(kind="monotonic", rise=threshold, max_length=longest)
+            return RuleConfig(kind="monotonic", rise=threshold, max_length=longest), notes
         case "entropy" if rise is not None:
-            return RuleConfig(kind="combined", threshold=threshold, rise=rise, max_length=longest)
+            return RuleConfig(kind="combined", threshold=threshold, rise=rise, max_length=longest), notes
         case "entropy":
-            return RuleConfig(kind="entropy", threshold=threshold, max_length=longest)
-        case "static" if float(args.get("patch_size") or 0).is_integer():
-            return RuleConfig(kind="fixed", stride=int(args.get("patch_size") or 0), max_length=longest)
+            return RuleConfig(kind="entropy", threshold=threshold, max_length=longest), notes
+        case "static" if args.get("patch_size") and float(args["patch_size"]).is_integer():
+            return RuleConfig(kind="fixed", stride=int(args["patch_size"]), max_length=longest), notes
         case "space" | "byte":
-            return RuleConfig(kind=mode, max_length=longest)
+            return RuleConfig(kind=mode, max_length=longest), notes
     raise UserError(f"patching_mode must be entropy, space, static of a whole patch_size, or byte, not {mode}")
 
 
 def _check(blt: BLTConfig) -> None:
     """Raises UserError for networks that the layout has no equal of."""
-    check_order(blt.hash)
     if blt.latent.dim == blt.decoder.dim:
         raise UserError("Meta's layout has no decoder projection where the latent width is the local one")
 
@@ -214,7 +233,7 @@ def _check(blt: BLTConfig) -> None:
 # --------------------------------------------------------------------------------------------------------------- export
 
 
-def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """Files of a directory of the hub beside its weights, as JSON, and what changes because Meta cannot express it.
 
     Raises UserError for what has no place there at all.
@@ -232,6 +251,7 @@ def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
         "n_layers_global": blt.latent.layers,
         "n_heads_global": blt.latent.heads,
         "n_kv_heads_global": blt.latent.kv_heads,
+        "n_kv_heads": blt.encoder.kv_heads,
         "dim_local_encoder": blt.encoder.dim,
         "n_layers_local_encoder": blt.encoder.layers,
         "n_heads_local_encoder": blt.encoder.heads,
@@ -260,7 +280,7 @@ def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
     files: dict[str, Any] = {"config.json": {"args": args}}
     changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
     if entropy is not None:
-        files[f"{ENTROPY}/params.json"] = {"entropy_model": _parameters(entropy)}
+        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
         if entropy.newline_reset:
             changes.append("the entropy model's context does not open anew at newlines there")
         if entropy.window is None:
@@ -269,7 +289,9 @@ def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _exportable(blt: BLTConfig) -> None:
+    """Raises UserError for networks that the layout has no place for."""
     _check(blt)
+    ascending(blt.hash.sizes)
     stacks = [blt.encoder, blt.latent, blt.decoder]
     for field in ("rope_theta", "norm_eps"):
         if len({getattr(stack, field) for stack in stacks}) > 1:
@@ -294,7 +316,7 @@ def _multiple(stacks: list[StackConfig]) -> int:
     raise UserError(f"Meta's formula for the width of the feed-forward networks does not give {widths}")
 
 
-def _parameters(entropy: EntropyConfig) -> dict[str, Any]:
+def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
     return {
         "dim": entropy.dim,
         "n_layers": entropy.layers,
@@ -322,8 +344,13 @@ def _patching(rule: RuleConfig) -> dict[str, Any]:
 
 def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
     """The BLT as safetensors, the entropy model as a .pth."""
+    apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name] for name in tensors if name.startswith(f"{ENTROPY}/")}
     inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
     write_safetensors(folder / "model.safetensors", inside, {"format": "pt"}, advance)
-    apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name].tensor() for name in tensors if name not in inside}
     if apart:
-        torch.save({"model": apart}, folder / ENTROPY / "consolidated.pth")
+        path = folder / ENTROPY / "consolidated.pth"
+        try:
+            torch.save({"model": {name: stored.tensor() for name, stored in apart.items()}}, path)
+        except RuntimeError as error:  # what torch says of a disk that is full
+            raise UserError(f"{path} cannot be written: {one_line(error)}") from None
+        advance(sum(stored.size for stored in apart.values()))

@@ -74,8 +74,7 @@ ROWS = SINGLE + [
     for outers, inners in ((STACKS, BLOCK), (CROSSES, CROSS))
     for outer, inner in product(outers, inners)
 ]
-RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
-"""Tables of rotary factors, which some files carry and nobody needs."""
+NAMED = {row[OURS]: row for row in ROWS}
 
 
 def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, want: int) -> dict[str, Stored]:
@@ -111,12 +110,11 @@ def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
     """What a layout calls one of our tensors, or the parts that make it."""
     if layout == OURS:
         return (ours,)
-    layer = (re.findall(r"\.(\d+)\.", ours) or [""])[0]
-    row = next(row for row in ROWS if f"{row[OURS].replace('#', layer)}.weight" == ours)
-    before, several, options, after = re.fullmatch(r"([^{]*)(\{(.*)\})?(.*)", row[layout].replace("#", layer)).groups()
-    if not several:
-        return (f"{before}{after}.weight",)
-    each = map(str, range(tables)) if options == "*" else options.split(",")
+    layers = re.findall(r"\.(\d+)\.", ours)
+    pattern = NAMED[re.sub(r"\.\d+\.", ".#.", ours).removesuffix(".weight")][layout].replace("#", "".join(layers))
+    before, _, rest = pattern.partition("{")
+    options, _, after = rest.partition("}")
+    each = [str(table) for table in range(tables)] if options == "*" else options.split(",")
     return tuple(f"{before}{one}{after}.weight" for one in each)
 
 
@@ -130,8 +128,7 @@ def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
 
 def _complete(there: set[str], wanted: set[str]) -> None:
     """Raises UserError where the two differ, naming the first that does and what it may have been meant for."""
-    extra = sorted(name for name in there - wanted if not RECOMPUTED.fullmatch(name))
-    missing = sorted(wanted - there)
+    extra, missing = sorted(there - wanted), sorted(wanted - there)
     if not extra and not missing:
         return
     name, others, known = (missing[0], missing, extra or there) if missing else (extra[0], extra, wanted)

@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
-from ..config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError, one_line
+from ..config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError
 from .stored import Stored, read_shards, write_safetensors
 
 FORMAT = 1
@@ -43,19 +44,16 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     raw = read_json(folder / "config.json")
     if raw["format"] != FORMAT:
         raise UserError(f"{folder} has format {raw['format']}; this version reads format {FORMAT}")
-    try:
-        return ModelConfig.model_validate(raw), []
-    except ValidationError as error:
-        raise UserError(f"{folder / 'config.json'}: {one_line(error)}") from None
+    return ModelConfig.model_validate(raw), []
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
     return read_shards(folder)
 
 
-def export(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """Files of a directory beside its weights, as JSON, and what the layout cannot express: nothing."""
-    return {"config.json": config.model_dump(mode="json", exclude_none=True)}, []
+    return {"config.json": config.model_dump(mode="json")}, []
 
 
 def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
@@ -63,17 +61,26 @@ def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[i
 
 
 @contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """A directory that takes the name of `folder`, and its place, once all that is written to it is there."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+def beside(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """A directory that takes the name of `folder` once all that is written to it is there.
+
+    With `replace` it also takes the place of what has the name. Raises OSError where something has it otherwise.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        partial = Path(scratch) / folder.name
+        partial.mkdir()
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def ascending(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Lengths of n-grams, whose tables lie in this order. Raises UserError where they do not rise, as ours do."""
+    if list(sizes) != sorted(set(sizes)):
+        raise UserError(f"n-gram lengths must ascend, each once, not {list(sizes)}")
+    return tuple(sizes)
 
 
 def read_json(path: Path) -> dict[str, Any]:

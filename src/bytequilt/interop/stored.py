@@ -4,6 +4,8 @@ Layouts differ in names, and in which tensors are joined row below row: so to co
 """
 
 import json
+import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -20,6 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import UserError
 
+RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
+"""Tables of rotary factors, which some files carry and nobody needs."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 CHUNK = 1 << 24  # bytes that are copied at once: all the memory that a conversion needs
 
@@ -71,15 +75,14 @@ class Stored:
         data = torch.from_numpy(maps[0] if len(maps) == 1 else np.concatenate(maps))
         return data.view(DTYPES[self.dtype]).view(self.shape)
 
-    def copy(self, out: BufferedIOBase, advance: Callable[[int], None]) -> None:
-        """Append its bytes to an open file; `advance` is told of every chunk."""
-        buffer = memoryview(bytearray(CHUNK))
+    def copy(self, out: BufferedIOBase, buffer: memoryview, advance: Callable[[int], None]) -> None:
+        """Append its bytes to an open file by way of a buffer; `advance` is told of every chunk."""
         for piece in self.pieces:
             with piece.path.open("rb") as file:
                 file.seek(piece.offset)
                 left = piece.size
                 while left:
-                    if not (count := file.readinto(buffer[: min(left, CHUNK)])):
+                    if not (count := file.readinto(buffer[:left])):
                         raise UserError(f"{piece.path} ends {left} bytes early")
                     out.write(buffer[:count])
                     advance(count)
@@ -108,6 +111,8 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     header.pop("__metadata__", None)
     found = {}
     for name, entry in header.items():
+        if RECOMPUTED.fullmatch(name):
+            continue
         if entry["dtype"] not in DTYPES:
             raise UserError(f"{path}: {name} is {entry['dtype']}; weights are {', '.join(DTYPES)}")
         begin, end = entry["data_offsets"]
@@ -123,14 +128,15 @@ def read_shards(folder: Path) -> dict[str, Stored]:
         return read_safetensors(folder / "model.safetensors")
     try:
         places = json.loads(index.read_text())["weight_map"]
-        files = sorted(set(places.values()))
+        files = sorted({Path(file) for file in places.values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is not an index of shards: {error!r}") from None
     found: dict[str, Stored] = {}
     for file in files:
-        if not (folder / file).is_file():
+        if not (folder / file).is_file() or file.name != str(file):
             raise UserError(f"{index} names {file}, which is not there")
-        found |= read_safetensors(folder / file)
+        shard = read_safetensors(folder / file)
+        found |= {name: stored for name, stored in shard.items() if places.get(name, file.name) == file.name}
     if absent := sorted(set(places) - set(found)):
         raise UserError(f"{index} names {absent[0]} in {places[absent[0]]}, which does not hold it")
     return found
@@ -138,18 +144,20 @@ def read_shards(folder: Path) -> dict[str, Stored]:
 
 def read_pickle(path: Path) -> dict[str, Stored]:
     """The tensors of a .pth file, at its top or under `model`. Only weights are read: pickled code is refused."""
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is cut short, or no file of weights as torch.save writes them today")
     try:
         with FakeTensorMode():  # finds where tensors lie without reading them
             loaded = torch.load(path, weights_only=True)
     except UnpicklingError:
         raise UserError(f"{path} holds more than weights; pickled code is not run. Save the state dict alone") from None
     except Exception as error:  # torch raises whatever the file makes it stumble on
-        raise UserError(f"{path} is missing, damaged or cut short: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is missing, damaged or cut short: {one_line(error)}") from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not all(isinstance(weight, Tensor) for weight in loaded.values()):
         raise UserError(f"{path} holds no state dict of weights, at its top or under `model`")
-    return {name: _pickled(path, name, weight) for name, weight in loaded.items()}
+    return {name: _pickled(path, name, weight) for name, weight in loaded.items() if not RECOMPUTED.fullmatch(name)}
 
 
 def _pickled(path: Path, name: str, weight: Tensor) -> Stored:
@@ -175,7 +183,13 @@ def write_safetensors(
         header[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    buffer = memoryview(bytearray(CHUNK))
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, stored in ordered:
-            stored.copy(file, advance)
+            stored.copy(file, buffer, advance)
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or else its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,14 +2,11 @@
 
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from ..config import BLTConfig
 
-FRONT = """---
-library_name: bytequilt
-pipeline_tag: text-generation
-tags: [byte-latent-transformer, bytes, tokenizer-free]
----
-# A Byte Latent Transformer
+INTRODUCTION = """# A Byte Latent Transformer
 
 It reads and writes bytes, without a tokenizer: a small model cuts them into patches, a large one predicts over patches.
 
@@ -36,10 +33,13 @@ MEASURED = [
 """Fields of a report that a card shows, what they are, and how they are written."""
 
 
-def card(config: BLTConfig, report: dict[str, Any]) -> str:
-    """Markdown, with the front matter of the hub. Without a report it tells the shape alone."""
+def card(config: BLTConfig, report: dict[str, Any], **fields: Any) -> str:
+    """Markdown; `fields`, such as a licence, go to its front matter. Without a report it tells the shape alone."""
+    tags = ["byte-latent-transformer", "bytes", "tokenizer-free"]
+    known = {"library_name": "bytequilt", "pipeline_tag": "text-generation", "tags": tags}
+    front = ModelCardData(**(known | fields)).to_yaml()
     parts = {"encoder": config.encoder, "latent transformer": config.latent, "decoder": config.decoder}
-    text = FRONT + "\n## Shape\n| | layers | width | heads |\n|---|---:|---:|---:|\n"
+    text = f"---\n{front}\n---\n{INTRODUCTION}" + "\n## Shape\n| | layers | width | heads |\n|---|---:|---:|---:|\n"
     text += "".join(f"| {name} | {s.layers} | {s.dim} | {s.heads} |\n" for name, s in parts.items())
     text += f"\nN-gram tables: {config.hash.tables} of {config.hash.rows:,} rows.\n"
     rows = [(what, form.format(report[field])) for field, what, form in MEASURED if report.get(field) is not None]
