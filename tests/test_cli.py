@@ -507,3 +507,35 @@ def test_version_and_no_arguments(capfd):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
+
+
+def test_eval_puts_noise_on_files(answer, model, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"Once upon a time. " * 4)
+    found = answer("eval", model, tmp_path / "a.txt", "--noise")
+    assert set(found["noise"]) == {"clean", "AntSpeak", "Drop", "RandomCase", "Repeat", "UpperCase"}
+    assert found["noise"]["clean"]["bpb"] == pytest.approx(found["bpb"])
+
+
+def test_eval_asks_tasks(answer, model):
+    found = answer("eval", model, "--tasks", "count_char", "contains_char", "--items", "3")["answers"]
+    assert set(found["tasks"]) == {"count_char", "contains_char"}
+    assert found["tasks"]["contains_char"]["likelihood"] is not None
+
+
+def test_eval_shows_noise_and_answers(model, tmp_path, capfd):
+    (tmp_path / "a.txt").write_bytes(b"Once upon a time. ")
+    main(["eval", str(model), str(tmp_path / "a.txt"), "--noise", "--tasks", "reverse", "--items", "2"])
+    out = capfd.readouterr().out
+    assert all(word in out for word in ("AntSpeak", "per clean byte", "reverse", "mean of char"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tasks", "chess"], "no task named chess"),
+        (["--noise", "--tasks", "reverse"], "eval needs a file"),
+        ([], "eval needs a file"),
+    ],
+)
+def test_what_eval_cannot_do_is_said(complaint, model, arguments, words):
+    assert words in complaint("eval", model, *arguments)

@@ -11,7 +11,7 @@ VERBS = {
     "train": "Train what a recipe describes, from corpus to report; what is done is not done again.",
     "prepare": "Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.",
     "distill": "Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.",
-    "eval": "Measure the bits per byte of files. Each document is scored in its full context, EOS included.",
+    "eval": "Measure the bits per byte of files, each document in its full context, or answers to tasks.",
     "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
     "bench": "Measure how fast a model decodes on this machine.",
     "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",

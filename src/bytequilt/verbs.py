@@ -39,6 +39,7 @@ Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
 Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
+Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
@@ -270,29 +271,51 @@ def eval(
     model: Named,
     files: Files,
     field: str = "text",
+    noise: Flag = False,
+    tasks: Tasks = (),
+    items: int = 200,
     json: Flag = False,
     device: str = "cpu",
 ) -> None:
-    """Measure the bits per byte of files. Each document is scored in its full context, EOS included.
+    """Measure the bits per byte of files, each document in its full context, or answers to tasks.
 
     Examples:
       bytequilt eval tiny README.md
-      bytequilt eval runs/demo held-out.jsonl.xz --json
+      bytequilt eval runs/demo held-out.jsonl.xz --noise --json
+      bytequilt eval runs/demo --tasks characters
+      bytequilt eval runs/demo --tasks count_char reverse compare --items 50
 
     Args:
         model: A shipped model, a model or run directory, or a hub id.
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
+        noise: Also score the files under five kinds of noise.
+        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name.
+        items: Questions of each task.
         json: Print one JSON document instead.
         device: Where the model runs: cpu, cuda, mps.
     """
-    from .evals.corpora import evaluate_files
-    from .view.tables import evaluation
+    from .evals.answers import evaluate
+    from .evals.corpora import evaluate_files, texts
+    from .evals.noise import robustness
+    from .view import tables
 
-    if not files:
-        raise UserError("eval needs a file: bytequilt eval MODEL FILE...")
-    found = evaluate_files(_load(model, device), files, field)
-    _print_json(found) if json else _console().print(evaluation(found))
+    if not files and (noise or not tasks):
+        raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
+    lm, found, shown = _load(model, device), {}, []
+    if files:
+        found |= evaluate_files(lm, files, field)
+        shown.append(tables.evaluation(found))
+    if noise:
+        found["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
+        shown.append(tables.noises(found["noise"]))
+    if tasks:
+        found["answers"] = evaluate(lm, () if tasks == ("characters",) else tasks, items)
+        shown.append(tables.answers(found["answers"]))
+    if json:
+        return _print_json(found)
+    for table in shown:
+        _console().print(table)
 
 
 def info(model: Named, json: Flag = False) -> None:

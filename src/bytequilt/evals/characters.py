@@ -1,15 +1,15 @@
-"""Tasks on the letters of words, the words of sentences and the digits of numbers, which bytes should make easy.
+"""Tasks on the letters of words, the words of sentences and the digits of numbers.
 
-Thirteen are the tasks of CUTE (Edman et al. 2024, arXiv 2409.15452) in wordings and with words of our own, so results
-are not to be put beside published ones. Its fourteenth, which of two words is more related to a third, is left out: it
-is about meaning, and what is right would have to come from word vectors or people. Counting, reversing, comparing, adding and ordering
-are ours. The protocol is CUTE's: an instruction, four numbered examples, a question, and an answer in double quotes.
+Thirteen are tasks of CUTE (Edman et al. 2024, arXiv 2409.15452), worded anew and on words of our own, so results are
+not those of CUTE. Its fourteenth is left out: which of two words is closer in meaning does not hang on bytes, and only
+people or word vectors could say what is right. Counting, reversing, comparing, adding and ordering are added. The
+protocol is CUTE's: an instruction, four numbered examples, a question, and an answer in double quotes.
 """
 
 import json
-import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -17,32 +17,33 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import UserError
-from .words import TRIES, Deck, Kind, Lengths, Lexicon, NoFit, words_of
+from .words import LENGTHS, LETTERS, TRIES, WORDS, Deck, Kind, Lengths, Lexicon, NoFit, Parts, levenshtein
 
 Level = Literal["char", "word", "number"]
 YES_NO = ("Yes", "No")
 SHOTS = 4
+WITHIN = 9  # how far apart numbers are, at most, whose order is asked
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a question asks about, and its answer."""
+    """What one question is about, and its answer."""
 
     fields: tuple[str, ...]
-    """What the question's wording is filled with; the first is what is worked on."""
+    """What the wording is filled with; the first is what is worked on."""
     answer: str
     choices: tuple[str, ...] = ()
-    """The answers there are, where the question names them or is answered by Yes or No."""
+    """The possible answers, where the question leaves two."""
 
     @property
     def label(self) -> str | int:
-        """The answer, or its place among the choices: what somebody could learn without looking at the fields."""
+        """What a guess may hit without a look at the fields: the answer, or its place among the choices."""
         return self.choices.index(self.answer) if self.choices else self.answer
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of question."""
+    """A sort of question."""
 
     name: str
     level: Level
@@ -51,13 +52,228 @@ class Task:
     """What items are made of."""
     instruction: str
     wording: str
-    """The question, with the number of a field in braces where it goes."""
+    """The question, with the places of fields in braces."""
     draw: Callable[[Deck], Item]
-    """Draws an item. Raises NoFit where the words drawn suit no question."""
+    """Raises NoFit where what it draws makes no question."""
+
+    def item(self, deck: Deck) -> Item:
+        """The next item of a deck. Raises UserError where it seems to have none."""
+        for _ in range(TRIES**2):
+            with suppress(NoFit):
+                return self.draw(deck)
+        raise UserError(f"{self.name}: {deck.about(self.kind)} give no item")
+
+    def items(self, deck: Deck, count: int) -> list[Item]:
+        """So many different items, each of two choices as often right. Raises UserError where there are too few."""
+        found, labels = dict[Item, None](), Counter[str | int]()
+        for _ in range(TRIES * count):
+            item = self.item(deck)
+            if item not in found and not (item.choices and 2 * labels[item.label] >= count):
+                found[item] = None
+                labels[item.label] += 1
+            if len(found) == count:
+                return list(found)
+        raise UserError(f"{self.name}: {count} items are needed, and {deck.about(self.kind)} give {len(found)}")
 
     def question(self, item: Item) -> str:
-        """The question and the opening quote of its answer."""
+        """The question, and the cue of its answer up to the opening quote."""
         return f'{self.wording.format(*item.fields)} Answer: "'
 
-    def record(self, item: Item) -> str:
-        ...
+    def few_shot(self, item: Item, shots: Sequence[Item]) -> str:
+        """The question as the last of a numbered list, the others of which are answered."""
+        done = "".join(f'{n}. {self.question(shot)}{shot.answer}"\n' for n, shot in enumerate(shots, 1))
+        opening = f"{self.instruction} The first {len(shots)} are done.\n\n"
+        return f"{opening}{done}{len(shots) + 1}. {self.question(item)}"
+
+    def accepts(self, answer: str, item: Item) -> bool:
+        """Whether an answer is right."""
+        return answer == item.answer or (self.level == "word" and answer.lower() == item.answer.lower())
+
+
+def find_tasks(names: Sequence[str] = ()) -> list[Task]:
+    """The tasks of these names; all of them where none is named. Raises UserError for a name that is none."""
+    if unknown := [name for name in names if name not in TASKS]:
+        raise UserError(f"no task named {', '.join(unknown)}; there are {', '.join(TASKS)}")
+    return [TASKS[name] for name in names or TASKS]
+
+
+def held_out_items(task: Task, lexicon: Lexicon, count: int, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
+    """Different items to test with, of held-out words and numbers."""
+    return task.items(Deck(lexicon, True, lengths, f"test {task.name} {seed}"), count)
+
+
+def shots(task: Task, lexicon: Lexicon, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
+    """The examples of four-shot prompts, of training words and numbers."""
+    return task.items(Deck(lexicon, False, lengths, f"shots {task.name} {seed}"), SHOTS)
+
+
+def records(
+    lexicon: Lexicon, count: int, tasks: Sequence[str] = (), seed: int = 0, lengths: Lengths = LENGTHS
+) -> Iterator[dict[str, str]]:
+    """Questions to fine-tune on, of training words and numbers, the tasks in turns; some may come twice.
+
+    Each has `id`, `prompt` and `text`, of which the last is to be learnt: `prompt_field = "prompt"` in `[data]`.
+    """
+    each = [(task, Deck(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)]
+    for number, (task, deck) in enumerate(islice(cycle(each), count)):
+        item = task.item(deck)
+        yield {"id": f"{task.name}-{seed}-{number}", "prompt": task.question(item), "text": f'{item.answer}"'}
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
+    """Write records as JSONL; the file is there once it is whole."""
+    unfinished = path.with_name(path.name + ".partial")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    unfinished.replace(path)
+
+
+# --------------------------------------------------------------------------------------------------- letters, counted
+
+
+def _spell(deck: Deck) -> Item:
+    word = deck.word()
+    return Item((word,), " ".join(word))
+
+
+def _spell_inverse(deck: Deck) -> Item:
+    word = deck.word()
+    return Item((" ".join(word),), word)
+
+
+def _reverse(deck: Deck) -> Item:
+    word = deck.word()
+    return Item((word,), word[::-1])
+
+
+def _count_char(deck: Deck) -> Item:
+    """Half of the items ask for a letter that is there several times; few would, were letters drawn alike."""
+    word, several = deck.word(), deck.coin()
+    letter = deck.one_of(letter for letter, count in Counter(word).items() if (count > 1) == several)
+    return Item((word, letter), str(word.count(letter)))
+
+
+def _count_sentence(deck: Deck) -> Item:
+    sentence = deck.sentence()
+    letters = [letter for letter in sentence.lower() if letter.isalpha()]
+    letter = deck.one_of(letters)
+    return Item((sentence, letter), str(letters.count(letter)))
+
+
+def _orth(deck: Deck) -> Item:
+    """Both candidates are equally long and start alike: in CUTE, the first letter alone settles 78% of the items."""
+    word = deck.word()
+    near = deck.one_of(deck.near(word))
+    far = deck.one_of(deck.alike(near))
+    if levenshtein(word, far) <= levenshtein(word, near):
+        raise NoFit
+    choices = tuple(deck.some_of((near, far), 2))
+    return Item((word, *choices), near, choices)
+
+
+# ------------------------------------------------------------------------ letters of words, words of sentences
+
+
+def _contains(parts: Parts, deck: Deck) -> Item:
+    """What is not there is taken from another text, for what is frequent is there more often."""
+    text, there = parts.text(deck), deck.coin()
+    own = set(parts.of(text))
+    part = deck.one_of(own if there else set(parts.of(parts.text(deck))) - own)
+    return Item((text, part), YES_NO[not there], YES_NO)
+
+
+def _insert(parts: Parts, deck: Deck) -> Item:
+    text = parts.text(deck)
+    old = deck.one_of(parts.of(text))
+    new = deck.one_of({parts.another(deck)} - {old})
+    return Item((text, old, new), parts.edited(text, {old: [old, new]}))
+
+
+def _delete(parts: Parts, deck: Deck) -> Item:
+    """Something else is there, and stays."""
+    text = parts.text(deck)
+    old, _ = deck.some_of(parts.of(text), 2)
+    return Item((text, old), parts.edited(text, {old: []}))
+
+
+def _substitute(parts: Parts, deck: Deck) -> Item:
+    text = parts.text(deck)
+    old = deck.one_of(parts.of(text))
+    new = deck.one_of({parts.another(deck)} - {old})
+    return Item((text, old, new), parts.edited(text, {old: [new]}))
+
+
+def _swap(parts: Parts, deck: Deck) -> Item:
+    """Parts that are there once, as in CUTE."""
+    text = parts.text(deck)
+    a, b = deck.some_of((part for part, count in Counter(parts.of(text)).items() if count == 1), 2)
+    return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def _compare(deck: Deck) -> Item:
+    """The first digit that differs is anywhere with equal chance, or later."""
+    digits = deck.digits()
+    a = deck.number(digits)
+    b = deck.number(digits, start=a[: deck.random.randrange(digits)])
+    if a == b:
+        raise NoFit
+    return Item((a, b), max(a, b), (a, b))
+
+
+def _add(deck: Deck) -> Item:
+    digits = deck.digits()
+    a, b = deck.number(digits), deck.number(digits)
+    return Item((a, b), str(int(a) + int(b)))
+
+
+def _order(deck: Deck) -> Item:
+    a = deck.number(deck.digits())
+    b = deck.neighbour(a, WITHIN)
+    return Item((a, b), YES_NO[int(a) > int(b)], YES_NO)
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+TEXT, A, B = "{0}", "{1}", "{2}"  # fields of an item
+
+
+def _edits(level: Level, kind: Kind, parts: Parts) -> list[Task]:
+    """The tasks that letters of words and words of sentences share."""
+    part, whole = parts.name, parts.whole
+    rows = [
+        ("contains", f"Say whether a {part} is in a {whole}: Yes or No.", f'Is "{A}" a {part} of "{TEXT}"?', _contains),
+        ("ins", f"Insert {part}s into {whole}s.", f'After each {part} "{A}" of "{TEXT}", put "{B}".', _insert),
+        ("del", f"Take {part}s out of {whole}s.", f'Take each {part} "{A}" out of "{TEXT}".', _delete),
+        ("sub", f"Replace {part}s of {whole}s.", f'For each {part} "{A}" of "{TEXT}", put "{B}".', _substitute),
+        ("swap", f"Exchange {part}s of {whole}s.", f'Let {part}s "{A}" and "{B}" of "{TEXT}" change places.', _swap),
+    ]
+    return [
+        Task(f"{name}_{level}", level, kind, instruction, wording, partial(draw, parts))
+        for name, instruction, wording, draw in rows
+    ]
+
+
+_ROWS = [
+    Task("spell", "char", "words", "Take words apart into letters.", f'Which letters is "{TEXT}" made of?', _spell),
+    Task("spell_inverse", "char", "words", "Put letters together.", f'Which word is made of "{TEXT}"?', _spell_inverse),
+    *_edits("char", "words", LETTERS),
+    *_edits("word", "sentences", WORDS),
+    Task("orth", "char", "words", "Compare spellings.", f'Which is fewer edits from "{TEXT}", "{A}" or "{B}"?', _orth),
+    Task("count_char", "char", "words", "Count letters in words.", f'How many "{A}" are in "{TEXT}"?', _count_char),
+    Task(
+        "count_sentence",
+        "char",
+        "sentences",
+        "Count letters in sentences, capitals too.",
+        f'How many "{A}" are in "{TEXT}"?',
+        _count_sentence,
+    ),
+    Task("reverse", "char", "words", "Write words backwards.", f'What is "{TEXT}" written backwards?', _reverse),
+    Task("compare", "number", "numbers", "Tell which number is larger.", f"Which is larger, {TEXT} or {A}?", _compare),
+    Task("add", "number", "numbers", "Add numbers.", f"How much is {TEXT} + {A}?", _add),
+    Task("order", "number", "numbers", "Say whether numbers rise: Yes or No.", f"Does {TEXT} come before {A}?", _order),
+]
+TASKS = {task.name: task for task in _ROWS}

@@ -15,14 +15,19 @@ def evaluate_files(lm: LM, files: Sequence[str], field: str = "text") -> dict[st
 
     Raises UserError for a file that is missing, empty or damaged.
     """
-    texts = [[document.data for document in documents(path, DataConfig(field=field))] for path in files]
+    read = [texts(path, field) for path in files]
     rows, patches, total = [], 0.0, Score(0.0, 0)
     with progress() as bar:
-        line = bar.add_task("score", total=sum(len(text) + 2 for file in texts for text in file))  # BOS, EOS
-        for path, file in zip(files, texts, strict=True):
+        line = bar.add_task("score", total=sum(len(text) + 2 for file in read for text in file))  # BOS, EOS
+        for path, file in zip(files, read, strict=True):
             scores, mean_patch = lm.score_documents(file, lambda done: bar.update(line, advance=done))
             score = sum(scores, Score(0.0, 0))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
             total, patches = total + score, patches + score.bytes / mean_patch
     mean_patch = total.bytes / patches
     return {"bpb": total.bits_per_byte, "bytes": total.bytes, "mean_patch_bytes": mean_patch, "files": rows}
+
+
+def texts(path: str, field: str = "text") -> list[bytes]:
+    """The documents of a file."""
+    return [document.data for document in documents(path, DataConfig(field=field))]

@@ -24,7 +24,7 @@ LENGTHS: Lengths = {"words": range(3, 31), "sentences": range(3, 11), "numbers":
 UNITS: dict[Kind, str] = {"words": "letters", "sentences": "words", "numbers": "digits"}
 
 WORD = re.compile(r"[a-z]{3,}")
-SENTENCE = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){2,9}[.!?]")
+SENTENCE = re.compile(r"[A-Z][a-z]*(?: [A-Za-z][a-z]*){2,9}[.!?]")
 BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 PUNCTUATION = string.punctuation + "“”‘’–—"
 
@@ -125,6 +125,9 @@ class Deck:
     def sentence(self) -> str:
         return self.random.choice(self.sentences)
 
+    def letter(self) -> str:
+        return self.random.choice(string.ascii_lowercase)
+
     def digits(self) -> int:
         """A length of numbers; each is equally likely."""
         return self.random.choice(sorted(set(self.lengths["numbers"])))
@@ -149,10 +152,10 @@ class Deck:
         return self.random.random() < 0.5
 
     def one_of(self, those: Iterable[str]) -> str:
-        return self.two_of(those, 1)[0]
+        return self.some_of(those, 1)[0]
 
-    def two_of(self, those: Iterable[str], count: int = 2) -> list[str]:
-        """Different ones, in any order. Raises NoFit where there are fewer."""
+    def some_of(self, those: Iterable[str], count: int) -> list[str]:
+        """So many different ones, in any order. Raises NoFit where there are fewer."""
         choice = sorted(set(those))
         if len(choice) < count:
             raise NoFit
@@ -193,3 +196,47 @@ def _span(lengths: Iterable[int]) -> str:
     each = sorted(set(lengths))
     whole = len(each) > 2 and each == list(range(each[0], each[-1] + 1))
     return f"{each[0]} to {each[-1]}" if whole else " or ".join(map(str, each))
+
+
+# --------------------------------------------------------------------------------------------------------------- edits
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a text is edited by: a word by its letters, a sentence by its words."""
+
+    name: str
+    whole: str
+    text: Callable[[Deck], str]
+    another: Callable[[Deck], str]
+    """Draws a part, of no text in particular."""
+    split: Callable[[str], list[str]]
+    join: Callable[[list[str]], str]
+
+    def of(self, text: str) -> list[str]:
+        """The parts that can be asked for, in lower case."""
+        return [part.lower() for part in self.split(text) if part.isalpha()]
+
+    def edited(self, text: str, instead: Mapping[str, list[str]]) -> str:
+        """The text with other parts instead of some. Words come out in lower case where they are edited."""
+        return self.join([new for part in self.split(text) for new in instead.get(part.lower(), [part])])
+
+
+def _join_sentence(parts: list[str]) -> str:
+    return " ".join(parts[:-1]) + parts[-1]
+
+
+LETTERS = Parts("letter", "word", Deck.word, Deck.letter, list, "".join)
+WORDS = Parts(
+    "word", "sentence", Deck.sentence, Deck.word, lambda sentence: [*words_of(sentence), sentence[-1]], _join_sentence
+)
+
+
+def levenshtein(a: str, b: str) -> int:
+    """The fewest letters to insert, delete or replace on the way from one word to another."""
+    row = list(range(len(b) + 1))
+    for done, letter in enumerate(a, 1):
+        before, row = row, [done]
+        for place, other in enumerate(b):
+            row.append(min(row[place] + 1, before[place + 1] + 1, before[place] + (letter != other)))
+    return row[-1]

@@ -24,6 +24,31 @@ def evaluation(found: Mapping[str, Any]) -> RenderableType:
     return Group(table, Text(f" {found['mean_patch_bytes']:.2f} bytes per patch", "dim"))
 
 
+def noises(found: Mapping[str, Any]) -> RenderableType:
+    """Bits per byte of a text as it is and under each noise, over the bytes that were read and over the clean ones."""
+    table = _table("noise", "bytes", "bits per byte", "per clean byte", "bytes per patch")
+    for name, row in found.items():
+        patch = row["mean_patch_bytes"]
+        costs = f"{row['bpb']:.4f}", f"{row['bits_per_clean_byte']:.4f}", f"{patch:.2f}" if patch else ""
+        table.add_row(name, f"{row['bytes']:,}", *costs)
+    return table
+
+
+def answers(found: Mapping[str, Any]) -> RenderableType:
+    """Accuracy in each task, beside that of a constant answer and of copying the question; and means by level."""
+    columns = ("right", "+-", "constant", "copy", "no answer", "likelier")
+    table = _table("task", *columns)
+    for name, row in found["tasks"].items():
+        likelier = row["likelihood"]
+        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
+        table.add_row(name, *(f"{share:.1%}" for share in shares), f"{likelier['accuracy']:.1%}" if likelier else "")
+    table.add_section()
+    for level, row in found["means"].items():
+        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
+        table.add_row(f"mean of {level}", *(f"{share:.1%}" for share in shares), "", style="bold")
+    return table
+
+
 def patchers(found: Mapping[str, Any]) -> RenderableType:
     """A lean patcher beside the entropy model it takes the place of: what `bytequilt distill --json` prints."""
     table = _table("patcher", "bits per byte", "bytes per patch", "microseconds per byte")

@@ -1,0 +1,200 @@
+"""Labels are right by another route, held-out words stay held out, and answers are counted as they should be."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytequilt import load
+from bytequilt.config import UserError
+from bytequilt.evals.answers import answer_in, baselines, evaluate
+from bytequilt.evals.characters import TASKS, Item, held_out_items, records, shots, write_records
+from bytequilt.evals.words import Lexicon, has_held_out, is_held_out, levenshtein
+
+LEXICON = Lexicon.read()
+
+
+def edited(sentence, word):
+    """Each word by way of a function, the mark at the end untouched."""
+    body, end = sentence[:-1], sentence[-1]
+    return " ".join(new for old in body.split() if (new := word(old))) + end
+
+
+ORACLES = {
+    "spell": lambda w: re.sub("(?<=.)(?=.)", " ", w),
+    "spell_inverse": lambda w: w.replace(" ", ""),
+    "reverse": lambda w: "".join(reversed(w)),
+    "contains_char": lambda w, c: "Yes" if c in w else "No",
+    "ins_char": lambda w, c, new: w.replace(c, c + new),
+    "del_char": lambda w, c: w.replace(c, ""),
+    "sub_char": lambda w, c, new: w.replace(c, new),
+    "swap_char": lambda w, a, b: w.translate(str.maketrans(a + b, b + a)),
+    "contains_word": lambda s, w: "Yes" if re.search(rf"\b{w}\b", s, re.IGNORECASE) else "No",
+    "ins_word": lambda s, w, new: re.sub(rf"\b({w})\b", rf"\1 {new}", s, flags=re.IGNORECASE),
+    "del_word": lambda s, w: edited(s, lambda old: "" if old.lower() == w else old),
+    "sub_word": lambda s, w, new: edited(s, lambda old: new if old.lower() == w else old),
+    "swap_word": lambda s, a, b: edited(s, lambda old: {a: b, b: a}.get(old.lower(), old)),
+    "orth": lambda w, a, b: min((a, b), key=lambda other: distance(w, other)),
+    "count_char": lambda w, c: str(len(re.findall(c, w))),
+    "count_sentence": lambda s, c: str(len(re.findall(c, s, re.IGNORECASE))),
+    "compare": lambda a, b: a if int(a) > int(b) else b,
+    "add": lambda a, b: str(int(a) + int(b)),
+    "order": lambda a, b: "Yes" if int(a) < int(b) else "No",
+}
+
+
+def distance(a, b):
+    """Levenshtein's, by its definition."""
+    table = {(i, 0): i for i in range(len(a) + 1)} | {(0, j): j for j in range(len(b) + 1)}
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            same = table[i - 1, j - 1] + (a[i - 1] != b[j - 1])
+            table[i, j] = min(same, table[i - 1, j] + 1, table[i, j - 1] + 1)
+    return table[len(a), len(b)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_right_by_another_route(name):
+    for item in held_out_items(TASKS[name], LEXICON, 60, seed=3):
+        assert TASKS[name].accepts(ORACLES[name](*item.fields), item), item
+        assert not item.choices or item.answer in item.choices
+
+
+def test_there_are_thirteen_tasks_of_the_kinds_of_cute_and_six_more():
+    assert len(TASKS) == 19
+    assert set(TASKS) == set(ORACLES)
+
+
+@given(st.text("abc", max_size=7), st.text("abc", max_size=7))
+def test_levenshtein_is_its_definition(a, b):
+    assert levenshtein(a, b) == distance(a, b)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from(sorted(TASKS)), st.integers(0, 99))
+def test_a_seed_gives_the_same_items(name, seed):
+    one, again = (held_out_items(TASKS[name], LEXICON, 5, seed) for _ in range(2))
+    assert one == again
+    assert len(set(one)) == 5
+    assert held_out_items(TASKS[name], LEXICON, 5, seed + 1) != one
+
+
+def worked_on(task, fields):
+    """The word, sentence or numbers that a question is about."""
+    return [fields[0].replace(" ", "")] if task.name == "spell_inverse" else [fields[0]]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_held_out_is_never_trained_on(name):
+    task = TASKS[name]
+    check = has_held_out if task.kind == "sentences" else is_held_out
+    for held_out, items in ((True, held_out_items(task, LEXICON, 30)), (False, shots(task, LEXICON))):
+        assert all(check(text) == held_out for item in items for text in worked_on(task, item.fields))
+    for record in records(LEXICON, 60, [name]):
+        words = re.findall(r"[A-Za-z0-9]{3,}", record["prompt"].split('"')[1] if '"' in record["prompt"][:-1] else "")
+        assert not any(is_held_out(word) for word in words if task.kind != "numbers")
+
+
+def test_lengths_are_those_asked_for():
+    lengths = {"words": [5], "sentences": [4], "numbers": [6]}
+    assert {len(i.fields[0]) for i in held_out_items(TASKS["reverse"], LEXICON, 20, lengths=lengths)} == {5}
+    assert {len(i.fields[0].split()) for i in held_out_items(TASKS["del_word"], LEXICON, 9, lengths=lengths)} == {4}
+    assert {len(n) for i in held_out_items(TASKS["add"], LEXICON, 20, lengths=lengths) for n in i.fields} == {6}
+    with pytest.raises(UserError, match="no held-out words of 99 letters; there are"):
+        held_out_items(TASKS["reverse"], LEXICON, 5, lengths={**lengths, "words": [99]})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, task in TASKS.items() if "contains" in name or name in ("orth", "order")]
+)
+def test_two_choices_are_right_equally_often(name):
+    assert set(Counter(item.label for item in held_out_items(TASKS[name], LEXICON, 40)).values()) == {20}
+
+
+def test_records_are_balanced_and_end_with_a_quote(tmp_path):
+    found = list(records(LEXICON, 2 * len(TASKS), seed=1))
+    assert Counter(Counter(record["id"].split("-")[0] for record in found).values()) == {2: len(TASKS)}
+    assert all(record["prompt"].endswith('Answer: "') and record["text"].endswith('"') for record in found)
+    assert len({record["id"] for record in found}) == len(found)
+    write_records(tmp_path / "tasks.jsonl", found)
+    assert [json.loads(line) for line in (tmp_path / "tasks.jsonl").read_text().splitlines()] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('Yes"', "Yes"),
+        ('Yes" and more "', "Yes"),
+        ("Yes", None),
+        ("", None),
+        ('"', None),
+        (' "', None),
+        ('a b"', "a b"),
+    ],
+)
+def test_an_answer_ends_at_its_quote(text, answer):
+    assert answer_in(text) == answer
+
+
+def test_case_counts_but_for_words():
+    item = Item(("Ab cd.",), "Cd Ab.")
+    assert TASKS["swap_word"].accepts("cd ab.", item)
+    assert not TASKS["swap_char"].accepts("cd ab.", item)
+
+
+def test_baselines_are_the_best_constant_and_the_copy():
+    items = [Item(("a",), "1"), Item(("1",), "1"), Item(("b",), "2")]
+    assert baselines(TASKS["count_char"], items) == {"constant": 2 / 3, "copy": 1 / 3}
+
+
+@dataclass
+class Text:
+    text: str
+
+
+class Oracle:
+    """Answers the last question of a prompt by what was asked; knows nothing else."""
+
+    def __init__(self, wrong=""):
+        self.wrong = wrong
+        self.answers = {
+            task.question(item): item.answer for task in TASKS.values() for item in held_out_items(task, LEXICON, 4)
+        }
+
+    def generate(self, prompt, *, max_bytes, temperature, stop):
+        asked = [re.sub(r"^5\. ", "", one.splitlines()[-1]) for one in prompt]
+        return [Text(f'{self.answers[one]}{self.wrong}"') for one in asked]
+
+
+@pytest.mark.parametrize("form", ["few-shot", "fine-tuned"])
+def test_who_knows_all_has_all_right(form):
+    found = evaluate(Oracle(), items=4, form=form)
+    assert set(found["tasks"]) == set(TASKS)
+    assert {row["accuracy"] for row in found["tasks"].values()} == {1.0}
+    assert (found["means"]["all"]["accuracy"], found["means"]["all"]["tasks"]) == (1.0, 19)
+    assert {row["accuracy"] for row in evaluate(Oracle("x"), items=4, form=form)["tasks"].values()} == {0.0}
+
+
+def test_a_model_is_asked_for_the_likelier_answer_too():
+    found = evaluate(load("tiny"), ["order", "count_char"], items=4)["tasks"]
+    assert found["count_char"]["likelihood"] is None
+    assert 0 <= found["order"]["likelihood"]["accuracy"] <= 1
+    assert found["order"]["items"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"tasks": ["chess"]}, "no task named chess"), ({"form": "oral"}, "no form"), ({"items": 0}, "items")],
+)
+def test_what_cannot_be_asked_is_said(options, said):
+    with pytest.raises(UserError, match=said):
+        evaluate(Oracle(), **options)
+
+
+def test_too_few_words_are_counted():
+    with pytest.raises(UserError, match=r"spell: 500 items are needed, and .* give"):
+        held_out_items(TASKS["spell"], Lexicon(LEXICON.words[:50], LEXICON.sentences), 500)
