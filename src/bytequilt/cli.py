@@ -1,4 +1,4 @@
-"""The command line. It knows the names of the verbs alone, so that --help is quick; `verbs.py` knows the rest."""
+"""The command line. It knows the names of the verbs alone, so that --help is quick; `verbs/` knows the rest."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> None:
 
             print(__version__)
         case [name, *rest] if name in VERBS:
-            from .verbs import bind
+            from .verbs.parsing import bind
 
             bind(name, rest)()
         case [name, *_]:

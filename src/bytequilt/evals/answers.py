@@ -14,6 +14,8 @@ from .words import LENGTHS, Lengths, Lexicon
 Form = Literal["few-shot", "fine-tuned"]
 """few-shot: a question behind four that are answered; fine-tuned: a question alone, as in training records."""
 
+ROOM = 16  # bytes that a wrong answer may be longer than the longest right one, closing quote included
+
 
 class Generated(Protocol):
     @property
@@ -70,7 +72,7 @@ def evaluate(
     closing quote, which are wrong; `constant` and `copy` are as in `baselines`. Where a question leaves two answers,
     and the model scores, `likelihood` has the accuracy of the likelier one: base models often know it, but do not
     keep to the form. `means` are those of the tasks of a level, each weighing the same. Words are those of the shipped
-    corpus where no `lexicon` is given; an answer has `max_bytes`, or twice the longest right one where not given.
+    corpus where no `lexicon` is given; answers have `max_bytes`, or 16 more than the longest right one where not given.
     Raises UserError for a task or form that there is not, and where words are too few.
     """
     if form not in get_args(Form):
@@ -100,7 +102,7 @@ def exam(task: Task, lexicon: Lexicon, items: int, seed: int, form: Form, length
 def sit(model: Generator, exam: Exam, max_bytes: int | None = None) -> dict[str, Any]:
     """What a model reaches in one task."""
     task, items = exam.task, exam.items
-    limit = max_bytes or 2 * max(len(item.answer) + 1 for item in items)
+    limit = max_bytes or ROOM + max(len(item.answer) for item in items)
     texts = [one.text for one in model.generate(exam.prompts, max_bytes=limit, temperature=0, stop=["\n"])]
     answers = [answer_in(text) for text in texts]
     right = [answer is not None and task.accepts(answer, item) for answer, item in zip(answers, items, strict=True)]

@@ -1,0 +1,189 @@
+"""Verbs on a model: what it scores, what it is, how fast it is, and what layout it is in."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ..config import UserError
+from .shared import File, Files, Flag, Model, Named, Positional, console, load_model, print_json
+
+Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
+Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
+Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
+Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
+Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
+Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
+
+
+def eval(
+    model: Named,
+    files: Files,
+    field: str = "text",
+    noise: Flag = False,
+    tasks: Tasks = (),
+    items: int = 200,
+    json: Flag = False,
+    device: str = "cpu",
+) -> None:
+    """Measure the bits per byte of files, each document in its full context, or answers to tasks.
+
+    Examples:
+      bytequilt eval tiny README.md
+      bytequilt eval runs/demo held-out.jsonl.xz --noise --json
+      bytequilt eval runs/demo --tasks characters
+      bytequilt eval runs/demo --tasks count_char reverse compare --items 50
+
+    Args:
+        model: A shipped model, a model or run directory, or a hub id.
+        files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
+        field: The field of a record that holds its text.
+        noise: Also score the files under five kinds of noise.
+        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name.
+        items: Questions of each task.
+        json: Print one JSON document instead.
+        device: Where the model runs: cpu, cuda, mps.
+    """
+    from ..evals.answers import evaluate
+    from ..evals.corpora import evaluate_files, texts
+    from ..evals.noise import robustness
+    from ..view import tables
+
+    if not files and (noise or not tasks):
+        raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
+    lm, found, shown = load_model(model, device), {}, []
+    if files:
+        found |= evaluate_files(lm, files, field)
+        shown.append(tables.evaluation(found))
+    if noise:
+        found["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
+        shown.append(tables.noises(found["noise"]))
+    if tasks:
+        found["answers"] = evaluate(lm, () if tasks == ("characters",) else tasks, items)
+        shown.append(tables.answers(found["answers"]))
+    if json:
+        return print_json(found)
+    for table in shown:
+        console().print(table)
+
+
+def info(model: Named, json: Flag = False) -> None:
+    """Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.
+
+    Examples:
+      bytequilt info tiny
+      bytequilt info blt-8b --json
+
+    Args:
+        model: A shipped model, a model or run directory, a hub id, or a recipe.
+        json: Print one JSON document instead.
+    """
+    from ..info import describe
+    from ..view.tables import description
+
+    found = describe(model)
+    print_json(found) if json else console().print(description(found))
+
+
+def bench(
+    what: Measure,
+    model: Model = "tiny",
+    prompt: Sizes = (64,),
+    output: Sizes = (256,),
+    rows: Sizes = (1, 16),
+    threads: int = 1,
+    speculate: int = 0,
+    json: Flag = False,
+    plot: File = None,
+) -> None:
+    """Measure how fast a model decodes on this machine.
+
+    Examples:
+      bytequilt bench decode
+      bytequilt bench decode --model runs/demo --prompt 64 1024 --rows 1 4 16 --json
+      bytequilt bench decode --rows 1 --speculate 8 --plot speed.svg
+
+    Args:
+        what: What to measure: decode, bytes that follow a prompt, one step after another.
+        model: A shipped model, a model or run directory, or a hub id.
+        prompt: Bytes of a prompt, one or more numbers.
+        output: Bytes that follow it, one or more numbers.
+        rows: Texts that take their steps together, one or more numbers.
+        threads: Processor threads.
+        speculate: Also generate greedily with and without so many guesses, after the first prompt and output length.
+        json: Print one JSON document instead.
+        plot: Also draw bytes per second to this file, .png or .svg.
+    """
+    if what != "decode":
+        raise UserError(f"bench measures decode, not {what!r}")
+    if threads < 1 or speculate < 0:
+        raise UserError("threads must be at least 1, and speculate at least 0")
+    import torch
+
+    from ..evals.decode import corpus, speculation, sweep
+    from ..view.figures import decode_speed, drawable
+    from ..view.tables import decoding
+
+    if plot is not None:
+        drawable(plot)
+    torch.set_num_threads(threads)
+    lm = load_model(model, "cpu")
+    found: dict[str, Any] = {"model": model, **sweep(lm, prompt, output, rows)}
+    if speculate:
+        text = corpus(4 * prompt[0])
+        prompts = [text[at : at + prompt[0]] for at in range(0, len(text), prompt[0])]
+        found["speculation"] = speculation(lm, prompts, output[0], speculate)
+    if plot is not None:
+        decode_speed([_speed(one) for one in found["settings"]], plot)
+    print_json(found) if json else console().print(decoding(found))
+
+
+def convert(
+    src: Source,
+    dst: Target,
+    to: Literal["bytequilt", "hf", "meta"] = "bytequilt",
+    lossy: Flag = False,
+    revision: Revision = None,
+    json: Flag = False,
+) -> None:
+    """Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.
+
+    Weights are copied as they are stored, a piece at a time, so a large model needs no more memory than a small one.
+
+    Examples:
+      bytequilt convert facebook/blt-1b blt-1b
+      bytequilt convert runs/mine mine-hf --to hf
+
+    Args:
+        src: A shipped model, a model or run directory, or a hub id.
+        dst: The directory to write, which must not exist.
+        to: The layout to write.
+        lossy: Convert even what the layout cannot express, and say what changes.
+        revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
+        json: Print one JSON document instead.
+    """
+    from ..interop import convert as write
+    from ..view.progress import progress
+
+    with ExitStack() as stack:
+        bar = progress()
+
+        def advance(done: int, total: int) -> None:
+            if not bar.tasks:  # it is shown once there is something to show
+                stack.enter_context(bar).add_task("convert", total=total)
+            bar.advance(bar.task_ids[0], done)
+
+        found = write(src, dst, to, lossy=lossy, revision=revision, advance=advance)
+    for said in (*found["notes"], *found["changed"]):
+        print(f"note: {said}", file=sys.stderr)
+    if json:
+        return print_json(found)
+    print(f"{dst}: {found['tensors']} tensors, {found['bytes'] / 1e6:,.1f} MB, from {found['from']} to {found['to']}")
+
+
+def _speed(one: dict[str, Any]) -> tuple[str, float, float]:
+    """A measured setting as its name, its bytes per second, and the bound that memory sets to them."""
+    name = f"{one['prompt']} + {one['output']} bytes, {one['rows']} row(s)"
+    return name, one["bytes_per_s"], one["bytes_per_s"] * one["times_floor"]

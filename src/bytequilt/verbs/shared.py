@@ -1,0 +1,62 @@
+"""What verbs share: kinds of arguments, and how they read and print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..config import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..lm import LM
+
+Positional = tyro.conf.Positional
+Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
+Files = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes of an argument; of standard input where it is `-`."""
+    from ..codec import as_bytes
+
+    return sys.stdin.buffer.read() if text == "-" else as_bytes(text)
+
+
+def load_model(model: str, device: str) -> "LM":
+    """The model of that name on that device; UserError where there is no such device."""
+    from ..lm import load
+
+    try:
+        return load(model, device)
+    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
+
+
+def console() -> "Console":
+    """Where tables go: standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, which is there once it is whole."""
+    beside = path.with_name(path.name + ".partial")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,129 @@
+"""Verbs that train: what a recipe describes, its stages up to the shards, and lean patchers."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from ..config import Recipe, UserError, load_recipe, one_line, recipe_path
+from .shared import Files, Flag, Folder, Named, Positional, console, print_json
+
+RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
+"""What tyro does not know of the arguments of `train` and `prepare`: fields of the recipe."""
+
+
+def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fields = ()) -> None:
+    """Train what a recipe describes, from corpus to report; what is done is not done again.
+
+    Any field of the recipe can be overridden, as in --train.steps 100; `bytequilt train RECIPE --help` lists them all.
+
+    Examples:
+      bytequilt train demo
+      bytequilt train tiny --data.train english.jsonl.xz --data.val val.jsonl.xz --out runs/mine
+      bytequilt train demo --train.steps 100 --out runs/short
+
+    Args:
+        recipe: A shipped recipe, or the path of a TOML file.
+        out: The run directory: runs/RECIPE unless given.
+        json: Print the report as one JSON document.
+    """
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
+    from ..train.run import train as train_recipe
+    from ..view.terminal import report as screen
+
+    with _interruptible():
+        found = train_recipe(chosen, folder)
+    print_json(found) if json else console().print(screen(found))
+
+
+def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
+    """Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.
+
+    Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
+
+    Examples:
+      bytequilt prepare demo
+      bytequilt prepare tiny --data.train english.jsonl.xz --out runs/mine
+
+    Args:
+        recipe: A shipped recipe, or the path of a TOML file.
+        out: The run directory: runs/RECIPE unless given.
+    """
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
+    from ..train.run import claim
+    from ..train.run import prepare as prepare_recipe
+
+    with _interruptible():
+        prepare_recipe(chosen, claim(chosen, folder))
+
+
+def distill(
+    model: Named,
+    files: Files,
+    out: Folder = None,
+    kind: Literal["ngram", "window"] = "ngram",
+    sample_bytes: int = 2_000_000,
+    val_every: int = 10,
+    steps: int = 600,
+    json: Flag = False,
+) -> None:
+    """Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.
+
+    The report says how many boundaries agree on held-out text, what the model scores with either patcher, and what a
+    byte costs. The model with the new patcher is in OUT/model.
+
+    Examples:
+      bytequilt distill tiny english.jsonl.xz --out runs/lean
+      bytequilt distill runs/mine corpus/*.txt --kind window --out runs/lean
+
+    Args:
+        model: A shipped model, a model or run directory, or a hub id.
+        files: Text to learn from: files, directories or globs, as in a recipe.
+        out: The run directory: runs/lean unless given.
+        kind: ngram, a look-up table of the mean entropy after each n-gram; window, a small model of a short context.
+        sample_bytes: Text that the threshold is calibrated on, and the table filled from.
+        val_every: Hold out one of so many documents for the report.
+        steps: Training steps of the small model.
+        json: Print the report as one JSON document.
+    """
+    from ..train.distill import Lean
+    from ..train.distill import distill as make
+    from ..view.tables import patchers
+
+    if not files:
+        raise UserError("distill needs text: bytequilt distill MODEL FILE...")
+    training = Lean().train.model_dump() | {"steps": steps}
+    try:
+        lean = Lean(kind=kind, sample_bytes=sample_bytes, val_every=val_every, train=training)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+    with _interruptible():
+        found = make(model, files, lean, out or Path("runs") / "lean")
+    print_json(found) if json else console().print(patchers(found))
+
+
+def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
+    from ..overrides import override
+
+    return override(load_recipe(name), fields)
+
+
+def _run_folder(name: str) -> Path:
+    return Path("runs") / recipe_path(name).stem
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A run that was asked to stop, and has saved where it is, ends like any interrupted program."""
+    from ..train.loop import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(130) from None
