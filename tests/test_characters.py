@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +14,17 @@ from bytequilt import load
 from bytequilt.config import UserError
 from bytequilt.evals.answers import answer_in, baselines, evaluate
 from bytequilt.evals.characters import TASKS, Item, held_out_items, records, shots, write_records
-from bytequilt.evals.words import Lexicon, has_held_out, is_held_out, levenshtein
+from bytequilt.evals.words import Lexicon, is_held_out, levenshtein
 
 LEXICON = Lexicon.read()
+REPEATING = Lexicon(
+    tuple("".join(letters) for size in (3, 4, 5) for letters in product("abc", repeat=size)),
+    tuple(
+        f"{a.capitalize()} {b} {a} {c} {a.upper()}."
+        for a, b, c in permutations(("that", "the", "then", "of", "he", "I"), 3)
+    ),
+)
+"""Words of few letters and sentences of few words, so that what is asked for is often there several times."""
 
 
 def edited(sentence, word):
@@ -57,9 +66,10 @@ def distance(a, b):
     return table[len(a), len(b)]
 
 
+@pytest.mark.parametrize("lexicon", [LEXICON, REPEATING], ids=["real", "repeating"])
 @pytest.mark.parametrize("name", TASKS)
-def test_answers_are_right_by_another_route(name):
-    for item in held_out_items(TASKS[name], LEXICON, 60, seed=3):
+def test_answers_are_right_by_another_route(name, lexicon):
+    for item in held_out_items(TASKS[name], lexicon, 40, seed=3):
         assert TASKS[name].accepts(ORACLES[name](*item.fields), item), item
         assert not item.choices or item.answer in item.choices
 
@@ -83,20 +93,37 @@ def test_a_seed_gives_the_same_items(name, seed):
     assert held_out_items(TASKS[name], LEXICON, 5, seed + 1) != one
 
 
-def worked_on(task, fields):
-    """The word, sentence or numbers that a question is about."""
-    return [fields[0].replace(" ", "")] if task.name == "spell_inverse" else [fields[0]]
+def held_out_among(*texts):
+    """Whether some word or number is held out; letters that are spelt out make up a word."""
+    joined = [re.sub(r"\b(\w) (?=\w\b)", r"\1", text.lower()) for text in texts]
+    return any(is_held_out(word) for text in joined for word in re.findall("[a-z]{3,}|[0-9]+", text))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_is_held_out_is_never_trained_on(name):
+def test_what_is_held_out_is_tested_and_never_trained_on(name):
     task = TASKS[name]
-    check = has_held_out if task.kind == "sentences" else is_held_out
-    for held_out, items in ((True, held_out_items(task, LEXICON, 30)), (False, shots(task, LEXICON))):
-        assert all(check(text) == held_out for item in items for text in worked_on(task, item.fields))
+    assert all(held_out_among(item.fields[0]) for item in held_out_items(task, LEXICON, 30))
+    assert not any(held_out_among(*item.fields) for item in shots(task, LEXICON))
     for record in records(LEXICON, 60, [name]):
-        words = re.findall(r"[A-Za-z0-9]{3,}", record["prompt"].split('"')[1] if '"' in record["prompt"][:-1] else "")
-        assert not any(is_held_out(word) for word in words if task.kind != "numbers")
+        question = record["prompt"].removesuffix('Answer: "')
+        assert not held_out_among(*re.findall('"(.*?)"' if task.kind != "numbers" else "[0-9]+", question))
+
+
+def test_a_fifth_is_held_out_whatever_the_case():
+    assert sum(map(is_held_out, LEXICON.words)) / len(LEXICON.words) == pytest.approx(0.2, abs=0.02)
+    assert [is_held_out(word.upper()) for word in LEXICON.words[:50]] == list(map(is_held_out, LEXICON.words[:50]))
+    assert not any(is_held_out(word, share=0) for word in LEXICON.words)
+    assert all(is_held_out(word, share=1) for word in LEXICON.words)
+
+
+def test_words_come_by_frequency_and_sentences_whole(tmp_path):
+    text = (
+        'The ship was old. The ship, "old" as it was, left! In 1900 it sank. It left us all behind? USA is here. Go on.'
+    )
+    (tmp_path / "a.txt").write_text(text)
+    found = Lexicon.read([str(tmp_path / "a.txt")])
+    assert found.words == ("ship", "was", "old", "left", "sank", "all", "behind", "here")
+    assert found.sentences == ("The ship was old.", "It left us all behind?")
 
 
 def test_lengths_are_those_asked_for():
@@ -172,18 +199,67 @@ class Oracle:
 
 @pytest.mark.parametrize("form", ["few-shot", "fine-tuned"])
 def test_who_knows_all_has_all_right(form):
-    found = evaluate(Oracle(), items=4, form=form)
+    found = evaluate(Oracle(), items=4, form=form, lexicon=LEXICON)
     assert set(found["tasks"]) == set(TASKS)
     assert {row["accuracy"] for row in found["tasks"].values()} == {1.0}
     assert (found["means"]["all"]["accuracy"], found["means"]["all"]["tasks"]) == (1.0, 19)
-    assert {row["accuracy"] for row in evaluate(Oracle("x"), items=4, form=form)["tasks"].values()} == {0.0}
+    none = evaluate(Oracle("x"), items=4, form=form, lexicon=LEXICON)["tasks"]
+    assert {row["accuracy"] for row in none.values()} == {0.0}
+
+
+class Answers:
+    """Says the same to everything, and finds some texts cheaper than others."""
+
+    def __init__(self, text, bits=lambda prompt, answer: 0):
+        self.text, self.bits = text, bits
+        self.asked = []
+
+    def generate(self, prompt, *, max_bytes, temperature, stop):
+        self.asked = [(one, max_bytes, temperature, stop) for one in prompt]
+        return [Text(self.text)] * len(prompt)
+
+    def score(self, pairs):
+        return [Cost(self.bits(*pair)) for pair in pairs]
+
+
+@dataclass
+class Cost:
+    bits: float
+
+
+def test_prompts_are_an_instruction_four_examples_and_a_question():
+    model = Answers("")
+    evaluate(model, ["contains_char"], items=2, lexicon=LEXICON)
+    prompt, max_bytes, temperature, stop = model.asked[0]
+    instruction, empty, *lines = prompt.split("\n")
+    assert (instruction, empty) == ("Say whether a letter is in a word: Yes or No. The first 4 are done.", "")
+    assert [line[:7] for line in lines] == [f'{n}. Is "' for n in range(1, 6)]
+    assert sorted(line.split('Answer: "')[1] for line in lines) == ["", 'No"', 'No"', 'Yes"', 'Yes"']
+    assert (max_bytes, temperature, stop) == (19, 0, ["\n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "accuracy", "unparsed"), [('Yes"', 0.5, 0), ('yes"', 0, 0), ("Yes", 0, 1), ("", 0, 1)]
+)
+def test_what_is_no_answer_is_wrong_and_counted(text, accuracy, unparsed):
+    row = evaluate(Answers(text), ["order"], items=10, lexicon=LEXICON)["tasks"]["order"]
+    assert (row["accuracy"], row["unparsed"], row["constant"]) == (accuracy, unparsed, 0.5)
+    assert row["stderr"] == pytest.approx((accuracy * (1 - accuracy) / 10) ** 0.5)
+
+
+def test_the_likelier_answer_counts_whatever_is_written():
+    items = {TASKS["compare"].question(item): item for item in held_out_items(TASKS["compare"], LEXICON, 10)}
+    for sign in (1, -1):
+        model = Answers("", lambda prompt, answer: sign * (answer != items[prompt].answer + '"'))  # noqa: B023
+        row = evaluate(model, ["compare"], items=10, form="fine-tuned", lexicon=LEXICON)["tasks"]["compare"]
+        assert (row["accuracy"], row["likelihood"]["accuracy"]) == (0, (1 + sign) / 2)
 
 
 def test_a_model_is_asked_for_the_likelier_answer_too():
-    found = evaluate(load("tiny"), ["order", "count_char"], items=4)["tasks"]
+    found = evaluate(load("tiny"), ["order", "count_char"], items=2, lexicon=LEXICON, max_bytes=3)["tasks"]
     assert found["count_char"]["likelihood"] is None
     assert 0 <= found["order"]["likelihood"]["accuracy"] <= 1
-    assert found["order"]["items"] == 4
+    assert found["order"]["items"] == 2
 
 
 @pytest.mark.parametrize(

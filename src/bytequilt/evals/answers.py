@@ -79,8 +79,8 @@ def evaluate(
         raise UserError(f"no form '{form}'; there are {', '.join(get_args(Form))}")
     if items < 1:
         raise UserError(f"items must be at least 1, not {items}")
-    lexicon = lexicon or Lexicon.read()
-    exams = [exam(task, lexicon, items, seed, form, lengths) for task in find_tasks(tasks)]
+    chosen, lexicon = find_tasks(tasks), lexicon or Lexicon.read()
+    exams = [exam(task, lexicon, items, seed, form, lengths) for task in chosen]
     results = {}
     with progress() as bar:
         line = bar.add_task("answer", total=items * len(exams))

@@ -60,11 +60,11 @@ class Directory:
             "`format`, nor model_type blt, nor `args`, and there is no params.json"
         )
 
-    def tensors(self, layout: str = "bytequilt") -> dict[str, Stored]:
-        """Where its tensors lie, under the names of a layout. Raises UserError where files or names do not fit."""
+    def tensors(self) -> dict[str, Stored]:
+        """Where its tensors lie, under our names. Raises UserError where files or names do not fit."""
         stored = LAYOUTS[self.layout].read_tensors(self.folder)
         try:
-            return names.translate(stored, self.config, COLUMNS[self.layout], COLUMNS[layout])
+            return names.translate(stored, self.config, COLUMNS[self.layout], names.OURS)
         except UserError as error:
             raise UserError(f"{self.folder}: {error}") from None
 
@@ -91,11 +91,11 @@ def convert(
     if dst.exists() or dst.is_symlink():
         raise UserError(f"{dst} exists already; give another name, or remove it")
     source = Directory.find(src, revision=revision, token=token)
-    dtypes = {stored.dtype for stored in source.tensors().values()}
-    files, changes = LAYOUTS[to].export(source.config, dtypes)
+    ours = source.tensors()
+    files, changes = LAYOUTS[to].export(source.config, {stored.dtype for stored in ours.values()})
     if changes and not lossy:
         raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy converts it all the same")
-    tensors = source.tensors(to)
+    tensors = names.translate(ours, source.config, names.OURS, COLUMNS[to])
     total = sum(stored.size for stored in tensors.values())
     with beside(dst) as partial:
         for name, content in files.items():
