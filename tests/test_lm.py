@@ -41,6 +41,7 @@ def test_a_model_directory_is_a_configuration_and_weights(saved):
     config = ModelConfig.model_validate_json((saved / "config.json").read_text())
     assert (config.format, config.patch_bytes, config.patching) == (FORMAT, 4.5, RULES["entropy"])
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
 
 
 def test_saving_again_replaces_the_model(saved):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -204,6 +205,7 @@ def write_model(
     with beside(folder, replace=True) as partial:
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         (partial / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")  # safetensors lets nobody else read it
 
 
 def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **options: Any) -> LM:

@@ -23,9 +23,9 @@ from ..infer.session import CHUNK
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
+from .words import CORPUS
 
 WARMUP = 8  # steps before the measured ones
-CORPUS = "package:sotu.jsonl.xz"
 
 
 @dataclass(frozen=True)
