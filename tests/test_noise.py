@@ -78,7 +78,8 @@ def test_shares_are_those_of_the_paper(seed):
 def test_any_bytes_bear_noise_and_the_seed_decides_it(data, name, seed):
     once = noised(data, name, seed)
     assert once == noised(data, name, seed)
-    assert once.decode("utf-8", "surrogateescape") == NOISES[name](data.decode("utf-8", "surrogateescape"), seed)
+    # compared as bytes: repeated, the bytes of a broken character may make a whole one
+    assert once == NOISES[name](data.decode("utf-8", "surrogateescape"), seed).encode("utf-8", "surrogateescape")
 
 
 def test_seeds_differ():
