@@ -79,7 +79,7 @@ def test_pieces_partition_a_document_and_keep_its_boundaries(draw, row_bytes, ro
     prompt = draw.draw(st.integers(0, len(data)))
     decisions = st.lists(st.booleans(), min_size=len(data) + 1, max_size=len(data) + 1)
     closes = np.array([True, *draw.draw(decisions)])
-    ids, cut = encode(data, eos=True), pieces(data, prompt, closes, row_bytes, row_patches)
+    ids, cut = encode(data, eos=True), pieces(encode(data, eos=True), prompt, closes, row_bytes, row_patches)
     inside = np.concatenate([piece[1:] for piece in cut])
     assert np.array_equal(inside[:, ID], ids[1:])
     assert np.array_equal(inside[:, CLOSES], closes[1:])
@@ -98,13 +98,13 @@ def test_pieces_partition_a_document_and_keep_its_boundaries(draw, row_bytes, ro
 
 
 def test_a_short_document_is_one_piece_and_learns_its_end():
-    (piece,) = pieces(b"abcd", 2, np.zeros(6, dtype=bool), 16)
+    (piece,) = pieces(encode(b"abcd", eos=True), 2, np.zeros(6, dtype=bool), 16)
     assert piece[:, LEARN].tolist() == [0, 0, 0, 1, 1, 1]
     assert not piece[:, CLOSES].any()
 
 
 def test_an_end_is_not_left_alone():
-    assert [len(piece) for piece in pieces(b"x" * 15, 0, np.zeros(17, dtype=bool), 16)] == [15, 3]
+    assert [len(piece) for piece in pieces(encode(b"x" * 15, eos=True), 0, np.zeros(17, dtype=bool), 16)] == [15, 3]
 
 
 # ---------------------------------------------------------------------------------------------------------- packing
@@ -122,7 +122,7 @@ def test_rows_keep_both_budgets_and_lose_nothing(folder, rule, row_patches):
         if rule is not None:
             ids = torch.from_numpy(encode(data, eos=True))[None]
             closes = rules.closes(rule, ids, torch.from_numpy(Noise().entropies([data])[0])[None])[0].numpy()
-        for piece in pieces(data, 0, closes, train.row_bytes, row_patches):
+        for piece in pieces(encode(data, eos=True), 0, closes, train.row_bytes, row_patches):
             wanted[piece[:, ID].tobytes(), piece[:-1, CLOSES].tobytes(), piece[:, LEARN].tobytes()] += 1
     batches, found = Batches(shard_folder, train, rule), Counter()
     for batch in take(batches, 140):  # more than one epoch
@@ -135,7 +135,7 @@ def test_rows_keep_both_budgets_and_lose_nothing(folder, rule, row_patches):
         assert not (pad & (batch.closes_BN | batch.learn_BN)).any()
         assert (pad[:, 1:] >= pad[:, :-1]).all()
         for parts in runs(batch):
-            ids, closes, learn = (part.numpy().astype(np.int16) for part in parts)
+            ids, closes, learn = (part.numpy().astype(np.int32) for part in parts)
             found[ids.tobytes(), closes[:-1].tobytes(), learn.tobytes()] += 1
     assert set(found) == set(wanted)
 

@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 
-from .config import BLTConfig, EntropyConfig, PatchingConfig, RuleConfig, UserError, load_recipe
-from .interop import Directory
+from .baselines.baseline import build
+from .baselines.config import BaselineConfig
+from .baselines.flops import baseline_flops
+from .config import BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
+from .interop import Directory, ModelConfig
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
@@ -16,10 +19,14 @@ PATCH_BYTES = 4.5  # assumed where neither the model nor the recipe says what it
 
 def describe(name: str) -> dict[str, Any]:
     """Parameters by module, forward FLOPs per byte, and configuration of a model directory, hub id or recipe."""
-    blt, entropy, config, patch_bytes = _find(name)
+    config = _find(name)
+    shown = config.model_dump(mode="json", exclude_none=True)
+    if isinstance(config, ModelConfig) and config.baseline:
+        return _baseline(config.baseline) | {"config": shown}
+    blt, entropy, patch_bytes = _parts(config)
     counted = parameters(blt, entropy)
     flops = {} if blt is None else flops_per_byte(blt, entropy, patch_bytes)
-    return {"parameters": counted, "flops_per_byte": flops, "mean_patch_bytes": patch_bytes, "config": config}
+    return {"parameters": counted, "flops_per_byte": flops, "mean_patch_bytes": patch_bytes, "config": shown}
 
 
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
@@ -43,26 +50,40 @@ def _count(network: torch.nn.Module | None) -> int:
     return sum(weight.numel() for weight in network.parameters()) if network is not None else 0
 
 
-def _find(name: str) -> tuple[BLTConfig | None, EntropyConfig | None, dict[str, Any], float]:
+def _baseline(config: BaselineConfig) -> dict[str, Any]:
+    """Parameters and FLOPs of a baseline, its vocabulary apart."""
+    with torch.device("meta"):
+        network = build(config)
+    counted = {"embedding": _count(network.embed), "head": _count(network.head)}
+    total = _count(network)
+    counted = {"total": total, "body": total - sum(counted.values())} | counted
+    return {"parameters": counted, "flops_per_byte": baseline_flops(config), "mean_token_bytes": config.token_bytes}
+
+
+def _find(name: str) -> ModelConfig | Recipe:
+    """What a name stands for: a model, or else a recipe."""
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
-            found = Directory.find(name).config
-            config = found.model_dump(mode="json", exclude_none=True)
-            return found.blt, found.entropy, config, found.patch_bytes or _patch_bytes(found.patching)
+            return Directory.find(name).config
         except UserError as error:
             if Path(name).exists() or "/" in name:
                 raise
             missing = error
     try:
-        recipe = load_recipe(name)
+        return load_recipe(name)
     except UserError as error:
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
-    entropy = recipe.entropy
-    if recipe.entropy_init is not None and recipe.patching.needs_entropy:
-        entropy = Directory.find(recipe.entropy_init).config.entropy
-    config = recipe.model_dump(mode="json", exclude_none=True)
-    return recipe.model, entropy, config, recipe.patching.target_bytes or _patch_bytes(recipe.patching)
+
+
+def _parts(found: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:
+    """The BLT, its entropy model and its mean patch."""
+    if isinstance(found, ModelConfig):
+        return found.blt, found.entropy, found.patch_bytes or _patch_bytes(found.patching)
+    entropy = found.entropy
+    if found.entropy_init is not None and found.patching.needs_entropy:
+        entropy = Directory.find(found.entropy_init).config.entropy
+    return found.model, entropy, found.patching.target_bytes or _patch_bytes(found.patching)
 
 
 def _patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
+from .baselines.baseline import Baseline
 from .codec import as_bytes, encode
 from .config import Config, UserError
 from .infer.batcher import Batcher
@@ -219,7 +220,8 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
     directory = Directory.find(name, **options)
     config = directory.config
     if config.blt is None or config.patching is None:
-        raise UserError(f"{directory.folder} holds an entropy model alone; a BLT is needed here")
+        held = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
+        raise UserError(f"{directory.folder} holds {held} alone; a BLT is needed here")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
     tensors = directory.tensors()
@@ -229,6 +231,17 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
             lay_out(network.to(device))
     run = directory.folder.parent if directory.folder.name == "model" else None
     return LM(model, Patcher(config.patching, entropy), config.patch_bytes, run)
+
+
+def load_any(name: str | os.PathLike[str], device: str = "cpu", **options: Any) -> LM | Baseline:
+    """Like `load`, but the directory may hold a baseline as well: both know `score`, `score_documents` and `generate`.
+
+    `options` are `dtype`, for a BLT, and those of the hub.
+    """
+    directory = Directory.find(name, **{key: value for key, value in options.items() if key != "dtype"})
+    if directory.config.baseline is None:
+        return load(name, device, **options)
+    return Baseline.load(directory.folder, directory.config.baseline, device)
 
 
 def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | NgramEntropy | None:

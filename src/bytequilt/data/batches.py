@@ -1,6 +1,6 @@
 """Batches: documents cut into pieces, packed into rows of N ids and P patches, endless and exactly resumable."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Batches:
     Rows hold `train.row_bytes` ids and `train.row_patches` patches at most, batches `train.rows` rows. With a rule of
     None nothing closes a patch (training an entropy model). `weights`, one a source, say what share of the bytes each
     source has. Each rank has documents of its own. A `fingerprint` is that of the patcher the shards must come from.
+    `encode` makes ids of a text, as `codec.encode` does, which is used where it is not given.
 
     Raises UserError for shards that are damaged or another patcher's, for a corpus smaller than a batch, and for
     `row_patches` below 2.
@@ -67,10 +68,11 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         fingerprint: str | None = None,
+        encode: Callable[..., np.ndarray] = encode,
     ) -> None:
         if train.row_patches is not None and train.row_patches < 2:
             raise UserError("row_patches must be 2 at least: a document opens with a patch of its own")
-        self.train, self.rule = train, rule
+        self.train, self.rule, self.encode = train, rule, encode
         self._paths = shard_paths(shards)
         documents_S, bytes_S = self._sizes(fingerprint)
         self._check_size(int(bytes_S.sum() + 2 * documents_S.sum()), world)
@@ -162,14 +164,17 @@ class Batches:
 
     def _pieces(self, prompt: Any, data: Any, entropies: Any = None) -> list[dict[str, np.ndarray]]:
         """A document's pieces, each with as many entries under `patches` as it takes of that budget."""
-        text = data.as_py()
+        text, size = data.as_py(), prompt.as_py()
+        ids = self.encode(text, eos=True)
+        if size:  # a prompt that is asked later is cut into ids without its answer
+            before = self.encode(text[:size])
+            ids, size = np.concatenate([before, self.encode(text[size:], bos=False, eos=True)]), len(before) - 1
         if self.rule is None:
-            closes = np.zeros(len(text) + 2, dtype=bool)
+            closes = np.zeros(len(ids), dtype=bool)
         else:
-            ids = torch.from_numpy(encode(text, eos=True))[None]
             entropy = None if entropies is None else torch.from_numpy(entropies.values.to_numpy().copy())[None]
-            closes = rules.closes(self.rule, ids, entropy)[0].numpy()
-        cut = pieces(text, prompt.as_py(), closes, self.train.row_bytes, self.train.row_patches)
+            closes = rules.closes(self.rule, torch.from_numpy(ids)[None], entropy)[0].numpy()
+        cut = pieces(ids, size, closes, self.train.row_bytes, self.train.row_patches)
         if self.train.row_patches is None:
             return [{"piece": piece} for piece in cut]
         return [{"piece": piece, "patches": np.zeros(patch_count(piece), dtype=np.int8)} for piece in cut]

@@ -2,28 +2,28 @@
 
 import numpy as np
 
-from ..codec import BOS, encode
+from ..codec import BOS
 
 ID, CLOSES, LEARN = range(3)
 """Columns of a piece."""
 
 
 def pieces(
-    data: bytes, prompt: int, closes_L: np.ndarray, row_bytes: int, row_patches: int | None = None
+    ids_L: np.ndarray, prompt: int, closes_L: np.ndarray, row_bytes: int, row_patches: int | None = None
 ) -> list[np.ndarray]:
-    """Cuts a document into pieces (n, 3) int16 with columns ID, CLOSES, LEARN; n is `row_bytes` at most.
+    """Cuts a document into pieces (n, 3) int32 with columns ID, CLOSES, LEARN; n is `row_bytes` at most.
 
-    `closes_L` (L,) bool holds the decisions of the whole document of L = len(data) + 2 ids. Every piece opens with a
-    BOS; only the last holds the EOS. None has more than `row_patches` patches, two at least. BOS, prompt, and the id
-    that opens a later piece, whose past is out of sight, are not learnt. A piece ends with a patch where it can.
+    `ids_L` (L,) are those of the whole document, BOS first and EOS last, the first `prompt` of its text not to be
+    learnt; `closes_L` (L,) bool holds its decisions. Every piece opens with a BOS; only the last holds the EOS. None
+    has more than `row_patches` patches, two at least. BOS, and the id that opens a later piece, whose past is out of
+    sight, are not learnt. A piece ends with a patch where it can.
     """
-    ids_L = encode(data, eos=True)
     learn_L = np.arange(len(ids_L)) > prompt
     start_S = np.flatnonzero(closes_L) + 1
     cut, begin = [], 1
     while begin < len(ids_L):
         end = _end(begin, len(ids_L), start_S, row_bytes, row_patches)
-        piece = np.empty((1 + end - begin, 3), dtype=np.int16)
+        piece = np.empty((1 + end - begin, 3), dtype=np.int32)
         piece[0] = BOS, closes_L[0], False
         piece[1:, ID], piece[1:, CLOSES], piece[1:, LEARN] = ids_L[begin:end], closes_L[begin:end], learn_L[begin:end]
         if begin > 1:

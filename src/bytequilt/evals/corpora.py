@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..baselines.baseline import Baseline
 from ..config import DataConfig
 from ..data.sources import documents
 from ..infer.score import Score
@@ -10,10 +11,11 @@ from ..lm import LM
 from ..view.progress import progress
 
 
-def evaluate_files(lm: LM, files: Sequence[str], field: str = "text") -> dict[str, Any]:
+def evaluate_files(lm: LM | Baseline, files: Sequence[str], field: str = "text") -> dict[str, Any]:
     """Score each document of each file in its full context: what `bytequilt eval --json` prints.
 
-    Raises UserError for a file that is missing, empty or damaged.
+    `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for a file that is missing, empty
+    or damaged.
     """
     read = [texts(path, field) for path in files]
     rows, patches, total = [], 0.0, Score(0.0, 0)
@@ -23,8 +25,8 @@ def evaluate_files(lm: LM, files: Sequence[str], field: str = "text") -> dict[st
             scores, mean_patch = lm.score_documents(file, lambda done: bar.update(line, advance=done))
             score = sum(scores, Score(0.0, 0))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
-            total, patches = total + score, patches + score.bytes / mean_patch
-    mean_patch = total.bytes / patches
+            total, patches = total + score, patches + (score.bytes / mean_patch if mean_patch else 0.0)
+    mean_patch = total.bytes / patches if patches else None
     return {"bpb": total.bits_per_byte, "bytes": total.bytes, "mean_patch_bytes": mean_patch, "files": rows}
 
 

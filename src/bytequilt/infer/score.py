@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..codec import encode
 from ..model.blt import BLT
@@ -16,6 +17,7 @@ from .session import CHUNK, Session
 
 STREAM = 16_384  # ids after which short documents start a fresh context, so that the latent cache stays small
 BATCH = 16_384  # ids of a batch of short texts, padding included
+BLOCK = 2**24  # logits that are turned into float64 at once
 
 Feed = Callable[[Tensor], Tensor]
 """Logits (n, V) after each of the ids (n,) that come next; a session's `feed`."""
@@ -29,6 +31,14 @@ class Score:
     """Sum of -log p over every target: all bytes, and the EOS where it was asked for."""
     bytes: int
     """Bytes of text."""
+    greedy: bool = True
+    """Whether each target is the likeliest where it stands, so that greedy generation writes them all."""
+
+    @classmethod
+    def of(cls, costs_2n: Tensor, bytes: int) -> "Score":
+        """The score of a text of so many bytes, from `costs_of` its targets."""
+        nats, missed = costs_2n.sum(1).tolist()
+        return cls(nats, bytes, not missed)
 
     @property
     def bits(self) -> float:
@@ -40,24 +50,28 @@ class Score:
         return self.bits / self.bytes if self.bytes else math.inf
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(self.nats + other.nats, self.bytes + other.bytes)
+        return Score(self.nats + other.nats, self.bytes + other.bytes, self.greedy and other.greedy)
 
 
 def score_documents(
-    fresh: Callable[[], Feed], documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
+    fresh: Callable[[], Feed],
+    documents: Iterable[bytes],
+    advance: Callable[[int], None] = lambda _: None,
+    encode: Callable[..., np.ndarray] = encode,
 ) -> list[Score]:
     """Score each document in its full context, EOS included, in float64.
 
     `fresh` opens a new context. Documents do not see each other, so short ones share a context one after another;
-    a long one goes through in chunks, the cache carrying what came before. `advance` hears of bytes done.
+    a long one goes through in chunks, the cache carrying what came before. `advance` hears of ids done. `encode` makes
+    ids of a text, BOS first; those of bytes where not given.
     """
     scores = []
     for stream in _streams(documents):
         feed, ids = fresh(), [encode(d, eos=True) for d in stream]
         whole = torch.cat([torch.from_numpy(i) for i in ids])
-        nats = torch.cat(list(_target_nats(feed, whole, advance)))
-        for document, own in zip(stream, nats.split([len(i) for i in ids]), strict=True):
-            scores.append(Score(float(own[1:].sum()), len(document)))  # the first is the BOS, which nobody predicts
+        costs_2n = torch.cat(list(_target_costs(feed, whole, advance)), 1)
+        for document, own in zip(stream, costs_2n.split([len(i) for i in ids], 1), strict=True):
+            scores.append(Score.of(own[:, 1:], len(document)))  # the first is the BOS, which nobody predicts
     return scores
 
 
@@ -70,7 +84,7 @@ def score_pairs(model: BLT, patcher: Patcher, pairs: Sequence[tuple[bytes, bytes
     sharing: dict[bytes, list[int]] = defaultdict(list)
     for place, (context, _) in enumerate(pairs):
         sharing[context].append(place)
-    nats = [0.0] * len(pairs)
+    scores = [Score(0.0, 0)] * len(pairs)
     alone = []
     for context, places in sharing.items():
         if len(places) == 1 and sum(map(len, pairs[places[0]])) < BATCH:
@@ -79,32 +93,33 @@ def score_pairs(model: BLT, patcher: Patcher, pairs: Sequence[tuple[bytes, bytes
         session = Session(model, patcher)
         last = session.prefill(torch.from_numpy(encode(context)))
         for place in places:
-            nats[place] = _continued(session.fork(), last[None], encode(pairs[place][1], bos=False))
-    for batch in _batches(alone, [sum(map(len, pair)) for pair in pairs]):
-        for place, cost in zip(batch, _side_by_side(model, patcher, [pairs[p] for p in batch]), strict=True):
-            nats[place] = cost
-    return [Score(cost, len(continuation)) for cost, (_, continuation) in zip(nats, pairs, strict=True)]
+            scores[place] = _continued(session.fork(), last[None], pairs[place][1])
+    for batch in batches(alone, [sum(map(len, pair)) for pair in pairs]):
+        for place, score in zip(batch, _side_by_side(model, patcher, [pairs[p] for p in batch]), strict=True):
+            scores[place] = score
+    return scores
 
 
-def _continued(session: Session, last_1V: Tensor, ids: np.ndarray) -> float:
-    """-log p of ids that come next in a session, the logits before which are at hand."""
-    ids_n = torch.from_numpy(ids)
-    rest = torch.cat(list(_target_nats(session.feed, ids_n, lambda _: None)))
-    return float(_nats(last_1V[: len(ids_n)], ids_n[:1]).sum() + rest.sum())
+def _continued(session: Session, last_1V: Tensor, text: bytes) -> Score:
+    """What a text costs that comes next in a session, the logits before which are at hand."""
+    ids_n = torch.from_numpy(encode(text, bos=False))
+    rest = list(_target_costs(session.feed, ids_n, lambda _: None))
+    return Score.of(torch.cat([costs_of(last_1V[: len(ids_n)], ids_n[:1]), *rest], 1), len(text))
 
 
-def _side_by_side(model: BLT, patcher: Patcher, pairs: list[tuple[bytes, bytes]]) -> list[float]:
-    """-log p of each continuation, through one parallel forward."""
+def _side_by_side(model: BLT, patcher: Patcher, pairs: list[tuple[bytes, bytes]]) -> list[Score]:
+    """What each continuation costs, through one parallel forward."""
     before = [len(context) + 1 for context, _ in pairs]
     rows = [torch.from_numpy(encode(context + continuation)) for context, continuation in pairs]
     ids_BN = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.decoder.head.weight.device)
     with torch.inference_mode():
         logits_BNV = model(ids_BN, patcher(ids_BN))
     each = zip(logits_BNV, rows, before, strict=True)
-    return [float(_nats(logits[begin - 1 : len(ids) - 1], ids[begin:]).sum()) for logits, ids, begin in each]
+    costs = [costs_of(logits[begin - 1 : len(ids) - 1], ids[begin:]) for logits, ids, begin in each]
+    return [Score.of(cost, len(continuation)) for cost, (_, continuation) in zip(costs, pairs, strict=True)]
 
 
-def _batches(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
+def batches(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
     """Texts of like length together, so many that with their padding they have at most BATCH ids."""
     batch: list[int] = []
     for place in sorted(places, key=lambda p: lengths[p]):
@@ -116,10 +131,18 @@ def _batches(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _nats(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
+def nats_of(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
     """-log p of each target, float64, on the CPU."""
-    log_p = logits_nV.double().log_softmax(-1)
-    return -log_p.gather(1, targets_n.to(log_p.device)[:, None])[:, 0].cpu()
+    rows = max(1, BLOCK // logits_nV.shape[-1])
+    blocks = zip(logits_nV.split(rows), targets_n.to(logits_nV.device).split(rows), strict=True)
+    costs = [F.cross_entropy(logits.double(), targets, reduction="none") for logits, targets in blocks]
+    return torch.cat(costs).cpu() if costs else torch.zeros(0, dtype=torch.float64)
+
+
+def costs_of(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
+    """-log p of each target, and 1 where another id is likelier: (2, n) float64, on the CPU."""
+    missed_n = logits_nV.argmax(-1).cpu() != targets_n.cpu()
+    return torch.stack([nats_of(logits_nV, targets_n), missed_n.double()])
 
 
 def _streams(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -135,10 +158,10 @@ def _streams(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _target_nats(feed: Feed, ids_n: Tensor, advance: Callable[[int], None]) -> Iterator[Tensor]:
-    """-log p of each id given those before it, float64, piece by piece; zero for the first of all."""
-    yield torch.zeros(1, dtype=torch.float64)
+def _target_costs(feed: Feed, ids_n: Tensor, advance: Callable[[int], None]) -> Iterator[Tensor]:
+    """`costs_of` each id given those before it, piece by piece; zero for the first of all."""
+    yield torch.zeros(2, 1, dtype=torch.float64)
     for begin in range(0, len(ids_n), CHUNK):
         part, targets = ids_n[begin : begin + CHUNK], ids_n[begin + 1 : begin + CHUNK + 1]
-        yield _nats(feed(part)[: len(targets)], targets)
+        yield costs_of(feed(part)[: len(targets)], targets)
         advance(len(part))

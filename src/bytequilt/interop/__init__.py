@@ -91,6 +91,8 @@ def convert(
     if dst.exists() or dst.is_symlink():
         raise UserError(f"{dst} exists already; give another name, or remove it")
     source = Directory.find(src, revision=revision, token=token)
+    if source.config.baseline is not None:
+        raise UserError(f"{source.folder} holds a baseline, which has no other layout; a BLT is needed here")
     ours = source.tensors()
     files, changes = LAYOUTS[to].export(source.config, {stored.dtype for stored in ours.values()})
     if changes and not lossy:

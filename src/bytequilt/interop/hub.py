@@ -11,7 +11,7 @@ from .stored import one_line
 MARKS = ("config.json", "params.json")
 """A model directory of any layout has one of these."""
 DESCRIPTION = ["config.json", "*params.json"]
-WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.pth"]
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.pth", "tokenizer.model"]
 """What is taken from a repository of the hub."""
 OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 """Those of huggingface_hub that a download takes."""

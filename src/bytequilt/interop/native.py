@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from ..baselines.config import BaselineConfig
 from ..config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError
 from .stored import Stored, read_shards, write_safetensors
 
@@ -24,6 +25,8 @@ class ModelConfig(Config):
     entropy: EntropyConfig | None = None
     ngram: NgramConfig | None = None
     """The look-up table that takes the place of an entropy model."""
+    baseline: BaselineConfig | None = None
+    """A model to compare with, which is alone in its directory."""
     patching: RuleConfig | None = None
     patch_bytes: float | None = None
     """Mean bytes per patch that the threshold was calibrated to."""

@@ -27,7 +27,10 @@ class Task(Protocol):
     network: nn.Module
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Sum of nats over the targets to learn, and numbers to add up and report."""
+        """Sum of nats over the targets to learn, and numbers to add up and report.
+
+        `bytes` among them says what the targets stand for, an EOS for one; as many as there are where not given.
+        """
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -101,8 +104,8 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
             seconds = time.perf_counter() - begun
             good = record.pop("good")
             done.bad_steps, done.skipped = (0, done.skipped) if good else (done.bad_steps + 1, done.skipped + 1)
-            done.step, done.bytes, done.seconds = done.step + 1, done.bytes + record["targets"], done.seconds + seconds
-            speed = record["targets"] / seconds
+            done.step, done.bytes, done.seconds = done.step + 1, done.bytes + record["learnt"], done.seconds + seconds
+            speed = record["learnt"] / seconds
             record = {"step": done.step, "bytes": done.bytes, "seconds": round(done.seconds, 3)} | record
             record |= {"lr": config.lr * factor, "bytes_per_second": round(speed, 1), "skipped": done.skipped}
             if done.step % config.eval_every == 0 or done.step == config.steps:
@@ -145,10 +148,12 @@ def step(
         for optimizer in found:
             optimizer.step()
     task.network.zero_grad(set_to_none=True)
+    learnt = int(numbers.get("bytes", targets))
     record = {
         "good": good,
-        "bpb": round(nats / targets / math.log(2), 5),
+        "bpb": round(nats / learnt / math.log(2), 5),
         "targets": targets,
+        "learnt": learnt,
         "grad_norm": round(norm, 4),
     }
     if numbers.get("patches"):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import Recipe, TrainConfig, UserError
+from ..config import PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
 from ..data.shards import rank_and_world, read_about, shard_paths
@@ -39,7 +39,8 @@ def prepare(recipe: Recipe, folder: Path) -> Patcher:
         f"corpus: {manifest['train']['documents']:,} documents, {manifest['train']['bytes'] / 1e6:.1f} MB to train on, "
         f"{manifest['val']['bytes'] / 1e6:.2f} MB held out"
     )
-    patcher = threshold_stage(recipe, folder, entropy_stage(recipe, folder))
+    entropy = entropy_stage(recipe, folder)
+    patcher = threshold_stage(recipe.patching, folder / "corpus", folder / "calibration.json", entropy)
     if patcher.rule.needs_entropy:
         with progress() as bar:
             line = bar.add_task("prepare", total=manifest["train"]["bytes"])
@@ -90,20 +91,24 @@ def entropy_stage(recipe: Recipe, folder: Path) -> EntropyModel | None:
     return _entropy_of(str(done)).to(device_of(recipe.train))
 
 
-def threshold_stage(recipe: Recipe, folder: Path, entropy: EntropyModel | None) -> Patcher:
-    """The patcher, its threshold calibrated on documents of the training corpus unless the recipe gives it."""
-    field, path = recipe.patching.calibrated, folder / "calibration.json"
+def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | None) -> Patcher:
+    """The patcher, its threshold calibrated on documents of the training corpus unless it is given.
+
+    What is found is kept in the file at `path`.
+    """
+    field = patching.calibrated
     if field is None:
-        return Patcher(recipe.patching.rule(), entropy)
-    patcher = Patcher(recipe.patching.rule(**{field: 0.0}), entropy)
+        return Patcher(patching.rule(), entropy)
+    patcher = Patcher(patching.rule(**{field: 0.0}), entropy)
     if path.is_file():
         found = json.loads(path.read_text())
         if found["patcher"] == patcher.fingerprint:
-            return Patcher(recipe.patching.rule(**{field: found["threshold"]}), entropy)
-    sample = sample_documents(folder / "corpus" / "train", recipe.patching.sample_bytes)
-    assert recipe.patching.target_bytes is not None
-    reached = patcher.calibrate(sample, recipe.patching.target_bytes)
+            return Patcher(patching.rule(**{field: found["threshold"]}), entropy)
+    sample = sample_documents(corpus / "train", patching.sample_bytes)
+    assert patching.target_bytes is not None
+    reached = patcher.calibrate(sample, patching.target_bytes)
     record = {"patcher": patcher.fingerprint, "threshold_bits": reached.threshold_bits} | vars(reached)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     console.print(
         f"threshold: {reached.threshold_bits:.3f} bits give {reached.mean_patch_bytes:.2f} bytes per patch "

@@ -1,4 +1,4 @@
-"""What the loop can train: an entropy model, and a BLT whose patches were decided beforehand."""
+"""What the loop can train: an entropy model, a BLT whose patches were decided beforehand, and a baseline."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..baselines.baseline import Baseline
 from ..data.batches import Batch
 from ..infer.score import Feed, Score, score_documents
 from ..lm import LM
@@ -52,6 +53,23 @@ class BLTTask:
     def evaluate(self) -> dict[str, float]:
         scores, mean_patch = LM(self.network, self.patcher).score_documents(self.held_out)
         return {"val_bpb": sum(scores, Score(0.0, 0)).bits_per_byte, "val_mean_patch": mean_patch}
+
+
+class TokenTask:
+    """Trains a baseline, over bytes or tokens."""
+
+    def __init__(self, baseline: Baseline, held_out: list[bytes]) -> None:
+        self.network, self.baseline, self.held_out = baseline.network, baseline, held_out
+        vocabulary = baseline.vocabulary
+        self.sizes_V = torch.tensor([len(vocabulary.text(id)) or 1 for id in range(vocabulary.size)])
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        learnt = batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]
+        size = int(self.sizes_V.to(learnt.device)[learnt].sum())
+        return target_nats(self.network(batch.ids_BN), batch), {"bytes": size}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"val_bpb": sum(self.baseline.score_documents(self.held_out)[0], Score(0.0, 0)).bits_per_byte}
 
 
 def entropy_scores(

@@ -1,17 +1,22 @@
 """Verbs on a model: what it scores, what it is, how fast it is, and what layout it is in."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ..config import UserError
-from .shared import File, Files, Flag, Model, Named, Positional, console, load_model, print_json
+from .shared import File, Files, Flag, Folder, Model, Named, Positional, console, load_any_model, load_model, print_json
+
+if TYPE_CHECKING:
+    from ..evals.harness import HarnessTasks
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
+Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
@@ -25,6 +30,8 @@ def eval(
     noise: Flag = False,
     tasks: Tasks = (),
     items: int = 200,
+    limit: Limit = None,
+    include_path: Folder = None,
     json: Flag = False,
     device: str = "cpu",
 ) -> None:
@@ -35,14 +42,18 @@ def eval(
       bytequilt eval runs/demo held-out.jsonl.xz --noise --json
       bytequilt eval runs/demo --tasks characters
       bytequilt eval runs/demo --tasks count_char reverse compare --items 50
+      bytequilt eval runs/demo --tasks hellaswag,arc_easy --limit 100
 
     Args:
         model: A shipped model, a model or run directory, or a hub id.
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
         noise: Also score the files under five kinds of noise.
-        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name.
-        items: Questions of each task.
+        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name. Other
+            names are those of tasks of lm-evaluation-harness.
+        items: Questions of each task on letters and numbers.
+        limit: Items of each task of the harness, the first ones; all of them where not given.
+        include_path: A directory with tasks of your own, in the harness's YAML.
         json: Print one JSON document instead.
         device: Where the model runs: cpu, cuda, mps.
     """
@@ -53,20 +64,42 @@ def eval(
 
     if not files and (noise or not tasks):
         raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
-    lm, found, shown = load_model(model, device), {}, []
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1, not {limit}")
+    ours, theirs = _told_apart(tasks, include_path)
+    lm, found, shown = load_any_model(model, device), {}, []
     if files:
         found |= evaluate_files(lm, files, field)
         shown.append(tables.evaluation(found))
     if noise:
         found["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
         shown.append(tables.noises(found["noise"]))
-    if tasks:
-        found["answers"] = evaluate(lm, () if tasks == ("characters",) else tasks, items)
+    if ours:
+        found["answers"] = evaluate(lm, () if "characters" in ours else ours, items)
         shown.append(tables.answers(found["answers"]))
+    if theirs is not None:
+        found["harness"] = theirs.evaluate(lm, limit)
+        shown.append(tables.harness(found["harness"]))
     if json:
         return print_json(found)
     for table in shown:
         console().print(table)
+
+
+def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str], HarnessTasks | None]":
+    """Names of our own tasks, and the tasks that other names are of, in lm-evaluation-harness or a directory."""
+    from ..evals.characters import TASKS
+
+    names = list(dict.fromkeys(name for some in tasks for name in some.split(",") if name))
+    ours = [name for name in names if name in {*TASKS, "characters"}]
+    others = [name for name in names if name not in ours]
+    if not others:
+        return ours, None
+    try:
+        from ..evals.harness import HarnessTasks
+    except UserError as error:
+        raise UserError(f"no task named {', '.join(others)} here; {error}") from None
+    return ours, HarnessTasks(others, include)
 
 
 def info(model: Named, json: Flag = False) -> None:

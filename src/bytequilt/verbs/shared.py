@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from ..config import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..baselines.baseline import Baseline
     from ..lm import LM
 
 Positional = tyro.conf.Positional
@@ -31,9 +33,20 @@ def bytes_of(text: str) -> bytes:
 
 
 def load_model(model: str, device: str) -> "LM":
-    """The model of that name on that device; UserError where there is no such device."""
+    """The BLT of that name on that device; UserError where there is no such device."""
     from ..lm import load
 
+    return _on(device, load, model)
+
+
+def load_any_model(model: str, device: str) -> "LM | Baseline":
+    """The same, or a baseline."""
+    from ..lm import load_any
+
+    return _on(device, load_any, model)
+
+
+def _on(device: str, load: Callable[[str, str], Any], model: str) -> Any:
     try:
         return load(model, device)
     except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there

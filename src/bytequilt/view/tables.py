@@ -10,7 +10,7 @@ from rich.text import Text
 from .glyphs import harmless
 from .terminal import si
 
-MODULES = ("encoder", "latent", "decoder", "hash", "entropy")
+MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
 
 def evaluation(found: Mapping[str, Any]) -> RenderableType:
@@ -21,7 +21,8 @@ def evaluation(found: Mapping[str, Any]) -> RenderableType:
     if len(found["files"]) > 1:
         table.add_section()
         table.add_row("all", f"{found['bytes']:,}", f"{found['bpb']:.4f}", style="bold")
-    return Group(table, Text(f" {found['mean_patch_bytes']:.2f} bytes per patch", "dim"))
+    patch = found["mean_patch_bytes"]
+    return Group(table, Text(f" {patch:.2f} bytes per patch", "dim")) if patch else table
 
 
 def noises(found: Mapping[str, Any]) -> RenderableType:
@@ -49,6 +50,18 @@ def answers(found: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def harness(found: Mapping[str, Any]) -> RenderableType:
+    """Metrics of tasks of lm-evaluation-harness; of a group, those over its tasks."""
+    table = _table("task", "shots", "items", "metric", "value", "+-")
+    for name, row in found["tasks"].items():
+        asked = ["" if row[key] is None else f"{row[key]:,}" for key in ("shots", "items")]
+        for metric, one in row["metrics"].items():
+            spread = "" if one["stderr"] is None else f"{one['stderr']:.4f}"
+            table.add_row(harmless(name), *asked, metric, f"{one['value']:.4f}", spread)
+            name, asked = "", ["", ""]
+    return Group(table, Text(f" lm-evaluation-harness {found['lm_eval']}", "dim"))
+
+
 def patchers(found: Mapping[str, Any]) -> RenderableType:
     """A lean patcher beside the entropy model it takes the place of: what `bytequilt distill --json` prints."""
     table = _table("patcher", "bits per byte", "bytes per patch", "microseconds per byte")
@@ -67,19 +80,20 @@ def description(found: Mapping[str, Any]) -> RenderableType:
     """Modules of a model with their shapes, parameters and FLOPs: what `bytequilt info --json` prints."""
     parameters, flops, config = found["parameters"], found["flops_per_byte"], found["config"]
     blt = config.get("blt") or config.get("model") or {}
-    shapes = {**blt, "entropy": config.get("entropy")}
+    baseline = config.get("baseline") or {}
+    shapes = {**blt, "entropy": config.get("entropy"), "body": baseline.get("stack") or baseline.get("mamba")}
     table = _table("module", "shape", "parameters", "FLOPs per byte")
     table.columns[1].justify = "left"
     for name in MODULES:
-        if parameters[name]:
+        if parameters.get(name):
             cost = f"{si(flops[name])}" if flops.get(name) else ""
             table.add_row(name, _shape(shapes.get(name)), f"{parameters[name]:,}", cost)
     table.add_section()
     total = si(flops["total"]) if flops else ""
-    table.add_row("all", "parameters without the entropy model", f"{parameters['total']:,}", total, style="bold")
-    notes = [
-        f"FLOPs of a forward pass at {found['mean_patch_bytes']:g} bytes per patch; training takes three times that"
-    ]
+    whole = "" if baseline else "parameters without the entropy model"
+    table.add_row("all", whole, f"{parameters['total']:,}", total, style="bold")
+    size, unit = (found["mean_token_bytes"], "token") if baseline else (found["mean_patch_bytes"], "patch")
+    notes = [f"FLOPs of a forward pass at {size:.4g} bytes per {unit}; training takes three times that"]
     if patching := config.get("patching"):
         words = {key: _plain(value) for key, value in patching.items() if key != "sample_bytes"}
         notes.append("patching: " + ", ".join(f"{key} {word}" for key, word in words.items()))
@@ -132,7 +146,8 @@ def _shape(config: Mapping[str, Any] | None) -> str:
     if "rows" in config:
         tables = len(config["sizes"]) * config["functions"]
         return f"{tables} x {config['rows']:,} rows of n-grams"
-    words = f"{config['layers']} x {config['dim']}, {config['heads']} heads"
+    heads = f", {config['heads']} heads" if "heads" in config else ""
+    words = f"{config['layers']} x {config['dim']}{heads}"
     return f"{words}, window {config['window']}" if config.get("window") else words
 
 

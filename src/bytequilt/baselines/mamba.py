@@ -1,0 +1,251 @@
+"""Mamba over ids: the layers of transformers' Mamba, run so that documents stay apart and a text can be continued.
+
+The library builds the layers. How they run is ours, for its own way knows neither packed documents nor a chunk that
+goes on from a state, and is slow without CUDA; tests hold logits and gradients of the two equal.
+
+Axes, besides those of the house: E inner width, S numbers of state an inner channel, K positions that the convolution
+sees. Positions come first here, for the scan goes through them one by one.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..codec import BOS
+from ..config import Config, Positive, UserError
+from ..model.layers import init_normal, linear
+
+CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
+
+
+class MambaConfig(Config):
+    """A Mamba of the first kind (Gu and Dao 2023)."""
+
+    dim: Positive
+    """Width of the residual stream."""
+    layers: Positive
+    state: Positive = 16
+    """Numbers that each inner channel remembers."""
+    conv: Positive = 4
+    """How many positions the convolution sees, its own included."""
+    expand: Positive = 2
+    """Inner width as a multiple of `dim`."""
+    norm_eps: float = 1e-5
+
+    @property
+    def inner(self) -> int:
+        return self.expand * self.dim
+
+    @property
+    def rank(self) -> int:
+        """Width through which step sizes are projected."""
+        return math.ceil(self.dim / 16)
+
+
+class MambaCache:
+    """What rows have seen, by layer: the last K-1 inputs of the convolution (R, K-1, E) and the states (R, S, E)."""
+
+    def __init__(self, config: MambaConfig, rows: int, device: torch.device) -> None:
+        tail_RKE = torch.zeros(rows, config.conv - 1, config.inner, device=device)
+        state_RSE = torch.zeros(rows, config.state, config.inner, device=device)
+        self.layers = [(tail_RKE, state_RSE)] * config.layers
+
+    def join(self, other: "MambaCache") -> None:
+        """Put the rows of another cache behind these."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        self.layers = [(torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in pairs]
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows alone."""
+        self.layers = [(tail_RKE[rows], state_RSE[rows]) for tail_RKE, state_RSE in self.layers]
+
+
+class Mamba(nn.Module):
+    """Language model over ids; documents in a row, and rows in a batch, do not see each other."""
+
+    def __init__(self, config: MambaConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(vocabulary, config.dim)
+        init_normal(self.embed.weight, config.dim)
+        self.backbone = backbone(config)
+        self.head = linear(config.dim, vocabulary)
+
+    def forward(self, ids_BN: Tensor, cache: MambaCache | None = None) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""
+        past = MambaCache(self.config, len(ids_BN), ids_BN.device) if cache is None else cache
+        x_NBD, within = self.embed(ids_BN.t()), Within.of(ids_BN.t() == BOS, self.config.conv)
+        for layer, block in enumerate(self.backbone.layers):
+            mixed_NBD, past.layers[layer] = mix(block.mixer, block.norm(x_NBD), within, *past.layers[layer])
+            x_NBD = x_NBD + mixed_NBD
+        return self.head(self.backbone.norm_f(x_NBD.transpose(0, 1))).float()
+
+    def step(self, ids_R: Tensor, cache: MambaCache) -> Tensor:
+        """Logits (R, V) in fp32 after the next id of each row."""
+        return self(ids_R[:, None], cache)[:, 0]
+
+    def cache(self) -> MambaCache:
+        """An empty cache of one row, to read a text in pieces exactly."""
+        return MambaCache(self.config, 1, self.embed.weight.device)
+
+
+def backbone(config: MambaConfig) -> Any:
+    """Layers and last norm of transformers' `MambaModel`, without its embedding. Raises UserError where it is missing.
+
+    Step sizes, decays, skips and convolutions keep the initialisation of the library; projections have that of all
+    models here.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("Mamba needs the transformers package: pip install 'bytequilt[hf]'") from None
+    theirs = transformers.MambaConfig(
+        vocab_size=1,
+        hidden_size=config.dim,
+        num_hidden_layers=config.layers,
+        state_size=config.state,
+        conv_kernel=config.conv,
+        expand=config.expand,
+        time_step_rank=config.rank,
+        layer_norm_epsilon=config.norm_eps,
+    )
+    network: Any = transformers.MambaModel(theirs)
+    network.set_input_embeddings(None)
+    for block in network.layers:
+        for projection in (block.mixer.in_proj, block.mixer.x_proj, block.mixer.out_proj):
+            init_normal(projection.weight, projection.in_features)
+    return network
+
+
+@dataclass(frozen=True)
+class Within:
+    """Ones where what comes before a position is of its own document, and zeros elsewhere."""
+
+    state_NB: Tensor
+    """Of the state before it."""
+    taps_KNB1: Tensor
+    """Of the positions that its convolution sees."""
+    tail_KB1: Tensor
+    """Of the last K-1 positions, for the one that comes next."""
+
+    @classmethod
+    def of(cls, opens_NB: Tensor, taps: int) -> Self:
+        """The positions after a past, where `opens_NB` says at which ones a document opens."""
+        count, document_MB = len(opens_NB), F.pad(opens_NB.cumsum(0), (0, 0, taps - 1, 0))  # M = K-1 + N
+        taps_KNB = torch.stack([document_MB[tap : tap + count] for tap in range(taps)]) == document_MB[taps - 1 :]
+        tail_KB = document_MB[count:] == document_MB[-1]
+        return cls((~opens_NB).float(), taps_KNB[..., None].float(), tail_KB[..., None].float())
+
+
+def mix(
+    mixer: Any, x_NBD: Tensor, within: Within, tail_BKE: Tensor, state_BSE: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A `MambaMixer` over positions that come after a past: (N, B, D), and the past of what comes next.
+
+    Between the projections at its ends it is fp32.
+    """
+    x_NBE, gate_NBE = mixer.in_proj(x_NBD).chunk(2, -1)
+    with torch.autocast(x_NBD.device.type, enabled=False):
+        x_NBE, tail_BKE = convolve(mixer.conv1d, x_NBE.float(), within, tail_BKE)
+        x_NBE = F.silu(x_NBE)
+        sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
+        low_NBr, write_NBS, read_NBS = mixer.x_proj(x_NBE).split(sizes, -1)
+        dt_NBE = F.softplus(mixer.dt_proj(low_NBr))
+        rate_SE = -mixer.A_log.t().contiguous().exp()
+        y_NBE, state_BSE = Scan.apply(rate_SE, dt_NBE, dt_NBE * x_NBE, write_NBS, read_NBS, within.state_NB, state_BSE)
+        y_NBE = (y_NBE + x_NBE * mixer.D) * F.silu(gate_NBE.float())
+    return mixer.out_proj(y_NBE), (tail_BKE, state_BSE)
+
+
+def convolve(conv: Any, x_NBE: Tensor, within: Within, tail_BKE: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's convolution with the K-1 positions before: (N, B, E), and the last K-1 inputs (B, K-1, E)."""
+    count, y_NBE = len(x_NBE), conv.bias
+    wide_MBE = torch.cat([tail_BKE.transpose(0, 1), x_NBE])
+    for tap, (weight_E, own_NB1) in enumerate(zip(conv.weight[:, 0].unbind(1), within.taps_KNB1, strict=True)):
+        y_NBE = torch.addcmul(y_NBE, wide_MBE[tap : tap + count] * own_NB1, weight_E)
+    return y_NBE, (wide_MBE[count:] * within.tail_KB1).transpose(0, 1)
+
+
+class Scan(torch.autograd.Function):
+    """The recurrence of Mamba: `state = keep * exp(dt * rate) * state + x * write`, `y = sum(state * read)` over S.
+
+    States are computed chunk by chunk and not kept: the backward pass computes those of a chunk again, from the state
+    before it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rate_SE: Tensor,
+        dt_NBE: Tensor,
+        x_NBE: Tensor,
+        write_NBS: Tensor,
+        read_NBS: Tensor,
+        keep_NB: Tensor,
+        state_BSE: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What is read at every position (N, B, E), and the last state (B, S, E)."""
+        before, y = [], []
+        room = dt_NBE.new_empty(2, min(CHUNK, len(dt_NBE)), *state_BSE.shape)
+        each = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
+        for dt, x, write, read, keep in zip(*each, strict=True):
+            before.append(state_BSE)
+            _, states = _states(rate_SE, dt, x, write, keep, state_BSE, room)
+            state_BSE = states[-1].clone()
+            y.append(states.mul_(read[..., None]).sum(2))
+        ctx.save_for_backward(rate_SE, dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB, *before)
+        return torch.cat(y), state_BSE
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y, grad_state), (rate, *inputs) = grads, ctx.saved_tensors
+        inputs, before = inputs[:5], inputs[5:]
+        grad_rate, found = torch.zeros_like(rate), []
+        room = grad_y.new_empty(4, min(CHUNK, len(grad_y)), *grad_state.shape)
+        chunks = list(zip(*(v.split(CHUNK) for v in inputs), grad_y.split(CHUNK), before, strict=True))
+        for dt, x, write, read, keep, grad, state in reversed(chunks):
+            decay, states = _states(rate, dt, x, write, keep, state, room)
+            g, spare = room[2:, : len(dt)]
+            torch.mul(grad[:, :, None], read[..., None], out=g)
+            g[-1] += grad_state
+            steps, decays = g.unbind(), decay.unbind()
+            for t in range(len(g) - 1, 0, -1):
+                steps[t - 1].addcmul_(decays[t], steps[t])
+            to_read = torch.mul(states, grad[:, :, None], out=spare).sum(-1)
+            to_x = torch.mul(g, write[..., None], out=spare).sum(2)
+            to_write = torch.mul(g, x[:, :, None], out=spare).sum(-1)
+            g *= decay
+            grad_state = g[0].clone()
+            g[1:] *= states[:-1]
+            g[0] *= state
+            grad_rate += torch.mul(g, dt[:, :, None], out=spare).sum((0, 1))
+            found.append((g.mul_(rate).sum(2), to_x, to_write, to_read))
+        return grad_rate, *(torch.cat(parts[::-1]) for parts in zip(*found, strict=True)), None, grad_state
+
+
+def _states(
+    rate_SE: Tensor, dt_TBE: Tensor, x_TBE: Tensor, write_TBS: Tensor, keep_TB: Tensor, state_BSE: Tensor, room: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Decays and states (T, B, S, E) of a chunk, in the first two tensors of `room`: new memory would take longest."""
+    decay, states = room[:2, : len(dt_TBE)]
+    torch.mul(dt_TBE[:, :, None], rate_SE, out=decay).exp_().mul_(keep_TB[..., None, None])
+    torch.mul(x_TBE[:, :, None], write_TBS[..., None], out=states)
+    for a, now in zip(decay, states, strict=True):
+        state_BSE = now.addcmul_(a, state_BSE)
+    return decay, states
+
+
+def mamba_flops(config: MambaConfig, vocabulary: int = 0) -> float:
+    """FLOPs of a forward pass per id, however long the text; with `vocabulary`, those of the output head too.
+
+    Besides matrix products these are the multiplications and additions of the convolution, of the skip, and of the
+    scan: six for each number of state, which are step size times decay rate, input times its projection, decay and
+    addition, and the product and sum of reading. The exponential, gates and activations count as nothing.
+    """
+    inner, scan = config.inner, 6 * config.inner * config.state
+    weights = 3 * config.dim * inner + inner * (config.rank + 2 * config.state) + config.rank * inner
+    return config.layers * (2 * weights + 2 * config.conv * inner + 2 * inner + scan) + 2 * config.dim * vocabulary
