@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytequilt.config import UserError
-from bytequilt.evals.noise import CLEAN, NOISES, ant_speak, drop, noised, random_case, repeat, robustness, upper_case
+from bytequilt.evals.noise import (
+    CLEAN,
+    NOISES,
+    Noised,
+    ant_speak,
+    drop,
+    noised,
+    random_case,
+    repeat,
+    robustness,
+    upper_case,
+)
 from bytequilt.infer.score import Score
 from bytequilt.lm import LM
 
@@ -139,3 +150,11 @@ def test_a_model_need_not_have_patches():
 def test_noise_needs_text(documents):
     with pytest.raises(UserError, match="needs text"):
         robustness(Uniform(), documents)
+
+
+def test_tasks_are_read_through_noise_and_answered_without():
+    lm = LM(blt(), patcher("space"))
+    pairs, dirty = [("The cat ", "sat"), ("a b", "c")], [("THE CAT ", "sat"), ("A B", "c")]
+    assert [s.nats for s in Noised(lm, "UpperCase").score(pairs)] == [s.nats for s in lm.score(dirty)]
+    found = Noised(lm, "UpperCase").generate(["The cat "], max_bytes=5, temperature=0)
+    assert [one.data for one in found] == [lm.generate("THE CAT ", max_bytes=5, temperature=0).data]

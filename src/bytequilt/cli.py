@@ -12,6 +12,8 @@ VERBS = {
     "prepare": "Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.",
     "distill": "Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.",
     "eval": "Measure the bits per byte of files, each document in its full context, or answers to tasks.",
+    "compare": "Train the models of a study with equal means, measure them, and write tables, plots and a report.",
+    "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
     "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
     "bench": "Measure how fast a model decodes on this machine.",
     "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",

@@ -94,10 +94,9 @@ class Mamba(nn.Module):
 
 
 def backbone(config: MambaConfig) -> Any:
-    """Layers and last norm of transformers' `MambaModel`, without its embedding. Raises UserError where it is missing.
+    """Layers and last norm of transformers' `MambaModel`, without its embedding, initialised as there.
 
-    Step sizes, decays, skips and convolutions keep the initialisation of the library; projections have that of all
-    models here.
+    Raises UserError where the library is missing.
     """
     try:
         import transformers
@@ -115,9 +114,6 @@ def backbone(config: MambaConfig) -> Any:
     )
     network: Any = transformers.MambaModel(theirs)
     network.set_input_embeddings(None)
-    for block in network.layers:
-        for projection in (block.mixer.in_proj, block.mixer.x_proj, block.mixer.out_proj):
-            init_normal(projection.weight, projection.in_features)
     return network
 
 

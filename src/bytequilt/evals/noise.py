@@ -6,7 +6,7 @@ text, and bits are counted instead of answers. A byte that is not UTF-8 is a cha
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..codec import as_bytes
 from ..config import UserError
@@ -66,6 +66,25 @@ def noised(text: bytes, name: str, seed: int = 0) -> bytes:
     if name not in NOISES:
         raise UserError(f"no noise named '{name}'; there are {', '.join(NOISES)}")
     return as_bytes(NOISES[name](text.decode("utf-8", "surrogateescape"), seed))
+
+
+class Noised:
+    """A model that reads contexts and prompts through one of the noises; what it is to say stays clean."""
+
+    def __init__(self, model: Any, name: str, seed: int = 0) -> None:
+        """`model` has `score` and `generate`, as an LM."""
+        self.model, self.name, self.seed = model, name, seed
+
+    def score(self, pairs: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]:
+        """What the second text of each pair costs after the first with noise."""
+        return self.model.score([(self._noised(context), continuation) for context, continuation in pairs])
+
+    def generate(self, prompt: Sequence[str | bytes], **sampling: Any) -> Sequence[Any]:
+        """What comes after each prompt with noise."""
+        return self.model.generate([self._noised(one) for one in prompt], **sampling)
+
+    def _noised(self, text: str | bytes) -> bytes:
+        return noised(as_bytes(text), self.name, self.seed)
 
 
 def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:

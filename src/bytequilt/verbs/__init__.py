@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from .models import bench, convert, eval, info
+from .studies import compare, languages
 from .text import generate, patch
 from .training import distill, prepare, train
 
-FUNCTIONS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (patch, generate, train, prepare, distill, eval, info, bench, convert)
-}
+VERBS = (patch, generate, train, prepare, distill, eval, compare, languages, info, bench, convert)
+FUNCTIONS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in VERBS}

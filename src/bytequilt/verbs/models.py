@@ -48,7 +48,7 @@ def eval(
         model: A shipped model, a model or run directory, or a hub id.
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
-        noise: Also score the files under five kinds of noise.
+        noise: Also score the files, and ask the tasks, under five kinds of noise.
         tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name. Other
             names are those of tasks of lm-evaluation-harness.
         items: Questions of each task on letters and numbers.
@@ -59,10 +59,10 @@ def eval(
     """
     from ..evals.answers import evaluate
     from ..evals.corpora import evaluate_files, texts
-    from ..evals.noise import robustness
+    from ..evals.noise import NOISES, Noised, robustness
     from ..view import tables
 
-    if not files and (noise or not tasks):
+    if not files and not tasks:
         raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
@@ -71,15 +71,17 @@ def eval(
     if files:
         found |= evaluate_files(lm, files, field)
         shown.append(tables.evaluation(found))
-    if noise:
+    if files and noise:
         found["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
         shown.append(tables.noises(found["noise"]))
-    if ours:
-        found["answers"] = evaluate(lm, () if "characters" in ours else ours, items)
-        shown.append(tables.answers(found["answers"]))
-    if theirs is not None:
-        found["harness"] = theirs.evaluate(lm, limit)
-        shown.append(tables.harness(found["harness"]))
+    readers = {"": lm} | ({f" under {name}": Noised(lm, name) for name in NOISES} if noise else {})
+    for under, reader in readers.items():
+        if ours:
+            found["answers" + under] = evaluate(reader, () if "characters" in ours else ours, items)
+            shown.append(tables.answers(found["answers" + under], under))
+        if theirs is not None:
+            found["harness" + under] = theirs.evaluate(reader, limit)
+            shown.append(tables.harness(found["harness" + under], under))
     if json:
         return print_json(found)
     for table in shown:

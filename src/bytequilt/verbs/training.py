@@ -32,11 +32,11 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
         out: The run directory: runs/RECIPE unless given.
         json: Print the report as one JSON document.
     """
-    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
+    chosen, folder = _chosen(recipe, fields), out or run_folder(recipe)
     from ..train.run import train as train_recipe
     from ..view.terminal import report as screen
 
-    with _interruptible():
+    with interruptible():
         found = train_recipe(chosen, folder)
     print_json(found) if json else console().print(screen(found))
 
@@ -54,11 +54,11 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
         recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
     """
-    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
+    chosen, folder = _chosen(recipe, fields), out or run_folder(recipe)
     from ..train.run import claim
     from ..train.run import prepare as prepare_recipe
 
-    with _interruptible():
+    with interruptible():
         prepare_recipe(chosen, claim(chosen, folder))
 
 
@@ -102,7 +102,7 @@ def distill(
         lean = Lean(kind=kind, sample_bytes=sample_bytes, val_every=val_every, train=training)
     except ValidationError as error:
         raise UserError(one_line(error)) from None
-    with _interruptible():
+    with interruptible():
         found = make(model, files, lean, out or Path("runs") / "lean")
     print_json(found) if json else console().print(patchers(found))
 
@@ -113,12 +113,12 @@ def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
     return override(load_recipe(name), fields)
 
 
-def _run_folder(name: str) -> Path:
+def run_folder(name: str) -> Path:
     return Path("runs") / recipe_path(name).stem
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """A run that was asked to stop, and has saved where it is, ends like any interrupted program."""
     from ..train.loop import Interrupted
 

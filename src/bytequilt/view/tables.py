@@ -1,6 +1,6 @@
 """What a model is, and what it scored, as tables for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -35,10 +35,10 @@ def noises(found: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def answers(found: Mapping[str, Any]) -> RenderableType:
+def answers(found: Mapping[str, Any], under: str = "") -> RenderableType:
     """Accuracy in each task, beside that of a constant answer and of copying the question; and means by level."""
     columns = ("right", "+-", "constant", "copy", "no answer", "likelier")
-    table = _table("task", *columns)
+    table = _table(f"task{under}", *columns)
     for name, row in found["tasks"].items():
         likelier = row["likelihood"]
         shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
@@ -50,9 +50,9 @@ def answers(found: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def harness(found: Mapping[str, Any]) -> RenderableType:
+def harness(found: Mapping[str, Any], under: str = "") -> RenderableType:
     """Metrics of tasks of lm-evaluation-harness; of a group, those over its tasks."""
-    table = _table("task", "shots", "items", "metric", "value", "+-")
+    table = _table(f"task{under}", "shots", "items", "metric", "value", "+-")
     for name, row in found["tasks"].items():
         asked = ["" if row[key] is None else f"{row[key]:,}" for key in ("shots", "items")]
         for metric, one in row["metrics"].items():
@@ -60,6 +60,27 @@ def harness(found: Mapping[str, Any]) -> RenderableType:
             table.add_row(harmless(name), *asked, metric, f"{one['value']:.4f}", spread)
             name, asked = "", ["", ""]
     return Group(table, Text(f" lm-evaluation-harness {found['lm_eval']}", "dim"))
+
+
+def languages(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Bits per byte, and bytes per patch beside bytes per token, of each language, the cheapest first."""
+    tokenizers = list(found[0]["bytes_per_token"])
+    table = _table("language", "script", "bytes", "bits per byte", "per character", "bytes per patch", *tokenizers)
+    for row in sorted(found, key=lambda row: row["bpb"]):
+        patch, characters = row["mean_patch_bytes"], row["bpb"] * row["bytes"] / row["characters"]
+        costs = f"{row['bpb']:.3f}", f"{characters:.3f}", f"{patch:.2f}" if patch else ""
+        tokens = (f"{row['bytes_per_token'][name]:.2f}" for name in tokenizers)
+        table.add_row(harmless(row["name"]), row["script"], f"{row['bytes']:,}", *costs, *tokens)
+    return table
+
+
+def comparison(found: Mapping[str, Any]) -> RenderableType:
+    """Test bits per byte of each model of a study at each size: what `bytequilt compare --json` prints."""
+    table = _table("model", "size", "seed", "bits per byte", "training FLOPs", "FLOPs per byte", "seconds")
+    for row in (row for row in found["rows"] if not row["search"]):
+        costs = si(row["train_flops"]), si(row["flops_per_byte"]["total"]), f"{row['seconds']:,.0f}"
+        table.add_row(row["model"], row["size"], str(row["seed"]), f"{row['test_bpb']:.4f}", *costs)
+    return table
 
 
 def patchers(found: Mapping[str, Any]) -> RenderableType:

@@ -1,0 +1,59 @@
+"""The report and plots of a study, made anew from its results.json.
+
+    python benchmarks/study_report.py docs/study            # writes docs/study/report.md and its plots
+    python benchmarks/study_report.py docs/study --check    # exits with 1 where the files there are not those
+
+Plots are compared only where the version of matplotlib is the one that drew them: another sets letters differently.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from bytequilt.config import UserError
+from bytequilt.study import table
+from bytequilt.study.report import REPORT, markdown, pictures
+
+VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where results.json is, and the report goes")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where files differ")
+    options = parser.parse_args(arguments)
+    try:
+        files = made(options.folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not options.check:
+        for name, text in files.items():
+            table.whole(options.folder / name, text)
+        return 0
+    stale = [name for name, text in files.items() if differs(options.folder / name, text)]
+    for name in stale:
+        print(f"{options.folder / name} is not what results.json gives", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def made(folder: Path) -> dict[str, str]:
+    """What belongs beside a results.json, by name."""
+    results = table.read(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        return {REPORT: markdown(results)} | pictures(results, Path(scratch))
+
+
+def differs(path: Path, text: str) -> bool:
+    """Whether a file is missing or has other content; a plot of another matplotlib is taken as it is."""
+    if not path.is_file():
+        return True
+    there = path.read_text(encoding="utf-8")
+    versions = {tuple(VERSION.findall(one)) for one in (there, text)}
+    return there != text and len(versions) == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

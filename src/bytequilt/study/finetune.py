@@ -1,0 +1,240 @@
+"""Fine-tuning of a study's models on questions about characters and numbers, and what they then answer."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from sys import maxsize
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..baselines.vocabulary import Bytes
+from ..config import TrainConfig, UserError
+from ..data.batches import Batch, Batches
+from ..evals.answers import ROOM, answer_in, evaluate
+from ..evals.characters import TASKS, YES_NO, Item, records
+from ..evals.words import Lexicon
+from ..infer.score import Score
+from ..lm import LM, load_any
+from ..patching import rules
+from ..train.loop import fit
+from ..view.progress import console
+from .contender import Model, PatchModel, TokenModel, pace, training_flops
+from .recipe import FineTune, Study
+from .runs import RESULT, WAIT, Run, _claimed
+
+ASKED = (
+    ("count_char", Item(("strawberry", "r"), "3")),
+    ("order", Item(("380", "381"), "Yes", YES_NO)),
+    ("order", Item(("381", "380"), "No", YES_NO)),
+    ("compare", Item(("380", "381"), "381", ("380", "381"))),
+)
+"""Questions whose answers are kept word for word; no example has their words or numbers."""
+KEPT_OUT = re.compile(rf"\b({'|'.join(sorted({f for _, item in ASKED for f in item.fields if len(f) > 1}))})\b")
+OTHERS, OTHER_SEED = 200, 1_000_003  # questions that decide on a learning rate, and what sets them apart
+
+Example = dict[str, str]
+"""A question, `prompt`, and its answer, `text`."""
+
+
+class Examples:
+    """Batches of one row, which holds so many examples whole: each example once, and for all models in one order."""
+
+    def __init__(self, model: Model, examples: Sequence[Example], rows: int) -> None:
+        self.examples, self.rows, self.step = examples, rows, 0
+        self.vocabulary = model.vocabulary if isinstance(model, TokenModel) else Bytes()
+        self.patcher = model.patcher if isinstance(model, PatchModel) else None
+
+    def __iter__(self) -> "Examples":
+        return self
+
+    def __next__(self) -> Batch:
+        chosen = self.examples[self.step * self.rows :][: self.rows]
+        if not chosen:
+            raise StopIteration
+        self.step += 1
+        ids_BN, learn_BN = (torch.cat(parts)[None] for parts in zip(*map(self._ids, chosen), strict=True))
+        return Batch(ids_BN, self._closes(ids_BN), learn_BN)
+
+    def state(self) -> dict[str, int]:
+        """Where the iterator stands, as that of `Batches`."""
+        return {"step": self.step}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Goes on where `state` was taken."""
+        self.step = state["step"]
+
+    def _ids(self, example: Example) -> tuple[Tensor, Tensor]:
+        """Ids of a question and its answer, cut apart as when it is asked; and which of them are to be learnt."""
+        encode = self.vocabulary.encode
+        asked, answer = encode(example["prompt"]), encode(example["text"], bos=False, eos=True)
+        ids_n = torch.cat([torch.from_numpy(asked), torch.from_numpy(answer)])
+        return ids_n, torch.arange(len(ids_n)) >= len(asked)
+
+    def _closes(self, ids_BN: Tensor) -> Tensor:
+        if self.patcher is None:
+            return torch.zeros_like(ids_BN, dtype=torch.bool)
+        rule = self.patcher.rule
+        return rules.closes(rule, ids_BN, self.patcher.entropy(ids_BN) if rule.needs_entropy else None)
+
+
+def plan(study: Study) -> list[Run]:
+    """The trained models that are fine-tuned."""
+    chosen = study.finetune
+    return [Run(model, chosen.size, seed) for seed in chosen.seeds for model in chosen.models] if chosen else []
+
+
+def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
+    """What came of a model; None where it is not done."""
+    path = folder / "finetune" / run.name / RESULT
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
+    """Fine-tune the models that are missing, beside other processes that do the same; returns all results.
+
+    Raises UserError where a model is not trained yet.
+    """
+    runs, lexicon = plan(study), cache(Lexicon.read)
+    while missing := [run for run in runs if result_of(folder, run) is None]:
+        for run in missing:
+            with _claimed(folder / "finetune" / run.name) as mine:
+                if mine and result_of(folder, run) is None:
+                    console.print(f"fine-tuning {len(runs) - len(missing) + 1} of {len(runs)}: {run.name}")
+                    Lessons(study, folder, run, lexicon()).take()
+                    break
+        else:
+            time.sleep(WAIT)  # the others are at work on all that is left
+    return [result for run in runs if (result := result_of(folder, run))]
+
+
+def examples_of(chosen: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
+    """So many questions with their answers, of training words and numbers; fewer are the first of more."""
+    every = records(lexicon, maxsize, chosen.tasks, seed, chosen.lengths.ranges)
+    return list(islice((one for one in every if not KEPT_OUT.search(f"{one['prompt']} {one['text']}")), count))
+
+
+def trained(folder: Path, run: Run) -> Model:
+    """The model of a run as training left it. Raises UserError where it is not trained."""
+    path = folder / "runs" / run.name / "model"
+    if not path.is_dir():
+        raise UserError(f"{run.name} is not trained yet: there is no {path}")
+    found = load_any(path)
+    if isinstance(found, LM):
+        blt = PatchModel(found.model.config, found.patcher, found.patch_bytes)
+        blt.network.load_state_dict(found.model.state_dict())
+        return blt
+    baseline = TokenModel(found.config, found.vocabulary)
+    baseline.network.load_state_dict(found.network.state_dict())
+    return baseline
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The fine-tuning of one model; what was interrupted goes on where it was."""
+
+    study: Study
+    folder: Path
+    run: Run
+    lexicon: Lexicon
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "finetune" / self.run.name
+
+    @property
+    def chosen(self) -> FineTune:
+        assert self.study.finetune is not None
+        return self.study.finetune
+
+    def take(self) -> None:
+        """Find the learning rate, learn from the examples, and write down what is answered on the way."""
+        chosen, run = self.chosen, self.run
+        mark = chosen.model_dump(mode="json", exclude={"models", "seeds"})
+        if _kept(self.home / "recipe.json", lambda: mark) != mark:
+            raise UserError(f"{self.home} is fine-tuned by another [finetune]; delete it to begin anew")
+        examples = examples_of(chosen, self.lexicon, max(*chosen.examples, chosen.tried), run.seed)
+        tries = {f"{lr:g}": self._try(examples, lr) for lr in chosen.lr if len(chosen.lr) > 1}
+        lr = float(min(tries, key=tries.__getitem__)) if tries else chosen.lr[0]
+        model = trained(self.folder, run)
+        unit_bytes = pace(model, cast(Batches, Examples(model, examples, chosen.rows)), lambda _: False).unit_bytes
+        sizes = [len(one["prompt"]) + len(one["text"]) for one in examples]
+        flops = model.flops(unit_bytes, sum(sizes) / len(sizes))
+        points = []
+        for count in (0, *chosen.examples):
+            size, path = sum(sizes[:count]), self.home / f"after-{count}.json"
+            spent = {"examples": count, "trained_bytes": size, "train_flops": size * training_flops(flops)}
+            points.append(spent | _kept(path, lambda count=count: self._after(model, examples[:count], lr)))
+        model.scorer.save(self.home / "model")
+        record = asdict(run) | {
+            "lr": lr,
+            "tries": tries,
+            "flops_per_byte": flops,
+            "unit_bytes": unit_bytes,
+            "points": points,
+        }
+        _kept(self.home / RESULT, lambda: record)
+
+    def _try(self, examples: list[Example], lr: float) -> float:
+        """Bits per byte of answers after a try: those to other questions on training words and numbers."""
+        chosen, home = self.chosen, self.home / f"lr{lr:g}"
+        home.mkdir(exist_ok=True)
+
+        def cost() -> float:
+            model = trained(self.folder, self.run)
+            self._learn(model, examples[: chosen.tried], lr, home)
+            shutil.rmtree(home / "checkpoints")
+            others = examples_of(chosen, self.lexicon, OTHERS, self.run.seed + OTHER_SEED)
+            scores = model.scorer.score([(one["prompt"], one["text"]) for one in others])
+            return sum(scores, Score(0.0, 0)).bits_per_byte
+
+        return _kept(home / "cost.json", cost)
+
+    def _learn(self, model: Model, examples: list[Example], lr: float, home: Path) -> None:
+        """Learn from all examples, going on from the checkpoint in a directory; the learning rate does not fall."""
+        rows = self.chosen.rows
+        given = self.study.training(self.run.model, len(examples) // rows, lr, self.run.seed)
+        constant = {"schedule": "wsd", "decay": 1e-9, "accumulate": 1, "keep": 1, "eval_every": given.steps}
+        config = TrainConfig.model_validate(given.model_dump() | constant)
+        shown = [f"{one['prompt']}{one['text']}".encode() for one in examples[:rows]]
+        fit(model.task(shown), cast(Batches, Examples(model, examples, rows)), config, home, "finetune")
+
+    def _after(self, model: Model, examples: list[Example], lr: float) -> dict[str, Any]:
+        """Accuracy after so many examples, on held-out words and numbers as long as theirs and on longer ones."""
+        chosen, seed = self.chosen, self.run.seed
+        if examples:
+            self._learn(model, examples, lr, self.home)
+        scorer = model.scorer
+        lengths = {"held_out": chosen.lengths.ranges, "longer": chosen.longer.ranges}
+        found = {
+            part: evaluate(scorer, chosen.tasks, chosen.items, seed, "fine-tuned", lexicon=self.lexicon, lengths=each)
+            for part, each in lengths.items()
+        }
+        return found | {"asked": ask(scorer, chosen.tasks)}
+
+
+def ask(scorer: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The questions of ASKED that are of these tasks, or all; what is answered, and whether it is right."""
+    asked = [(TASKS[name], item) for name, item in ASKED if name in (tasks or TASKS)]
+    prompts = [task.question(item) for task, item in asked]
+    found = scorer.generate(prompts, max_bytes=ROOM, temperature=0, stop=["\n"]) if prompts else []
+    return [
+        {"prompt": prompt, "answer": one.text, "right": task.accepts(answer_in(one.text) or "", item)}
+        for (task, item), prompt, one in zip(asked, prompts, found, strict=True)
+    ]
+
+
+def _kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; made and written where there is none."""
+    if not path.is_file():
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(make(), indent=2) + "\n")
+        partial.rename(path)
+    return json.loads(path.read_text())

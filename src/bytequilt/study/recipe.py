@@ -1,0 +1,239 @@
+"""A study: models that are trained with equal means, as a TOML file describes them."""
+
+import tomllib
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from ..baselines.config import BaselineConfig
+from ..config import (
+    BLTConfig,
+    Config,
+    DataConfig,
+    EntropyConfig,
+    PatchingConfig,
+    Positive,
+    TrainConfig,
+    UserError,
+    one_line,
+    recipe_path,
+)
+from ..evals.characters import TASKS
+from ..evals.words import Kind, Lengths
+
+Amount = Annotated[float, Field(gt=0)]
+
+
+class Budget(Config):
+    """What one training run may take, and how often it is run. Exactly one of the three amounts is given."""
+
+    flops: Amount | None = None
+    """Of training: three forward passes a byte, and one of the entropy model."""
+    bytes: Amount | None = None
+    seconds: Amount | None = None
+    """Of wall-clock time on this machine, as measured over the first steps."""
+    seeds: tuple[int, ...] = (0,)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "Budget":
+        if len(self.amounts) != 1:
+            raise ValueError("a budget is given in one of flops, bytes or seconds")
+        return self
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        return self.model_dump(include={"flops", "bytes", "seconds"}, exclude_none=True)
+
+
+class Sweep(Config):
+    """Learning rates that every model tries at the smallest size; the one with the lowest held-out BPB is taken."""
+
+    lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of the smallest budget that a try takes."""
+
+
+class Contender(Config):
+    """One model of a study, at all its sizes."""
+
+    ladder: str
+    """Name of the ladder that its sizes are of."""
+    patching: PatchingConfig | None = None
+    """Makes it a BLT; without, it is a baseline."""
+    tokenizer: str | None = None
+    """File of ranks, as Llama 3's tokenizer.model."""
+    vocabulary: Annotated[int, Field(ge=256)] | None = None
+    """Ranks to keep of the file, all where not given; without a file, ranks to learn from the training text."""
+    change: dict[str, Any] = Field(default_factory=dict)
+    """Fields that differ from those of the ladder, at every size."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Fields of training that differ from those of the study."""
+    lr: Amount | None = None
+    """Learning rate, where it is not to be searched for."""
+    lr_of: str | None = None
+    """The model whose learning rate it takes, instead of a search of its own."""
+    sizes: tuple[str, ...] = ()
+    """The sizes it is trained at; all that have a budget where none is given."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Contender":
+        if self.patching and (self.tokenizer or self.vocabulary):
+            raise ValueError("a model with `patching` has no `tokenizer` and no `vocabulary`")
+        if self.lr and self.lr_of:
+            raise ValueError("`lr` and `lr_of` exclude each other")
+        return self
+
+
+class Spans(Config):
+    """Shortest and longest of what questions are made of."""
+
+    words: tuple[Positive, Positive]
+    """In letters."""
+    sentences: tuple[Positive, Positive]
+    """In words."""
+    numbers: tuple[Positive, Positive]
+    """In digits."""
+
+    @model_validator(mode="after")
+    def _shortest_first(self) -> "Spans":
+        if not all(self.ranges.values()):
+            raise ValueError("the shortest comes first")
+        return self
+
+    @property
+    def ranges(self) -> Lengths:
+        """All lengths from the shortest to the longest."""
+        spans: dict[Kind, tuple[int, int]] = {
+            "words": self.words,
+            "sentences": self.sentences,
+            "numbers": self.numbers,
+        }
+        return {kind: range(shortest, longest + 1) for kind, (shortest, longest) in spans.items()}
+
+
+class FineTune(Config):
+    """How trained models go on to learn the tasks on characters and numbers, each from the same examples."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    size: str
+    seeds: tuple[int, ...] = (0,)
+    """Those of the trained models; each has examples and items of its own."""
+    tasks: tuple[str, ...] = ()
+    """Those to learn, mixed in equal parts; all where none is named."""
+    examples: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """How many have been learnt from when accuracy is measured, fewest first; it is also measured before the first."""
+    rows: Positive = 20
+    """Examples of a step."""
+    lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
+    """Learning rates that every model tries; the rate that answers other questions on training words best is taken."""
+    tried: Positive = 2000
+    """Examples of a try."""
+    items: Positive = 60
+    """Held-out questions of each task."""
+    lengths: Spans = Spans(words=(3, 10), sentences=(3, 8), numbers=(2, 4))
+    """Of examples, and of held-out questions."""
+    longer: Spans = Spans(words=(11, 12), sentences=(9, 10), numbers=(5, 6))
+    """Of more held-out questions, on what is longer than in any example."""
+
+    @model_validator(mode="after")
+    def _counts_are_whole_steps(self) -> "FineTune":
+        if any(a >= b for a, b in pairwise(self.examples)):
+            raise ValueError("`examples` must rise")
+        if uneven := [count for count in (*self.examples, self.tried) if count % self.rows]:
+            raise ValueError(f"{uneven[0]} examples are no whole number of steps of {self.rows} `rows`")
+        if unknown := sorted(set(self.tasks) - set(TASKS)):
+            raise ValueError(f"no task named {unknown[0]}; there are {', '.join(TASKS)}")
+        return self
+
+
+class Study(Config):
+    """Everything that a comparison depends on."""
+
+    data: DataConfig
+    test: tuple[str, ...] = ()
+    """Sources that models are compared on; where none is given, the held-out text, which chooses learning rates too."""
+    test_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Bytes of them to score; all where not given."""
+    entropy: EntropyConfig | None = None
+    entropy_train: TrainConfig | None = None
+    entropy_init: str | None = None
+    """As in a recipe: all models that patch by entropy share one entropy model."""
+    ladders: dict[str, dict[str, dict[str, Any]]]
+    """Networks by ladder and size: a BLT, or a `stack` or `mamba` of a baseline."""
+    budgets: Annotated[dict[str, Budget], Field(min_length=1)]
+    """By size, smallest first."""
+    sweep: Sweep | None = None
+    train: dict[str, Any]
+    """Fields of training that all models share; steps, learning rate and seed are the study's to choose."""
+    models: Annotated[dict[str, Contender], Field(min_length=1)]
+    finetune: FineTune | None = None
+
+    @model_validator(mode="after")
+    def _everything_is_named(self) -> "Study":
+        for name, model in self.models.items():
+            if model.ladder not in self.ladders:
+                raise ValueError(f"model {name} is of ladder {model.ladder}; there are {', '.join(self.ladders)}")
+            for size in self.sizes(name):
+                if size not in self.ladders[model.ladder] or size not in self.budgets:
+                    raise ValueError(f"model {name} has size {size}, and its ladder or the budgets do not")
+            if model.lr_of is not None and model.lr_of not in self.models:
+                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which is no model")
+            if not (model.lr or model.lr_of or self.sweep):
+                raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
+            if model.patching and model.patching.needs_entropy and not (self.entropy or self.entropy_init):
+                raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
+            for size in self.sizes(name):
+                self.network(name, size)
+                self.training(name, 1, 1e-3, 0)
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_fine_tuned_is_trained(self) -> "Study":
+        tuned = self.finetune
+        if tuned is None:
+            return self
+        for name in tuned.models:
+            if name not in self.models or tuned.size not in self.sizes(name):
+                raise ValueError(f"[finetune] names {name} of size {tuned.size}, which is not trained")
+            if missing := sorted(set(tuned.seeds) - set(self.budgets[tuned.size].seeds)):
+                raise ValueError(f"[finetune] names seed {missing[0]}, which size {tuned.size} is not trained with")
+        return self
+
+    def sizes(self, name: str) -> tuple[str, ...]:
+        """The sizes of a model that are trained, smallest first."""
+        return self.models[name].sizes or tuple(s for s in self.budgets if s in self.ladders[self.models[name].ladder])
+
+    def network(self, name: str, size: str) -> BLTConfig | BaselineConfig:
+        """The network of a model of that size; a baseline's vocabulary is not filled in."""
+        model = self.models[name]
+        fields = merged(self.ladders[model.ladder][size], model.change)
+        return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
+
+    def training(self, name: str, steps: int, lr: float, seed: int) -> TrainConfig:
+        """How a model is trained."""
+        given = merged(self.train, self.models[name].train)
+        if taken := sorted({"steps", "lr", "seed"} & set(given)):
+            raise ValueError(f"`{taken[0]}` is not for [train] of a study, which chooses it")
+        factor = given.pop("hash_lr_factor", 1.0)
+        return TrainConfig(**given, steps=steps, lr=lr, hash_lr=lr * factor, seed=seed)
+
+
+def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Fields with some of them changed, section by section."""
+    found = dict(fields)
+    for name, value in changes.items():
+        inside = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = merged(found[name], value) if inside else value
+    return found
+
+
+def load_study(name: str) -> Study:
+    """The study of that name or path. Raises UserError with one line that names the field at fault."""
+    path = recipe_path(name)
+    try:
+        return Study.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None

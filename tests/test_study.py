@@ -1,0 +1,306 @@
+"""Studies: their plan, their budgets, their runs, and what they refuse."""
+
+import itertools
+import json
+import threading
+from contextlib import nullcontext
+
+import pytest
+import torch
+from conftest import blt, blt_config, patcher
+
+from bytequilt import UserError
+from bytequilt.baselines.vocabulary import Bytes
+from bytequilt.cli import main
+from bytequilt.codec import OFFSET
+from bytequilt.lm import load_any
+from bytequilt.study import runs
+from bytequilt.study.contender import PatchModel, TokenModel, leak, pace, training_flops
+from bytequilt.study.corpus import prepared
+from bytequilt.study.recipe import Study, load_study, merged
+from bytequilt.study.runs import Run, do_all, done, learning_rate, plan, result_of, tries
+from bytequilt.train import loop, metrics
+from bytequilt.train.loop import Interrupted
+
+STACK = {"dim": 16, "layers": 1, "heads": 2, "ffn_dim": 24, "window": 32}
+BLT = {
+    "encoder": STACK,
+    "latent": STACK | {"dim": 24},
+    "decoder": STACK,
+    "hash": {"rows": 64},
+    "cross_heads": 2,
+}
+ENTROPY = {"dim": 8, "layers": 1, "heads": 2, "ffn_dim": 16, "window": 8}
+TRAIN = {"rows": 2, "row_bytes": 128, "warmup": 2, "eval_bytes": 1500, "precision": "fp32", "device": "cpu"}
+SENTENCES = ["The cat sat on the mat.", "A dog ran to the red house!", "Why did they sing all day?", "Rain fell."]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Documents to train on and to hold out, of a few sentences, each with a number of its own."""
+    for name, numbers in (("train", range(120)), ("val", range(900, 912)), ("test", range(800, 810))):
+        chosen = [" ".join(SENTENCES[(n * k + k) % 4] for k in range(1, 9)) + f" {n * n}" for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen))
+    return tmp_path
+
+
+def study(texts, **changes) -> Study:
+    fields = {
+        "data": {"train": [str(texts / "train.jsonl")], "val": [str(texts / "val.jsonl")]},
+        "test": [str(texts / "test.jsonl")],
+        "entropy": ENTROPY,
+        "entropy_train": TRAIN | {"steps": 3},
+        "train": TRAIN,
+        "sweep": {"lr": [1e-4, 1e-2], "share": 0.5},
+        "budgets": {"S": {"bytes": 3000}, "L": {"flops": 1.5e8, "seeds": [0, 1]}},
+        "ladders": {
+            "blt": {"S": BLT, "L": BLT},
+            "plain": {"S": {"stack": STACK}, "L": {"stack": STACK | {"layers": 2}}},
+        },
+        "models": {
+            "entropy": {"ladder": "blt", "patching": {"target_bytes": 4.0}},
+            "space": {"ladder": "blt", "patching": {"kind": "space"}, "lr_of": "entropy", "sizes": ["S"]},
+            "byte": {"ladder": "plain", "lr": 1e-2, "sizes": ["S"]},
+            "bpe": {"ladder": "plain", "vocabulary": 270, "train": {"row_bytes": 64}},
+        },
+    }
+    return Study.model_validate(merged(fields, changes))
+
+
+# -------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
+    names = [run.name for run in plan(study(texts))]
+    assert names[:4] == [f"{model}-S-seed0-lr{lr}" for model in ("entropy", "bpe") for lr in ("0.0001", "0.01")]
+    assert names[4:8] == ["entropy-S-seed0", "space-S-seed0", "byte-S-seed0", "bpe-S-seed0"]
+    assert names[8:] == ["entropy-L-seed0", "bpe-L-seed0", "entropy-L-seed1", "bpe-L-seed1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"models": {"byte": {"ladder": "none", "lr": 1e-2}}}, "ladder none"),
+        ({"models": {"byte": {"lr": None, "lr_of": "nobody"}}}, "nobody"),
+        ({"models": {"byte": {"sizes": ["XL"]}}}, "XL"),
+        ({"models": {"byte": {"patching": {"kind": "space"}, "vocabulary": 300}}}, "vocabulary"),
+        ({"budgets": {"S": {"bytes": 1e4, "flops": 1e9}}}, "one of flops"),
+        ({"train": {"steps": 5}}, "steps"),
+        ({"train": {"row": 5}}, "row"),
+        ({"sweep": None}, "no learning rate"),
+        ({"ladders": {"plain": {"S": {"stack": STACK | {"dim": 15}}}}}, "even multiple"),
+    ],
+)
+def test_a_study_that_does_not_fit_together_is_told(texts, change, said):
+    with pytest.raises(ValueError, match=said):
+        study(texts, **change)
+
+
+def test_fields_are_changed_section_by_section():
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}, "d": {"e": 1}}) == {
+        "a": {"b": 5, "c": 2},
+        "d": {"e": 1},
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
+    chosen, folder = study(texts), tmp_path / "results"
+    rows = do_all(chosen, folder, corpus := prepared(chosen, folder))
+    assert [row["model"] for row in rows] == [run.model for run in plan(chosen)]
+    by_name = {f"{row['model']}-{row['size']}": row for row in rows if not row["search"]}
+    for name in ("entropy", "bpe"):
+        tried = [result_of(folder, run) for run in tries(chosen, name)]
+        assert learning_rate(chosen, folder, name) == min(tried, key=lambda row: row["val_bpb"])["lr"]
+        assert {row["lr"] for row in rows if row["model"] == name and not row["search"]} == {
+            learning_rate(chosen, folder, name)
+        }
+    assert by_name["space-S"]["lr"] == by_name["entropy-S"]["lr"]
+    for row in rows:
+        assert row["trained_bytes"] == metrics.read(_home(folder, row) / "metrics.jsonl")[-1]["bytes"]
+        wanted, spent = ("flops", "train_flops") if row["size"] == "L" else ("bytes", "trained_bytes")
+        assert row[spent] == pytest.approx(row["budget"][wanted], rel=0.12)  # a step is a twelfth of a budget here
+    for row in by_name.values():  # what is reported is what the saved model scores
+        scores = load_any(str(_home(folder, row) / "model")).score_documents(corpus.test)[0]
+        assert row["test_bpb"] == pytest.approx(sum(s.bits for s in scores) / sum(s.bytes for s in scores), rel=1e-6)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    assert do_all(chosen, folder, prepared(chosen, folder)) == rows
+    assert all(
+        path.stat().st_mtime_ns == at for path, at in before.items() if path.name in ("result.json", "metrics.jsonl")
+    )
+
+
+def _home(folder, row):
+    tried = Run(row["model"], row["size"], row["seed"], row["lr"] if row["search"] else None)
+    return folder / "runs" / tried.name
+
+
+def test_a_run_that_was_interrupted_is_the_same_in_the_end(texts, tmp_path, monkeypatch):
+    chosen = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}})
+    whole = do_all(chosen, tmp_path / "whole", prepared(chosen, tmp_path / "whole"))
+    asked = itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_requested", lambda: nullcontext(lambda: next(asked) % 9 == 0))
+        for _ in range(200):
+            try:
+                corpus = prepared(chosen, tmp_path / "parts")
+                rows = do_all(chosen, tmp_path / "parts", corpus)
+                break
+            except Interrupted:
+                continue
+    assert next(asked) > 40
+    timed = {"seconds", "threads"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in rows] == [
+        {k: v for k, v in row.items() if k not in timed} for row in whole
+    ]
+
+
+def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "WAIT", 0.05)
+    chosen, folder = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}), tmp_path / "results"
+    corpus, did, found, do = prepared(chosen, folder), [], [], runs._do
+
+    def noted(study, folder, corpus, run):
+        did.append((threading.current_thread().name, run.name))
+        do(study, folder, corpus, run)
+
+    monkeypatch.setattr(runs, "_do", noted)
+    workers = [threading.Thread(target=lambda: found.append(do_all(chosen, folder, corpus))) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(name for _, name in did) == sorted(run.name for run in plan(chosen))
+    assert found[0] == found[1]
+
+
+# ----------------------------------------------------------------------------------------------------- what they refuse
+
+
+def test_a_budget_below_one_step_is_told(texts, tmp_path):
+    chosen = study(texts, budgets={"S": {"bytes": None, "flops": 1e4}})
+    with pytest.raises(UserError, match=r"5e\+03 flops is below one step of entropy-S-seed0-lr0.0001, \d"):
+        do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
+
+
+def test_results_of_another_corpus_are_told(texts, tmp_path):
+    chosen, folder = study(texts), tmp_path / "results"
+    prepared(chosen, folder)
+    other = study(texts, test=[str(texts / "val.jsonl")])
+    with pytest.raises(UserError, match="another corpus"):
+        prepared(other, folder)
+
+
+def test_models_of_different_splits_are_not_compared(texts, tmp_path):
+    chosen, folder = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}), tmp_path / "results"
+    do_all(chosen, folder, corpus := prepared(chosen, folder))
+    path = folder / "runs" / "byte-S-seed0" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split": "another"}))
+    with pytest.raises(UserError, match="another split"):
+        done(chosen, folder, corpus)
+
+
+def test_held_out_text_that_stands_in_the_training_text_is_measured(texts, tmp_path, capsys):
+    line = "A line that is long enough not to be the same by chance, and stands in both of the texts."
+    for name in ("train", "val"):
+        with (texts / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps({"text": f"{line}\nshort"}) + "\n")
+    chosen = study(texts)
+    corpus = prepared(chosen, tmp_path / "results")
+    held = corpus.val + corpus.test
+    lines = [one for text in held for one in text.split(b"\n") if len(one) >= 60]
+    train = b"\n".join(corpus.sample(10**9)).split(b"\n")
+    assert corpus.overlap == sum(len(one) for one in lines if one in train) / sum(map(len, held)) > 0
+    assert "stands in the training text" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_missing_is_told_with_where_to_get_it(texts, tmp_path):
+    chosen = study(texts, models={"bpe": {"tokenizer": str(tmp_path / "tokenizer.model")}})
+    with pytest.raises(UserError, match="llama-models"):
+        do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
+
+
+# -------------------------------------------------------------------------------------------------- what models cost
+
+
+class Seer(torch.nn.Module):
+    """Predicts a byte by looking at it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, ids_BN):
+        return torch.nn.functional.one_hot(ids_BN.roll(-1, 1), 260).float()
+
+
+def test_a_model_that_sees_the_future_is_found():
+    from bytequilt.baselines.config import BaselineConfig
+
+    model = TokenModel(BaselineConfig(stack=STACK), Bytes())
+    assert leak(model, b"The cat sat on the mat." * 9) < 1e-5
+    model.network = Seer()
+    with pytest.raises(UserError, match="sees the future"):
+        leak(model, b"The cat sat on the mat." * 9)
+
+
+@pytest.mark.parametrize("kind", ["entropy", "space", "fixed"])
+def test_patches_do_not_see_the_future(kind):
+    model = PatchModel(blt_config(), patcher(kind), None)
+    model.network = blt()
+    assert leak(model, b"The cat sat on the mat. Why did they sing?" * 5) < 1e-3
+
+
+def test_a_batch_is_measured_as_it_is(texts, tmp_path):
+    chosen = study(texts)
+    corpus = prepared(chosen, tmp_path / "results")
+    train = chosen.training("space", 5, 1e-3, 0)
+    model = PatchModel(chosen.network("space", "S"), patcher("space"), None)
+    held = pace(model, model.batches(corpus.plain, train), lambda held: held.batches == 32)
+    batches = model.batches(corpus.plain, train)
+    text = [next(batches).ids_BN for _ in range(32)]
+    assert held.bytes == sum(int((ids >= OFFSET).sum()) for ids in text)
+    assert held.batches == 32
+    assert 3 < held.unit_bytes < 7
+
+
+def test_the_entropy_model_is_read_once_and_the_rest_is_trained():
+    assert training_flops({"entropy": 10.0, "encoder": 1.0, "total": 31.0}) == 3 * 21 + 10
+    assert training_flops({"body": 1.0, "head": 2.0, "total": 3.0}) == 9
+
+
+def test_a_budget_of_time_is_met_by_the_speed_that_is_measured(texts, tmp_path):
+    chosen = study(texts, budgets={"S": {"bytes": None, "seconds": 1.0}}, models={"byte": {"sizes": ["S"]}})
+    chosen = chosen.model_copy(update={"models": {"byte": chosen.models["byte"]}})
+    (row,) = do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
+    assert row["steps"] == int((tmp_path / "results" / "runs" / "byte-S-seed0" / "steps").read_text()) > 5
+
+
+def test_shipped_studies_are_in_order():
+    assert set(load_study("study").budgets) == {"S", "M", "L"}
+    assert load_study("ablations").models
+
+
+def test_the_verb_writes_its_results(texts, tmp_path, capsys):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f"""
+        data = {{ train = ["{texts}/train.jsonl"], val = ["{texts}/val.jsonl"] }}
+        train = {{ rows = 2, row_bytes = 128, warmup = 2, eval_bytes = 1000 }}
+        budgets = {{ S = {{ bytes = 2000 }} }}
+        [ladders]
+        plain = {{ S = {{ stack = {{ dim = 16, layers = 1, heads = 2 }} }} }}
+        [models]
+        byte = {{ ladder = "plain", lr = 1e-2 }}
+        bpe = {{ ladder = "plain", lr = 1e-2, vocabulary = 260, train = {{ row_bytes = 64 }} }}
+        """
+    )
+    main(["compare", str(recipe), "--out", str(tmp_path / "out"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in found["rows"]] == ["byte", "bpe"]
+    for name in ("report.md", "results.csv", "results.json"):
+        assert (tmp_path / "out" / name).is_file()
+    main(["compare", str(recipe), "--out", str(tmp_path / "out"), "--report"])
+    assert "bpe" in capsys.readouterr().out
