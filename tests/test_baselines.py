@@ -15,6 +15,7 @@ from bytequilt import LM, UserError, load
 from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.mamba import MambaConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET, encode
 from bytequilt.config import DataConfig, StackConfig, TrainConfig
@@ -32,18 +33,20 @@ from bytequilt.view.tables import description, evaluation
 TEXT = b"The cat sat on the mat, and the dog sat on the cat; the mat was flat.\n" * 20
 DOCUMENTS = [b"The cat sat.", b"", b"on the mat \xff\xfe\n\n 12345 cats", noise(60, 3)]
 STACK = StackConfig(dim=16, layers=2, heads=2, ffn_dim=24, window=12)
+MAMBA = MambaConfig(dim=16, layers=2, state=4)
 OURS = BPE.learn([TEXT], 280)
 
 
-def baseline(vocabulary, seed: int = 0) -> Baseline:
+def baseline(vocabulary, body=STACK, seed: int = 0) -> Baseline:
     torch.manual_seed(seed)
-    config = BaselineConfig(stack=STACK, vocabulary=vocabulary.size, token_bytes=2.0 if vocabulary is OURS else 1.0)
+    network = {"stack" if body is STACK else "mamba": body}
+    config = BaselineConfig(**network, vocabulary=vocabulary.size, token_bytes=2.0 if vocabulary is OURS else 1.0)
     return Baseline(build(config), vocabulary, config)
 
 
-@pytest.fixture(params=["bytes", "bpe"])
+@pytest.fixture(params=["bytes", "bpe", "mamba"])
 def model(request):
-    return baseline(Bytes() if request.param == "bytes" else OURS)
+    return baseline(OURS if request.param == "bpe" else Bytes(), MAMBA if request.param == "mamba" else STACK)
 
 
 # ------------------------------------------------------------------------------------------------------ vocabularies

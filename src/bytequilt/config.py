@@ -339,17 +339,17 @@ class Recipe(Config):
         return self
 
 
-def recipe_path(name: str) -> Path:
-    """The file of a recipe, given as a path or as the name of a shipped one."""
+def recipe_path(name: str, folder: str = "recipes") -> Path:
+    """The file of a recipe, given as a path or as the name of one that is shipped in the folder."""
     if name.endswith(".toml") or Path(name).is_file():
         path = Path(name)
         if not path.is_file():
             raise UserError(f"no recipe at {path}")
         return path
-    folder = Path(str(resources.files("bytequilt") / "recipes"))
-    path = folder / f"{name}.toml"
+    shipped = Path(str(resources.files("bytequilt") / folder))
+    path = shipped / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        known = ", ".join(sorted(p.stem for p in shipped.glob("*.toml")))
         raise UserError(f"no recipe named '{name}'; shipped are {known}; a path ends with .toml")
     return path
 

@@ -38,7 +38,7 @@ ASKED = (
 )
 """Questions whose answers are kept word for word; no example has their words or numbers."""
 KEPT_OUT = re.compile(rf"\b({'|'.join(sorted({f for _, item in ASKED for f in item.fields if len(f) > 1}))})\b")
-OTHERS, OTHER_SEED = 200, 1_000_003  # questions that decide on a learning rate, and what sets them apart
+OTHERS, OTHER_SEED = 100, 1_000_003  # questions on training words that are not learnt from, and their seed
 
 Example = dict[str, str]
 """A question, `prompt`, and its answer, `text`."""
@@ -83,6 +83,22 @@ class Examples:
             return torch.zeros_like(ids_BN, dtype=torch.bool)
         rule = self.patcher.rule
         return rules.closes(rule, ids_BN, self.patcher.entropy(ids_BN) if rule.needs_entropy else None)
+
+
+class AnswerTask:
+    """Trains a model as its own task does, and measures what answers to other questions cost."""
+
+    def __init__(self, model: Model, others: Sequence[Example]) -> None:
+        self.model, self.others, self.task = model, others, model.task([])
+        self.network = self.task.network
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return self.task.loss(batch)
+
+    def evaluate(self) -> dict[str, float]:
+        """Bits per byte of answers, their closing quotes included."""
+        scores = self.model.scorer.score([(one["prompt"], one["text"]) for one in self.others])
+        return {"val_bpb": sum(scores, Score(0.0, 0)).bits_per_byte}
 
 
 def plan(study: Study) -> list[Run]:
@@ -188,23 +204,21 @@ class Lessons:
         home.mkdir(exist_ok=True)
 
         def cost() -> float:
-            model = trained(self.folder, self.run)
-            self._learn(model, examples[: chosen.tried], lr, home)
+            task = self._learn(trained(self.folder, self.run), examples[: chosen.tried], lr, home)
             shutil.rmtree(home / "checkpoints")
-            others = examples_of(chosen, self.lexicon, OTHERS, self.run.seed + OTHER_SEED)
-            scores = model.scorer.score([(one["prompt"], one["text"]) for one in others])
-            return sum(scores, Score(0.0, 0)).bits_per_byte
+            return task.evaluate()["val_bpb"]
 
         return _kept(home / "cost.json", cost)
 
-    def _learn(self, model: Model, examples: list[Example], lr: float, home: Path) -> None:
+    def _learn(self, model: Model, examples: list[Example], lr: float, home: Path) -> "AnswerTask":
         """Learn from all examples, going on from the checkpoint in a directory; the learning rate does not fall."""
-        rows = self.chosen.rows
-        given = self.study.training(self.run.model, len(examples) // rows, lr, self.run.seed)
+        chosen, run = self.chosen, self.run
+        given = self.study.training(run.model, len(examples) // chosen.rows, lr, run.seed)
         constant = {"schedule": "wsd", "decay": 1e-9, "accumulate": 1, "keep": 1, "eval_every": given.steps}
         config = TrainConfig.model_validate(given.model_dump() | constant)
-        shown = [f"{one['prompt']}{one['text']}".encode() for one in examples[:rows]]
-        fit(model.task(shown), cast(Batches, Examples(model, examples, rows)), config, home, "finetune")
+        task = AnswerTask(model, examples_of(chosen, self.lexicon, OTHERS, run.seed + OTHER_SEED))
+        fit(task, cast(Batches, Examples(model, examples, chosen.rows)), config, home, "finetune")
+        return task
 
     def _after(self, model: Model, examples: list[Example], lr: float) -> dict[str, Any]:
         """Accuracy after so many examples, on held-out words and numbers as long as theirs and on longer ones."""

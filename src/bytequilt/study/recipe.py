@@ -22,6 +22,7 @@ from ..config import (
 from ..evals.characters import TASKS
 from ..evals.words import Kind, Lengths
 
+STUDIES = "recipes/studies"
 Amount = Annotated[float, Field(gt=0)]
 
 
@@ -230,7 +231,7 @@ def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def load_study(name: str) -> Study:
     """The study of that name or path. Raises UserError with one line that names the field at fault."""
-    path = recipe_path(name)
+    path = recipe_path(name, STUDIES)
     try:
         return Study.model_validate(tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

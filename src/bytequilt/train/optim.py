@@ -11,12 +11,12 @@ from ..config import TrainConfig
 def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices inside transformer blocks and AdamW for the rest.
 
-    Norms and embeddings do not decay; embeddings and hash tables have a learning rate of their own. Every group
+    Norms, embeddings and the rates of a Mamba do not decay; embeddings and hash tables have a learning rate of their own. Every group
     remembers its peak learning rate as `peak`.
     """
     matrices, embeddings, heads, norms = [], [], [], []
     for name, weight in network.named_parameters():
-        if weight.ndim < 2:
+        if weight.ndim < 2 or name.endswith(".A_log"):  # rates of a Mamba, a number each
             norms.append(weight)
         elif ".embed." in f".{name}" or ".hash." in f".{name}":
             embeddings.append(weight)

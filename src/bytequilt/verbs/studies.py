@@ -5,9 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from ..config import UserError
+from ..config import UserError, recipe_path
 from .shared import File, Flag, Folder, Named, Positional, console, load_any_model, print_json
-from .training import RecipeName, interruptible, run_folder
+from .training import RecipeName, interruptible
 
 Declarations = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
 Tokenizers = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
@@ -31,12 +31,12 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         json: Print the results as one JSON document.
     """
     from ..study.corpus import prepared
-    from ..study.recipe import load_study
+    from ..study.recipe import STUDIES, load_study
     from ..study.report import write_report
     from ..study.runs import do_all, done
     from ..view.tables import comparison
 
-    study, folder = load_study(recipe), out or run_folder(recipe)
+    study, folder = load_study(recipe), out or Path("runs") / recipe_path(recipe, STUDIES).stem
     with interruptible():
         corpus = prepared(study, folder)
         rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)

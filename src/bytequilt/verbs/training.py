@@ -32,7 +32,7 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
         out: The run directory: runs/RECIPE unless given.
         json: Print the report as one JSON document.
     """
-    chosen, folder = _chosen(recipe, fields), out or run_folder(recipe)
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import train as train_recipe
     from ..view.terminal import report as screen
 
@@ -54,7 +54,7 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
         recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
     """
-    chosen, folder = _chosen(recipe, fields), out or run_folder(recipe)
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import claim
     from ..train.run import prepare as prepare_recipe
 
@@ -113,7 +113,7 @@ def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
     return override(load_recipe(name), fields)
 
 
-def run_folder(name: str) -> Path:
+def _run_folder(name: str) -> Path:
     return Path("runs") / recipe_path(name).stem
 
 
