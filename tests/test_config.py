@@ -143,7 +143,8 @@ def test_hidden_width_is_that_of_the_released_models(dim, hidden):
 
 def configurations():
     """Every subclass of Config, wherever it is defined."""
-    importlib.import_module("bytequilt.lm")
+    for module in ("bytequilt.lm", "bytequilt.study.recipe", "bytequilt.train.distill"):
+        importlib.import_module(module)
     found, left = [], [Config]
     while left:
         left += left[0].__subclasses__()

@@ -193,6 +193,24 @@ def test_results_of_another_corpus_are_told(texts, tmp_path):
         prepared(other, folder)
 
 
+def test_results_of_another_recipe_are_told(texts, tmp_path):
+    small, folder = {"models": {"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}}, tmp_path / "results"
+    chosen = study(texts, **small)
+    rows = do_all(chosen, folder, corpus := prepared(chosen, folder))
+    fewer = study(texts, **small, sweep={"lr": [1e-2]})  # other runs of the same kind are welcome
+    assert len(done(fewer, folder, corpus)) == len(rows) - 2
+    other = study(texts, **small, ladders={"plain": {"S": {"stack": {"layers": 3}}}})
+    with pytest.raises(UserError, match="is of another recipe"):
+        do_all(other, folder, corpus)
+
+
+def test_a_try_that_diverges_is_not_chosen(texts, tmp_path):
+    chosen = study(texts, models={name: {"sizes": ["S"]} for name in ("entropy", "bpe")}, sweep={"lr": [1e-2, 1e30]})
+    do_all(chosen, folder := tmp_path / "results", prepared(chosen, tmp_path / "results"))
+    assert result_of(folder, Run("bpe", "S", 0, 1e30))["val_bpb"] is None
+    assert learning_rate(chosen, folder, "bpe") == 1e-2
+
+
 def test_models_of_different_splits_are_not_compared(texts, tmp_path):
     chosen, folder = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}), tmp_path / "results"
     do_all(chosen, folder, corpus := prepared(chosen, folder))

@@ -6,6 +6,7 @@ reset only raise `first`. Nothing here ever builds an N x N mask.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,13 +88,33 @@ def attend(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tens
         return _flex(q_BHND, k_BGMD, v_BGMD, spans, gqa)
     if spans.plainly_causal and (spans.window is None or spans.queries <= spans.window):
         return F.scaled_dot_product_attention(q_BHND, k_BGMD, v_BGMD, is_causal=True, enable_gqa=gqa)
+    asked, seen = [block[:2] for block in spans.blocks], [block[2:] for block in spans.blocks]
+    pieces = Pieces.apply(q_BHND, *asked), Pieces.apply(k_BGMD, *seen), Pieces.apply(v_BGMD, *seen)
     out = [
-        F.scaled_dot_product_attention(
-            q_BHND[:, :, a:b], k_BGMD[:, :, low:high], v_BGMD[:, :, low:high], attn_mask=bias, enable_gqa=gqa
-        )
-        for (a, b, low, high), bias in zip(spans.blocks, spans.biases(q_BHND.dtype), strict=True)
+        F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=gqa)
+        for q, k, v, bias in zip(*pieces, spans.biases(q_BHND.dtype), strict=True)
     ]
     return torch.cat(out, 2)
+
+
+class Pieces(torch.autograd.Function):
+    """Ranges of positions, which may overlap: (B, H, M, D) -> (B, H, m, D) of each.
+
+    The gradient of a slice is as long as what it was cut from; here all of them add up in one tensor, or the cost of a
+    row would grow as its square.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BHMD: Tensor, *ranges: tuple[int, int]) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.ranges = x_BHMD.shape, ranges
+        return tuple(x_BHMD[:, :, begin:end] for begin, end in ranges)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        whole = grads[0].new_zeros(ctx.shape)
+        for (begin, end), grad in zip(ctx.ranges, grads, strict=True):
+            whole[:, :, begin:end] += grad
+        return whole, *(None for _ in grads)
 
 
 def _flex(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans, gqa: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """What a study chose: corpus, models, what is counted, learning rates. The first half of its report."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -102,8 +103,8 @@ def learning_rates(study: Study, rows: Sequence[Row]) -> list[str]:
         found = {row["lr"]: row["val_bpb"] for row in rows if row["search"] and row["model"] == model}
         if not tries(study, model):
             continue
-        best = min(found, key=lambda lr: found[lr]) if len(found) == len(grid_lr) else None
-        cells = [f"{found[lr]:.3f}" if lr in found else "missing" for lr in grid_lr]
+        best = min(found, key=lambda lr: found[lr] or math.inf) if len(found) == len(grid_lr) else None
+        cells = [_tried(found[lr]) if lr in found else "missing" for lr in grid_lr]
         lines.append([model, *(f"**{c}**" if lr == best else c for lr, c in zip(grid_lr, cells, strict=True))])
         if best is not None and len(grid_lr) > 1 and best in (min(grid_lr), max(grid_lr)):
             edge = "lower" if best == min(grid_lr) else "upper"
@@ -143,6 +144,10 @@ def budgets(study: Study) -> str:
 def run_of(row: Row) -> Run:
     """The run that a row is the result of."""
     return Run(row["model"], row["size"], row["seed"], row["lr"] if row["search"] else None)
+
+
+def _tried(bpb: float | None) -> str:
+    return "diverged" if bpb is None else f"{bpb:.3f}"
 
 
 def _reads(model: Contender) -> str:

@@ -1,6 +1,7 @@
 """Fine-tuning of a study's models on questions about characters and numbers, and what they then answer."""
 
 import json
+import math
 import re
 import shutil
 import time
@@ -24,11 +25,11 @@ from ..evals.words import Lexicon
 from ..infer.score import Score
 from ..lm import LM, load_any
 from ..patching import rules
-from ..train.loop import fit
+from ..train.loop import Diverged, fit
 from ..view.progress import console
 from .contender import Model, PatchModel, TokenModel, pace, training_flops
 from .recipe import FineTune, Study
-from .runs import RESULT, WAIT, Run, _claimed
+from .runs import RESULT, WAIT, Run, claimed
 
 ASKED = (
     ("count_char", Item(("strawberry", "r"), "3")),
@@ -116,12 +117,14 @@ def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
 def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
     """Fine-tune the models that are missing, beside other processes that do the same; returns all results.
 
-    Raises UserError where a model is not trained yet.
+    Raises UserError where a model is not trained yet, or was fine-tuned by another recipe.
     """
     runs, lexicon = plan(study), cache(Lexicon.read)
+    for run in runs:
+        _check(study, folder, run)
     while missing := [run for run in runs if result_of(folder, run) is None]:
         for run in missing:
-            with _claimed(folder / "finetune" / run.name) as mine:
+            with claimed(folder / "finetune" / run.name) as mine:
                 if mine and result_of(folder, run) is None:
                     console.print(f"fine-tuning {len(runs) - len(missing) + 1} of {len(runs)}: {run.name}")
                     Lessons(study, folder, run, lexicon()).take()
@@ -129,6 +132,16 @@ def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
         else:
             time.sleep(WAIT)  # the others are at work on all that is left
     return [result for run in runs if (result := result_of(folder, run))]
+
+
+def _check(study: Study, folder: Path, run: Run) -> None:
+    """Raises UserError where a model was fine-tuned by another recipe; notes the recipe where it was not begun."""
+    home = folder / "finetune" / run.name
+    home.mkdir(parents=True, exist_ok=True)
+    assert study.finetune is not None
+    made_of = study.finetune.model_dump(mode="json", exclude={"models", "seeds"})
+    if _kept(home / "recipe.json", lambda: made_of) != made_of:
+        raise UserError(f"{home} is of another recipe; delete it to fine-tune anew")
 
 
 def examples_of(chosen: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
@@ -173,12 +186,9 @@ class Lessons:
     def take(self) -> None:
         """Find the learning rate, learn from the examples, and write down what is answered on the way."""
         chosen, run = self.chosen, self.run
-        mark = chosen.model_dump(mode="json", exclude={"models", "seeds"})
-        if _kept(self.home / "recipe.json", lambda: mark) != mark:
-            raise UserError(f"{self.home} is fine-tuned by another [finetune]; delete it to begin anew")
         examples = examples_of(chosen, self.lexicon, max(*chosen.examples, chosen.tried), run.seed)
         tries = {f"{lr:g}": self._try(examples, lr) for lr in chosen.lr if len(chosen.lr) > 1}
-        lr = float(min(tries, key=tries.__getitem__)) if tries else chosen.lr[0]
+        lr = float(min(tries, key=lambda lr: tries[lr] or math.inf)) if tries else chosen.lr[0]
         model = trained(self.folder, run)
         unit_bytes = pace(model, cast(Batches, Examples(model, examples, chosen.rows)), lambda _: False).unit_bytes
         sizes = [len(one["prompt"]) + len(one["text"]) for one in examples]
@@ -198,13 +208,16 @@ class Lessons:
         }
         _kept(self.home / RESULT, lambda: record)
 
-    def _try(self, examples: list[Example], lr: float) -> float:
-        """Bits per byte of answers after a try: those to other questions on training words and numbers."""
+    def _try(self, examples: list[Example], lr: float) -> float | None:
+        """Bits per byte of answers to other questions after a try; None where the rate is too high to learn at all."""
         chosen, home = self.chosen, self.home / f"lr{lr:g}"
         home.mkdir(exist_ok=True)
 
-        def cost() -> float:
-            task = self._learn(trained(self.folder, self.run), examples[: chosen.tried], lr, home)
+        def cost() -> float | None:
+            try:
+                task = self._learn(trained(self.folder, self.run), examples[: chosen.tried], lr, home)
+            except Diverged:
+                return None
             shutil.rmtree(home / "checkpoints")
             return task.evaluate()["val_bpb"]
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import statistics
 import time
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 
+from ..codec import VOCAB_SIZE
 from ..config import TrainConfig, UserError
 from ..infer.score import Score
 from ..train import metrics
-from ..train.loop import Task, device_of, fit, step
+from ..train.loop import Diverged, Progress, Task, device_of, fit, step
 from ..train.optim import optimizers
 from ..train.run import threshold_stage
 from ..view.progress import console
@@ -72,7 +74,7 @@ def learning_rate(study: Study, folder: Path, model: str) -> float | None:
     found = [result_of(folder, run) for run in tries(study, model)]
     if any(result is None for result in found):
         return None
-    return min(found, key=lambda result: result["val_bpb"])["lr"]
+    return min(found, key=lambda result: result["val_bpb"] or math.inf)["lr"]
 
 
 def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
@@ -81,22 +83,49 @@ def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def check(study: Study, folder: Path, run: Run) -> None:
+    """Raises UserError where a run was begun with another recipe; notes the recipe where it was not begun."""
+    path, made_of = folder / "runs" / run.name / "recipe.json", json.dumps(_recipe(study, run), indent=2)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made_of)
+    elif path.read_text() != made_of:
+        raise UserError(
+            f"{path.parent} is of another recipe; delete it to run it anew, or give another --out"
+        )
+
+
+def _recipe(study: Study, run: Run) -> dict[str, Any]:
+    """All that a run depends on besides the corpus and its learning rate."""
+    model = study.models[run.model].model_dump(mode="json", include={"patching", "tokenizer", "vocabulary"})
+    return model | {
+        "network": study.network(run.model, run.size).model_dump(mode="json"),
+        "train": study.training(run.model, 1, 1.0, run.seed).model_dump(mode="json"),
+        "budget": _budget(study, run),
+        "test_bytes": study.test_bytes,
+    }
+
+
 def done(study: Study, folder: Path, corpus: Corpus) -> list[dict[str, Any]]:
-    """The results of the runs that are done. Raises UserError where one saw another corpus."""
-    found = [result for run in plan(study) if (result := result_of(folder, run))]
-    for result in found:
-        if result["split"] != corpus.split:
-            raise UserError(f"{result['model']} of {folder} was trained on another split; it cannot be compared")
+    """The results of the runs that are done. Raises UserError where one is of another recipe or another corpus."""
+    found = []
+    for run in plan(study):
+        if result := result_of(folder, run):
+            check(study, folder, run)
+            if result["split"] != corpus.split:
+                raise UserError(f"{folder / 'runs' / run.name} was trained on another split; it cannot be compared")
+            found.append(result)
     return found
 
 
 def do_all(study: Study, folder: Path, corpus: Corpus) -> list[dict[str, Any]]:
     """Do the runs that are missing, beside other processes that do the same in this folder; returns all results."""
     runs = plan(study)
+    done(study, folder, corpus)
     while missing := [run for run in runs if result_of(folder, run) is None]:
         ready = [run for run in missing if run.lr or learning_rate(study, folder, run.model)]
         for run in ready:
-            with _claimed(folder / "runs" / run.name) as mine:
+            with claimed(folder / "runs" / run.name) as mine:
                 if mine and result_of(folder, run) is None:
                     before = len(runs) - len(missing)
                     console.print(f"run {before + 1} of {len(runs)}: {run.name}")
@@ -108,7 +137,7 @@ def do_all(study: Study, folder: Path, corpus: Corpus) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
+def claimed(folder: Path) -> Iterator[bool]:
     """Whether this process, and no other, has the run; a process that dies lets go of it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -123,6 +152,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
 def _do(study: Study, folder: Path, corpus: Corpus, run: Run) -> None:
     """Train and measure one model; a run that was interrupted goes on from its checkpoint."""
     home = folder / "runs" / run.name
+    check(study, folder, run)
     lr = run.lr or learning_rate(study, folder, run.model)
     assert lr is not None
     torch.manual_seed(run.seed)
@@ -135,34 +165,41 @@ def _do(study: Study, folder: Path, corpus: Corpus, run: Run) -> None:
     held = _share(model, budget, held_out, shards, draft, home / "steps")
     flops = model.flops(held.unit_bytes, _context(model, held, draft))
     config = study.training(run.model, held.batches // draft.accumulate, lr, run.seed)
-    task = model.task(held_out)
-    trained = fit(task, model.batches(shards, config), config, home, "study")
-    model.network.eval()
-    texts = held_out if run.lr else _first(corpus.test, study.test_bytes)
-    score, mean_patch = _score(model, texts)
+    task, scores = model.task(held_out), {"val_bpb": None, "test_bpb": None, "test_bytes": None}
+    try:
+        trained = fit(task, model.batches(shards, config), config, home, "study")
+        scores["val_bpb"], mean_patch = _score(model, held_out)
+    except Diverged:
+        if run.lr is None:
+            raise
+        trained, mean_patch = Progress(), None  # of all tries, the worst
     if run.lr is None:
+        texts = _first(corpus.test, study.test_bytes)
+        scores["test_bpb"], mean_patch = _score(model, texts)
+        scores["test_bytes"] = sum(map(len, texts))
         model.scorer.save(home / "model")
-    record = asdict(run) | {
-        "lr": lr,
-        "search": run.lr is not None,
-        "split": corpus.split,
-        "budget": budget,
-        "steps": trained.step,
-        "trained_bytes": trained.bytes,
-        "train_flops": trained.bytes * training_flops(flops),
-        "train_flops_without_head": trained.bytes * (training_flops(flops) - 3 * flops["head"]),
-        "flops_per_byte": flops,
-        "unit_bytes": held.unit_bytes,
-        "mean_patch_bytes": mean_patch,
-        "vocabulary": model.config.vocabulary if isinstance(model, TokenModel) else 260,
-        "parameters": sum(weight.numel() for weight in model.network.parameters()),
-        "val_bpb": _score(model, held_out)[0].bits_per_byte,
-        "test_bpb": None if run.lr else score.bits_per_byte,
-        "test_bytes": None if run.lr else score.bytes,
-        "leak": leaked,
-        "seconds": _seconds(home, trained.bytes),
-        "threads": torch.get_num_threads(),
-    }
+    record = (
+        asdict(run)
+        | scores
+        | {
+            "lr": lr,
+            "search": run.lr is not None,
+            "split": corpus.split,
+            "budget": budget,
+            "steps": trained.step,
+            "trained_bytes": trained.bytes,
+            "train_flops": trained.bytes * training_flops(flops),
+            "train_flops_without_head": trained.bytes * (training_flops(flops) - 3 * flops["head"]),
+            "flops_per_byte": flops,
+            "unit_bytes": held.unit_bytes,
+            "mean_patch_bytes": mean_patch,
+            "vocabulary": model.config.vocabulary if isinstance(model, TokenModel) else VOCAB_SIZE,
+            "parameters": sum(weight.numel() for weight in model.network.parameters()),
+            "leak": leaked,
+            "seconds": _seconds(home, trained.bytes),
+            "threads": torch.get_num_threads(),
+        }
+    )
     partial = home / f"{RESULT}.partial"
     partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.rename(home / RESULT)
@@ -234,10 +271,10 @@ def _step_seconds(task: Task, batches: Iterator, draft: TrainConfig) -> float:
     return statistics.median(seconds[WARMUP:])
 
 
-def _score(model: Model, texts: list[bytes]) -> tuple[Score, float | None]:
-    """Bits of the texts under the trained model."""
+def _score(model: Model, texts: list[bytes]) -> tuple[float, float | None]:
+    """Bits per byte of the texts under the trained model, and their mean patch."""
     scores, mean_patch = model.scorer.score_documents(texts)
-    return sum(scores, Score(0.0, 0)), mean_patch
+    return sum(scores, Score(0.0, 0)).bits_per_byte, mean_patch
 
 
 def _seconds(home: Path, size: int) -> float:

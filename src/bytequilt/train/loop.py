@@ -38,6 +38,10 @@ class Task(Protocol):
         ...
 
 
+class Diverged(UserError):
+    """The loss stayed non-finite."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, and has saved where it is."""
 
@@ -73,7 +77,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
     """Train until `config.steps`, going on from the newest checkpoint in `folder/checkpoints/stage`.
 
     Resuming is exact: on a CPU a run that was interrupted gives the same weights, bit for bit, as one that was not.
-    Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is written, and UserError where the loss stays
+    Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is written, and Diverged where the loss stays
     non-finite.
     """
     device, saved = device_of(config), folder / "checkpoints" / stage
@@ -113,7 +117,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
                 bar.update(line, note=f"held-out {record['val_bpb']:.3f}")
             metrics.log(record)
             if done.bad_steps >= config.max_bad_steps:
-                raise UserError(
+                raise Diverged(
                     f"{stage}: loss or gradient not finite for {done.bad_steps} steps in a row, to step {done.step}; "
                     f"lower the learning rate ({config.lr:g}) and start from an earlier checkpoint in {saved}"
                 )

@@ -11,8 +11,8 @@ from ..config import TrainConfig
 def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices inside transformer blocks and AdamW for the rest.
 
-    Norms, embeddings and the rates of a Mamba do not decay; embeddings and hash tables have a learning rate of their own. Every group
-    remembers its peak learning rate as `peak`.
+    Norms, embeddings and the rates of a Mamba do not decay; embeddings and hash tables have a learning rate of their
+    own. Every group remembers its peak learning rate as `peak`.
     """
     matrices, embeddings, heads, norms = [], [], [], []
     for name, weight in network.named_parameters():
