@@ -11,7 +11,7 @@ from bytequilt.config import UserError
 from bytequilt.study import choices, plots, table, verdict, words
 from bytequilt.study.corpus import Corpus
 from bytequilt.study.recipe import Study
-from bytequilt.study.report import PLOTS, markdown, write_report
+from bytequilt.study.report import PLOTS, markdown, pictures, write_report
 from bytequilt.study.table import Spread, summary
 from bytequilt.study.verdict import Gap
 
@@ -105,6 +105,40 @@ def written(folder: Path, given: Study | None = None, rows: list[dict] | None = 
 def report(folder: Path, given: Study | None = None, rows: list[dict] | None = None) -> str:
     """The report in one line a paragraph: where lines break is not what it says."""
     return " ".join(markdown(written(folder, given, rows)).split())
+
+
+def learnt(model: str, shares: list[float]) -> dict:
+    """What came of a model that learnt from examples, as fine-tuning writes it."""
+    asked = [{"prompt": 'Is 380 before 381?\nAnswer: "', "answer": 'Yes" and', "right": shares[-1] > 0.5}]
+    points = []
+    for place, share in enumerate(shares):
+        mean = {"accuracy": share, "stderr": 0.05, "constant": 0.5, "copy": 0.0, "unparsed": 0.0, "tasks": 1}
+        part = {"tasks": {"order": mean | {"level": "number"}}, "means": {"number": mean, "all": mean}}
+        spent = {"examples": 100 * place, "trained_bytes": 10, "train_flops": 3e9 * place}
+        points.append(spent | {"held_out": part, "longer": part, "asked": asked})
+    return {"model": model, "size": "S", "seed": 0, "lr": 2e-3, "tries": {}, "points": points}
+
+
+def test_a_report_shows_what_fine_tuned_models_answer(tmp_path):
+    tuning = {
+        "models": ["quilt", "merged"],
+        "size": "S",
+        "examples": [100, 200],
+        "rows": 10,
+        "lr": [2e-3],
+        "tried": 100,
+    }
+    given = Study.model_validate(FIELDS | {"finetune": tuning | {"tasks": ["order"]}})
+    results = [learnt("quilt", [0.0, 0.6, 0.9]), learnt("merged", [0.0, 0.5, 0.4])]
+    found = table.write(
+        given, all_rows(), tmp_path, {"machine": "a box"}, table.corpus_facts(corpus(tmp_path)), results
+    )
+    text = markdown(found)
+    assert "| quilt | number | held out | 0.0% | 60.0% | 90.0% | 50.0% |" in text
+    assert "| merged | number | held out, and longer | 0.0% | 50.0% | 40.0% | 50.0% |" in text
+    assert """`"Yes" and` right | `"Yes" and` wrong |""" in text
+    assert "quilt 6 GFLOPs" in " ".join(text.split())
+    assert "accuracy-by-examples.svg" in pictures(found, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -114,6 +114,11 @@ def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def done(study: Study, folder: Path) -> list[dict[str, Any]]:
+    """The results of the models that are fine-tuned."""
+    return [result for run in plan(study) if (result := result_of(folder, run))]
+
+
 def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
     """Fine-tune the models that are missing, beside other processes that do the same; returns all results.
 
@@ -131,7 +136,7 @@ def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
                     break
         else:
             time.sleep(WAIT)  # the others are at work on all that is left
-    return [result for run in runs if (result := result_of(folder, run))]
+    return done(study, folder)
 
 
 def _check(study: Study, folder: Path, run: Run) -> None:

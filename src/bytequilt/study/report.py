@@ -1,13 +1,15 @@
 """The report of a study: every choice, every result, and who wins, as Markdown with plots."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from . import choices, table, verdict
+from . import choices, finetune_plot, table, verdict
 from .contender import TOLERANCE
 from .corpus import Corpus
+from .lessons import lessons
 from .plots import COSTS, plot
 from .recipe import Study
 from .runs import machine, plan
@@ -20,6 +22,7 @@ PLOTS = {
     "inference_flops": "bpb-by-inference-flops.svg",
     "seconds": "bpb-by-seconds.svg",
 }
+ANSWERS = "accuracy-by-examples.svg"
 COLUMNS = (
     "model",
     "bits per byte",
@@ -36,13 +39,16 @@ COLUMNS = (
 OFF = 0.05  # share of a budget that a run may miss before the report warns of it
 
 
-def write_report(study: Study, rows: Sequence[Row], folder: Path, corpus: Corpus) -> dict[str, Any]:
+def write_report(
+    study: Study, rows: Sequence[Row], folder: Path, corpus: Corpus, finetuned: Sequence[Row] = ()
+) -> dict[str, Any]:
     """Write all that is known of a study into a folder, and return the content of its results.json.
 
-    That is results.json and results.csv, the plots, and report.md. Raises UserError where no run is done, and, once
-    the results themselves are written, where matplotlib is missing.
+    `finetuned` are the results of its models that learnt letters and numbers. Written are results.json and
+    results.csv, the plots, and report.md. Raises UserError where no run is done, and, once the results themselves are
+    written, where matplotlib is missing.
     """
-    found = table.write(study, rows, folder, machine(), table.corpus_facts(corpus))
+    found = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned)
     for name, text in pictures(found, folder).items():
         table.whole(folder / name, text)
     table.whole(folder / REPORT, markdown(found))
@@ -51,10 +57,12 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path, corpus: Corpus
 
 def pictures(results: Row, scratch: Path) -> dict[str, str]:
     """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
+    drawn = {name: partial(plot, summary(results["rows"]), cost) for cost, name in PLOTS.items()}
+    if results["finetuned"]:
+        drawn[ANSWERS] = partial(finetune_plot.plot, results["finetuned"])
     found = {}
-    for cost, name in PLOTS.items():
-        path = scratch / f"partial-{name}"
-        plot(summary(results["rows"]), cost, path)
+    for name, draw in drawn.items():
+        draw(path := scratch / f"partial-{name}")
         found[name] = path.read_text(encoding="utf-8")
         path.unlink()
     return found
@@ -79,6 +87,8 @@ def markdown(results: Row) -> str:
         "Learning rates": choices.learning_rates(study, rows),
         "Checks": [*_checks(study, rows), f"Machine: {results['machine']}. {_threads(rows)}"],
     }
+    if learnt := results["finetuned"]:
+        sections["Letters and numbers"] = [f"![Accuracy against examples]({ANSWERS})", *lessons(study, learnt)]
     count = len({model for model, _ in found})
     opening = f"{count} model{'s' * (count > 1)} trained at equal budgets: {choices.budgets(study)}."
     parts = ["# Comparison at equal budgets", opening]

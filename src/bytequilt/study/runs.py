@@ -90,9 +90,7 @@ def check(study: Study, folder: Path, run: Run) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made_of)
     elif path.read_text() != made_of:
-        raise UserError(
-            f"{path.parent} is of another recipe; delete it to run it anew, or give another --out"
-        )
+        raise UserError(f"{path.parent} is of another recipe; delete it to run it anew, or give another --out")
 
 
 def _recipe(study: Study, run: Run) -> dict[str, Any]:

@@ -63,13 +63,15 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def write(study: Study, rows: Sequence[Row], folder: Path, machine: Row, corpus: Row) -> dict[str, Any]:
+def write(
+    study: Study, rows: Sequence[Row], folder: Path, machine: Row, corpus: Row, finetuned: Sequence[Row] = ()
+) -> dict[str, Any]:
     """Write results.json and results.csv into a folder, and return what the first of them says.
 
     `machine` is of `runs.machine`, `corpus` of `corpus_facts`.
     """
     found = {"format": FORMAT, **machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
-    found["rows"] = [dict(row) for row in rows]
+    found |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
     folder.mkdir(parents=True, exist_ok=True)
     whole(folder / JSON, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     whole(folder / CSV, as_csv(rows))

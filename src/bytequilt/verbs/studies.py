@@ -30,17 +30,21 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         report: Train nothing, and report what is done so far.
         json: Print the results as one JSON document.
     """
+    from ..study import finetune
     from ..study.corpus import prepared
     from ..study.recipe import STUDIES, load_study
     from ..study.report import write_report
     from ..study.runs import do_all, done
+    from ..view.figures import drawable
     from ..view.tables import comparison
 
+    drawable(Path("report.svg"))  # hours before it is needed
     study, folder = load_study(recipe), out or Path("runs") / recipe_path(recipe, STUDIES).stem
     with interruptible():
         corpus = prepared(study, folder)
         rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
-    found = write_report(study, rows, folder, corpus)
+        finetuned = finetune.done(study, folder) if report else finetune.do_all(study, folder)
+    found = write_report(study, rows, folder, corpus, finetuned)
     print_json(found) if json else console().print(comparison(found))
 
 
