@@ -3,6 +3,7 @@
     python benchmarks/study_report.py docs/study            # writes docs/study/report.md and its plots
     python benchmarks/study_report.py docs/study --check    # exits with 1 where the files there are not those
 
+A page `results.md` beside the folder that has the marks of MARKS gets what the report says of who wins between them.
 Plots are compared only where the version of matplotlib is the one that drew them: another sets letters differently.
 """
 
@@ -16,6 +17,7 @@ from bytequilt.config import UserError
 from bytequilt.study import table
 from bytequilt.study.report import REPORT, markdown, pictures
 
+MARKS = "<!-- study: begin -->\n", "<!-- study: end -->"
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
 
 
@@ -42,8 +44,21 @@ def main(arguments: list[str] | None = None) -> int:
 def made(folder: Path) -> dict[str, str]:
     """What belongs beside a results.json, by name."""
     results = table.read(folder)
+    report, page = markdown(results), folder.parent / "results.md"
     with tempfile.TemporaryDirectory() as scratch:
-        return {REPORT: markdown(results)} | pictures(results, Path(scratch))
+        files = {REPORT: report} | pictures(results, Path(scratch))
+    if page.is_file() and all(mark in (text := page.read_text(encoding="utf-8")) for mark in MARKS):
+        files["../results.md"] = filled(text, report, folder.name)
+    return files
+
+
+def filled(page: str, report: str, folder: str) -> str:
+    """A page with the report's verdict and first plot between the marks."""
+    (before, rest), (_, after) = page.split(MARKS[0]), page.split(MARKS[1])
+    verdict = report.partition("## Who wins\n\n")[2].partition("\n## ")[0]
+    plot = re.search(r"!\[[^]]*\]\(", report)
+    shown = report[plot.start() :].partition("\n")[0].replace("](", f"]({folder}/", 1) if plot else ""
+    return f"{before}{MARKS[0]}{verdict}\n{shown}\n\n{MARKS[1]}{after}"
 
 
 def differs(path: Path, text: str) -> bool:
