@@ -20,7 +20,7 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
     start the same command in each. Results are in OUT: report.md, results.csv, results.json and the plots.
 
     Examples:
-      python benchmarks/study_corpus.py study && bytequilt compare study
+      bytequilt compare study
       bytequilt compare mine.toml --out runs/mine
       bytequilt compare mine.toml --out runs/mine --report
 
