@@ -54,7 +54,7 @@ def made(folder: Path) -> dict[str, str]:
 
 def filled(page: str, report: str, folder: str) -> str:
     """A page with the report's verdict and first plot between the marks."""
-    (before, rest), (_, after) = page.split(MARKS[0]), page.split(MARKS[1])
+    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
     verdict = report.partition("## Who wins\n\n")[2].partition("\n## ")[0]
     plot = re.search(r"!\[[^]]*\]\(", report)
     shown = report[plot.start() :].partition("\n")[0].replace("](", f"]({folder}/", 1) if plot else ""

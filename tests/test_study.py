@@ -10,15 +10,17 @@ import torch
 from conftest import blt, blt_config, patcher
 
 from bytequilt import UserError
+from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.cli import main
 from bytequilt.codec import OFFSET
 from bytequilt.lm import load_any
-from bytequilt.study import runs
-from bytequilt.study.contender import PatchModel, TokenModel, leak, pace, training_flops
+from bytequilt.study import runs, trial, work
+from bytequilt.study.contender import PatchModel, TokenModel, leak, mean_flops, pace, training_flops
 from bytequilt.study.corpus import prepared
+from bytequilt.study.plan import Run, plan, tries
 from bytequilt.study.recipe import Study, load_study, merged
-from bytequilt.study.runs import Run, do_all, done, learning_rate, plan, result_of, tries
+from bytequilt.study.runs import do_all, done, learning_rate, result_of
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
 
@@ -88,6 +90,13 @@ def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
         ({"train": {"steps": 5}}, "steps"),
         ({"train": {"row": 5}}, "row"),
         ({"sweep": None}, "no learning rate"),
+        ({"models": {"byte": {"lr": None, "lr_of": "byte"}}}, "takes another's"),
+        ({"models": {"byte": {"lr": None, "lr_of": "space"}}}, "takes another's"),
+        (
+            {"models": {"byte": {"sizes": []}}, "ladders": {"plain": {"S": None, "L": None, "s": {"stack": STACK}}}},
+            "dict",
+        ),
+        ({"models": {"bpe": {"vocabulary": 256}}}, "greater than 256"),
         ({"ladders": {"plain": {"S": {"stack": STACK | {"dim": 15}}}}}, "even multiple"),
     ],
 )
@@ -158,16 +167,19 @@ def test_a_run_that_was_interrupted_is_the_same_in_the_end(texts, tmp_path, monk
 
 
 def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "WAIT", 0.05)
+    monkeypatch.setattr(work, "WAIT", 0.05)
     chosen, folder = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}), tmp_path / "results"
-    corpus, did, found, do = prepared(chosen, folder), [], [], runs._do
+    did, found, take = [], [], trial.Trial.take
 
-    def noted(study, folder, corpus, run):
-        did.append((threading.current_thread().name, run.name))
-        do(study, folder, corpus, run)
+    def noted(self):
+        did.append((threading.current_thread().name, self.run.name))
+        return take(self)
 
-    monkeypatch.setattr(runs, "_do", noted)
-    workers = [threading.Thread(target=lambda: found.append(do_all(chosen, folder, corpus))) for _ in range(2)]
+    monkeypatch.setattr(runs.Trial, "take", noted)
+    workers = [
+        threading.Thread(target=lambda: found.append(do_all(chosen, folder, prepared(chosen, folder))))
+        for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -202,6 +214,54 @@ def test_results_of_another_recipe_are_told(texts, tmp_path):
     other = study(texts, **small, ladders={"plain": {"S": {"stack": {"layers": 3}}}})
     with pytest.raises(UserError, match="is of another recipe"):
         do_all(other, folder, corpus)
+
+
+def test_results_of_another_learning_rate_are_told(texts, tmp_path):
+    """As when the grid is widened, and a rate beyond its old edge wins."""
+    chosen, folder = study(texts, models={"byte": {"lr": 1e-3}}), tmp_path / "results"
+    chosen = chosen.model_copy(update={"models": {"byte": chosen.models["byte"]}})
+    do_all(chosen, folder, corpus := prepared(chosen, folder))
+    other = chosen.model_copy(update={"models": {"byte": chosen.models["byte"].model_copy(update={"lr": 2e-3})}})
+    with pytest.raises(UserError, match="is of another recipe"):
+        done(other, folder, corpus)
+
+
+def test_an_entropy_model_of_another_recipe_is_told(texts, tmp_path):
+    prepared(study(texts), tmp_path / "results")
+    with pytest.raises(UserError, match="entropy model of another recipe"):
+        prepared(study(texts, entropy={"layers": 2}), tmp_path / "results")
+
+
+def test_a_threshold_is_calibrated_anew_for_another_aim(texts, tmp_path):
+    chosen, folder = study(texts), tmp_path / "results"
+    corpus = prepared(chosen, folder)
+    other = study(texts, models={"entropy": {"patching": {"target_bytes": 3.0}}})
+    first, second = (
+        trial.Trial(one, folder, corpus, Run("entropy", "S", 0), 1e-2).model().patcher.rule.threshold
+        for one in (chosen, other)
+    )
+    assert first > second
+
+
+def test_a_final_run_that_diverges_is_left_out_and_said(texts, tmp_path, capsys):
+    chosen = study(texts, models={"byte": {"lr": 1e30}, "bpe": {"lr": 1e-2, "sizes": ["S"]}})
+    chosen = chosen.model_copy(update={"models": {name: chosen.models[name] for name in ("byte", "bpe")}})
+    rows = do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
+    assert [row["model"] for row in rows] == ["bpe"]
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_a_report_alone_trains_nothing(texts, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["compare", "study", "--out", str(tmp_path / "none"), "--report"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_flops_are_the_mean_over_contexts_by_their_bytes():
+    model = TokenModel(BaselineConfig(stack=STACK | {"window": None}), Bytes())
+    found = mean_flops(model, 1.0, [64.0, 960.0])
+    assert found["total"] == pytest.approx(sum(model.flops(1.0, n)["total"] * n for n in (64, 960)) / 1024)
+    assert found["head"] == model.flops(1.0, 64)["head"]
 
 
 def test_a_try_that_diverges_is_not_chosen(texts, tmp_path):
@@ -255,10 +315,9 @@ class Seer(torch.nn.Module):
 
 
 def test_a_model_that_sees_the_future_is_found():
-    from bytequilt.baselines.config import BaselineConfig
-
     model = TokenModel(BaselineConfig(stack=STACK), Bytes())
     assert leak(model, b"The cat sat on the mat." * 9) < 1e-5
+    assert leak(model, b"") == leak(model, b"A") == 0
     model.network = Seer()
     with pytest.raises(UserError, match="sees the future"):
         leak(model, b"The cat sat on the mat." * 9)

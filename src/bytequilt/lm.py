@@ -241,6 +241,8 @@ def load_any(name: str | os.PathLike[str], device: str = "cpu", **options: Any) 
     directory = Directory.find(name, **{key: value for key, value in options.items() if key != "dtype"})
     if directory.config.baseline is None:
         return load(name, device, **options)
+    if (dtype := options.get("dtype", "float32")) != "float32":
+        raise UserError(f"baselines run in float32, not {dtype}")
     return Baseline.load(directory.folder, directory.config.baseline, device)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..codec import EOS, VOCAB_SIZE, TextStream, as_bytes
 from ..config import UserError
 from ..infer.sampling import Sampling
-from ..infer.score import Feed, Score, batches, nats_of, score_documents
+from ..infer.score import BATCH, Feed, Score, batches, nats_of, score_documents
 from ..interop.native import FORMAT, ModelConfig, beside
 from ..model.layers import lay_out
 from ..model.transformer import Transformer
@@ -84,7 +84,8 @@ class Baseline:
             return self.score([(context, continuation)])[0]
         pairs = [self._cut(as_bytes(before), as_bytes(after)) for before, after in context]
         scores: list[Score] = [Score(0.0, 0)] * len(pairs)
-        for places in batches(list(range(len(pairs))), [len(before) + len(after) for before, after in pairs]):
+        lengths = [len(before) + len(after) for before, after in pairs]
+        for places in batches(list(range(len(pairs))), lengths, BATCH * VOCAB_SIZE // self.config.vocabulary):
             rows = [torch.cat(pairs[place]) for place in places]
             ids_BN = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
             for place, ids_n, logits_NV in zip(places, rows, self.network(ids_BN), strict=True):

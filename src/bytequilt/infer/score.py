@@ -119,11 +119,11 @@ def _side_by_side(model: BLT, patcher: Patcher, pairs: list[tuple[bytes, bytes]]
     return [Score.of(cost, len(continuation)) for cost, (_, continuation) in zip(costs, pairs, strict=True)]
 
 
-def batches(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
-    """Texts of like length together, so many that with their padding they have at most BATCH ids."""
+def batches(places: list[int], lengths: list[int], limit: int = BATCH) -> Iterator[list[int]]:
+    """Texts of like length together, so many that with their padding they have at most so many ids, or one text."""
     batch: list[int] = []
     for place in sorted(places, key=lambda p: lengths[p]):
-        if batch and (len(batch) + 1) * (lengths[place] + 1) > BATCH:
+        if batch and (len(batch) + 1) * (lengths[place] + 1) > limit:
             yield batch
             batch = []
         batch.append(place)

@@ -8,8 +8,8 @@ from ..baselines.config import BaselineConfig
 from ..codec import VOCAB_SIZE
 from ..config import BLTConfig, StackConfig
 from .corpus import LEARN, LINE
+from .plan import Run, tries
 from .recipe import Contender, Study
-from .runs import Run, tries
 from .table import Row
 from .words import amount, grid, listed, named, scaled, settings
 

@@ -1,6 +1,7 @@
 """A model of a study, ready to be trained: its network, its batches, what a byte costs it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from ..patching.patcher import Patcher
 from ..train.loop import Task
 from ..train.tasks import BLTTask, TokenTask
 
+GRAIN = 32  # bytes to which sizes of contexts are rounded up where FLOPs are counted
 TOLERANCE = 1e-3  # of logits; rounding moves them by a hundredth of that
 
 
@@ -93,6 +95,7 @@ class PatchModel:
 
     @torch.no_grad()
     def logits(self, ids_BN: Tensor) -> Tensor:
+        ids_BN = ids_BN.to(next(self.network.parameters()).device)
         return self.network(ids_BN, self.patcher(ids_BN))
 
     def encode(self, text: bytes) -> Tensor:
@@ -127,7 +130,7 @@ class TokenModel:
 
     @torch.no_grad()
     def logits(self, ids_BN: Tensor) -> Tensor:
-        return self.network(ids_BN)
+        return self.network(ids_BN.to(next(self.network.parameters()).device))
 
     def encode(self, text: bytes) -> Tensor:
         return torch.from_numpy(self.vocabulary.encode(text))
@@ -154,6 +157,17 @@ def training_flops(flops: dict[str, float]) -> float:
     return 3 * (flops["total"] - entropy) + entropy
 
 
+def mean_flops(model: Model, unit_bytes: float, sizes: Sequence[float]) -> dict[str, float]:
+    """Forward FLOPs per byte by part, in the mean over contexts of these sizes in bytes."""
+    weights: Counter[float] = Counter()
+    for size in sizes:
+        weights[GRAIN * -(-size // GRAIN)] += size
+    total, found = sum(weights.values()), Counter[str]()
+    for size, weight in weights.items():
+        found.update({name: value * weight / total for name, value in model.flops(unit_bytes, size).items()})
+    return dict(found)
+
+
 def leak(model: Model, text: bytes) -> float:
     """How far logits move at most before a place where the text is changed; raises UserError where they do.
 
@@ -161,7 +175,8 @@ def leak(model: Model, text: bytes) -> float:
     """
     ids_N = model.encode(text)[:256]
     before_NV, worst = model.logits(ids_N[None])[0], 0.0
-    for place in {2, len(ids_N) // 3, len(ids_N) // 2, len(ids_N) // 2 + 1, len(ids_N) - 1}:
+    size = len(ids_N)
+    for place in {1, size // 3, size // 2, size // 2 + 1, size - 1} & set(range(1, size)):
         changed_N = ids_N.clone()
         changed_N[place] = OFFSET + (int(ids_N[place]) - OFFSET + 7) % 256
         worst = max(worst, float((model.logits(changed_N[None])[0, :place] - before_NV[:place]).abs().max()))

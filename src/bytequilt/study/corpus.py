@@ -1,5 +1,6 @@
 """The corpus that all models of a study share: one split, one entropy model, one set of shards."""
 
+import fcntl
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +50,24 @@ class Corpus:
 def prepared(study: Study, folder: Path) -> Corpus:
     """Do what is missing: read the documents, train the entropy model, score the training text.
 
-    Raises UserError where the folder holds the results of another corpus.
+    One process does it, and others wait. Raises UserError where the folder holds the results of another corpus, or an
+    entropy model of another recipe.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _prepared(study, folder)
+
+
+def _prepared(study: Study, folder: Path) -> Corpus:
     corpus, recipe = folder / "corpus", _recipe(study)
     manifest = ingest(study.data, corpus)
     val = [document.data for document in held_out(corpus)]
     test = [d.data for source in study.test for d in documents(source, study.data)] or val
     split = _digest(corpus, test)
-    mark = folder / "split"
-    if mark.is_file() and mark.read_text() != split:
-        raise UserError(f"{folder} holds results of another corpus; give --out another directory, or delete this one")
-    mark.write_text(split)
+    same_as_before(folder / "split", split, f"{folder} holds results of another corpus")
+    made_of = study.model_dump_json(include={"entropy", "entropy_train", "entropy_init"})
+    same_as_before(folder / "entropy.json", made_of, f"{folder} holds an entropy model of another recipe")
     overlap = _overlap(corpus, val + (test if study.test else []))
     if overlap:
         console.print(f"warning: {overlap:.2%} of the held-out text stands in the training text, line by line")
@@ -70,6 +78,15 @@ def prepared(study: Study, folder: Path) -> Corpus:
             line = bar.add_task("prepare", total=manifest["train"]["bytes"])
             score(corpus, scored, patcher, lambda done: bar.update(line, advance=done))
     return Corpus(corpus, scored, entropy, split, overlap, manifest["train"]["bytes"], val, test)
+
+
+def same_as_before(path: Path, text: str, complaint: str) -> None:
+    """Keep a text in a file. Raises UserError, with the complaint, where the file holds another."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    elif path.read_text() != text:
+        raise UserError(f"{complaint}; delete {path.parent}, or give another --out")
 
 
 def _recipe(study: Study) -> Recipe | None:

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,11 +24,15 @@ from ..evals.words import Lexicon
 from ..infer.score import Score
 from ..lm import LM, load_any
 from ..patching import rules
-from ..train.loop import Diverged, fit
+from ..train.loop import Diverged, device_of, fit
 from ..view.progress import console
 from .contender import Model, PatchModel, TokenModel, pace, training_flops
+from .corpus import same_as_before
+from .plan import Run
 from .recipe import FineTune, Study
-from .runs import RESULT, WAIT, Run, claimed
+from .runs import RESULT
+from .table import whole
+from .work import work_off
 
 ASKED = (
     ("count_char", Item(("strawberry", "r"), "3")),
@@ -127,26 +130,24 @@ def do_all(study: Study, folder: Path) -> list[dict[str, Any]]:
     runs, lexicon = plan(study), cache(Lexicon.read)
     for run in runs:
         _check(study, folder, run)
-    while missing := [run for run in runs if result_of(folder, run) is None]:
-        for run in missing:
-            with claimed(folder / "finetune" / run.name) as mine:
-                if mine and result_of(folder, run) is None:
-                    console.print(f"fine-tuning {len(runs) - len(missing) + 1} of {len(runs)}: {run.name}")
-                    Lessons(study, folder, run, lexicon()).take()
-                    break
-        else:
-            time.sleep(WAIT)  # the others are at work on all that is left
+
+    def missing() -> list[Run]:
+        return [run for run in runs if result_of(folder, run) is None]
+
+    def do(run: Run) -> None:
+        console.print(f"fine-tuning {len(runs) - len(missing()) + 1} of {len(runs)}: {run.name}")
+        Lessons(study, folder, run, lexicon()).take()
+
+    work_off(missing, lambda run: True, lambda run: folder / "finetune" / run.name, do)
     return done(study, folder)
 
 
 def _check(study: Study, folder: Path, run: Run) -> None:
     """Raises UserError where a model was fine-tuned by another recipe; notes the recipe where it was not begun."""
     home = folder / "finetune" / run.name
-    home.mkdir(parents=True, exist_ok=True)
     assert study.finetune is not None
-    made_of = study.finetune.model_dump(mode="json", exclude={"models", "seeds"})
-    if _kept(home / "recipe.json", lambda: made_of) != made_of:
-        raise UserError(f"{home} is of another recipe; delete it to fine-tune anew")
+    made_of = study.finetune.model_dump_json(exclude={"models", "seeds"}, indent=2)
+    same_as_before(home / "recipe.json", made_of, f"{home} is of another recipe")
 
 
 def examples_of(chosen: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
@@ -155,18 +156,18 @@ def examples_of(chosen: FineTune, lexicon: Lexicon, count: int, seed: int) -> li
     return list(islice((one for one in every if not KEPT_OUT.search(f"{one['prompt']} {one['text']}")), count))
 
 
-def trained(folder: Path, run: Run) -> Model:
-    """The model of a run as training left it. Raises UserError where it is not trained."""
+def trained(folder: Path, run: Run, device: str = "cpu") -> Model:
+    """The model of a run as training left it, on a device. Raises UserError where it is not trained."""
     path = folder / "runs" / run.name / "model"
     if not path.is_dir():
         raise UserError(f"{run.name} is not trained yet: there is no {path}")
-    found = load_any(path)
+    found = load_any(path, device)
     if isinstance(found, LM):
         blt = PatchModel(found.model.config, found.patcher, found.patch_bytes)
-        blt.network.load_state_dict(found.model.state_dict())
+        blt.network.to(device).load_state_dict(found.model.state_dict())
         return blt
     baseline = TokenModel(found.config, found.vocabulary)
-    baseline.network.load_state_dict(found.network.state_dict())
+    baseline.network.to(device).load_state_dict(found.network.state_dict())
     return baseline
 
 
@@ -194,7 +195,7 @@ class Lessons:
         examples = examples_of(chosen, self.lexicon, max(*chosen.examples, chosen.tried), run.seed)
         tries = {f"{lr:g}": self._try(examples, lr) for lr in chosen.lr if len(chosen.lr) > 1}
         lr = float(min(tries, key=lambda lr: tries[lr] or math.inf)) if tries else chosen.lr[0]
-        model = trained(self.folder, run)
+        model = self._trained()
         unit_bytes = pace(model, cast(Batches, Examples(model, examples, chosen.rows)), lambda _: False).unit_bytes
         sizes = [len(one["prompt"]) + len(one["text"]) for one in examples]
         flops = model.flops(unit_bytes, sum(sizes) / len(sizes))
@@ -203,6 +204,7 @@ class Lessons:
             size, path = sum(sizes[:count]), self.home / f"after-{count}.json"
             spent = {"examples": count, "trained_bytes": size, "train_flops": size * training_flops(flops)}
             points.append(spent | _kept(path, lambda count=count: self._after(model, examples[:count], lr)))
+        self._learn(model, examples[: chosen.examples[-1]], lr, self.home)  # all is measured: nothing but a checkpoint
         model.scorer.save(self.home / "model")
         record = asdict(run) | {
             "lr": lr,
@@ -213,6 +215,10 @@ class Lessons:
         }
         _kept(self.home / RESULT, lambda: record)
 
+    def _trained(self) -> Model:
+        device = device_of(self.study.training(self.run.model, 1, 1.0, self.run.seed))
+        return trained(self.folder, self.run, str(device))
+
     def _try(self, examples: list[Example], lr: float) -> float | None:
         """Bits per byte of answers to other questions after a try; None where the rate is too high to learn at all."""
         chosen, home = self.chosen, self.home / f"lr{lr:g}"
@@ -220,7 +226,7 @@ class Lessons:
 
         def cost() -> float | None:
             try:
-                task = self._learn(trained(self.folder, self.run), examples[: chosen.tried], lr, home)
+                task = self._learn(self._trained(), examples[: chosen.tried], lr, home)
             except Diverged:
                 return None
             shutil.rmtree(home / "checkpoints")
@@ -266,7 +272,5 @@ def ask(scorer: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
 def _kept(path: Path, make: Callable[[], Any]) -> Any:
     """What a JSON file holds; made and written where there is none."""
     if not path.is_file():
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(make(), indent=2) + "\n")
-        partial.rename(path)
+        whole(path, json.dumps(make(), indent=2) + "\n")
     return json.loads(path.read_text())

@@ -64,7 +64,7 @@ class Contender(Config):
     """Makes it a BLT; without, it is a baseline."""
     tokenizer: str | None = None
     """File of ranks, as Llama 3's tokenizer.model."""
-    vocabulary: Annotated[int, Field(ge=256)] | None = None
+    vocabulary: Annotated[int, Field(gt=256)] | None = None
     """Ranks to keep of the file, all where not given; without a file, ranks to learn from the training text."""
     change: dict[str, Any] = Field(default_factory=dict)
     """Fields that differ from those of the ladder, at every size."""
@@ -175,11 +175,15 @@ class Study(Config):
         for name, model in self.models.items():
             if model.ladder not in self.ladders:
                 raise ValueError(f"model {name} is of ladder {model.ladder}; there are {', '.join(self.ladders)}")
+            if not self.sizes(name):
+                raise ValueError(f"model {name} has no size that has a budget; ladder {model.ladder} has others")
             for size in self.sizes(name):
                 if size not in self.ladders[model.ladder] or size not in self.budgets:
                     raise ValueError(f"model {name} has size {size}, and its ladder or the budgets do not")
             if model.lr_of is not None and model.lr_of not in self.models:
                 raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which is no model")
+            if model.lr_of is not None and self.models[model.lr_of].lr_of is not None:
+                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which takes another's")
             if not (model.lr or model.lr_of or self.sweep):
                 raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
             if model.patching and model.patching.needs_entropy and not (self.entropy or self.entropy_init):

@@ -10,9 +10,10 @@ from . import choices, finetune_plot, table, verdict
 from .contender import TOLERANCE
 from .corpus import Corpus
 from .lessons import lessons
+from .plan import plan
 from .plots import COSTS, plot
 from .recipe import Study
-from .runs import machine, plan
+from .runs import machine
 from .table import Row, Spread, Summary, summary
 from .words import amount, grid, listed, ranged, scaled, seconds, wrapped
 
@@ -146,7 +147,7 @@ def _results(study: Study, rows: Sequence[Row], found: Summary) -> list[str]:
         "Bits per byte are of the test text, each document in its full context, EOS included"
         f"{'; in brackets the range over seeds' if any(s['test_bpb'].count > 1 for s in found.values()) else ''}. "
         "A unit is a patch or a token, in its mean size on the training text. FLOPs a byte are of inference. Seconds "
-        "are those of training at the speed of the median step, so that other work on the machine does not count.",
+        "are those of training: on a CPU processor seconds of a thread, which other work on the machine hardly moves.",
     ]
 
 

@@ -73,6 +73,11 @@ def fast_bf16(device: torch.device) -> bool:
     return flags.is_file() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16"))
 
 
+def uses_bf16(config: TrainConfig) -> bool:
+    """Whether training multiplies in bf16 here."""
+    return config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device_of(config)))
+
+
 def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: str) -> Progress:
     """Train until `config.steps`, going on from the newest checkpoint in `folder/checkpoints/stage`.
 
@@ -92,7 +97,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
         return done
     arrange(network, config)
     metrics = Metrics(folder / "metrics.jsonl", stage, done.step, config.tracker, config.model_dump())
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    bf16 = uses_bf16(config)
 
     def save() -> None:
         state = {"batches": batches.state(), "progress": vars(done)}
@@ -102,16 +107,17 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
     with progress(*columns) as bar, stop_requested() as stop, closing(metrics):
         line = bar.add_task(stage, total=config.steps, completed=done.step, bpb="-", speed="", note="")
         while done.step < config.steps:
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             set_lr(found, factor := lr_factor(done.step, config))
             record = step(task, [next(batches).to(device) for _ in range(config.accumulate)], found, config, bf16)
-            seconds = time.perf_counter() - begun
+            seconds, used = time.perf_counter() - begun, time.process_time() - used
             good = record.pop("good")
             done.bad_steps, done.skipped = (0, done.skipped) if good else (done.bad_steps + 1, done.skipped + 1)
             done.step, done.bytes, done.seconds = done.step + 1, done.bytes + record["learnt"], done.seconds + seconds
             speed = record["learnt"] / seconds
             record = {"step": done.step, "bytes": done.bytes, "seconds": round(done.seconds, 3)} | record
             record |= {"lr": config.lr * factor, "bytes_per_second": round(speed, 1), "skipped": done.skipped}
+            record["processor_seconds"] = round(used, 4)
             if done.step % config.eval_every == 0 or done.step == config.steps:
                 record |= evaluate(task)
                 bar.update(line, note=f"held-out {record['val_bpb']:.3f}")

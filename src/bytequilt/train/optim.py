@@ -21,7 +21,8 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
         elif ".embed." in f".{name}" or ".hash." in f".{name}":
             embeddings.append(weight)
         else:
-            (matrices if ".blocks." in f".{name}" else heads).append(weight)
+            inside = ".blocks." in f".{name}" or ".layers." in f".{name}"
+            (matrices if inside and weight.ndim == 2 else heads).append(weight)
     muon = matrices if config.optimizer == "muon" else []
     decayed = heads if muon else matrices + heads
     groups = [

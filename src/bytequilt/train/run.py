@@ -102,12 +102,13 @@ def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy:
     patcher = Patcher(patching.rule(**{field: 0.0}), entropy)
     if path.is_file():
         found = json.loads(path.read_text())
-        if found["patcher"] == patcher.fingerprint:
+        if (found["patcher"], found.get("patching")) == (patcher.fingerprint, patching.model_dump(mode="json")):
             return Patcher(patching.rule(**{field: found["threshold"]}), entropy)
     sample = sample_documents(corpus / "train", patching.sample_bytes)
     assert patching.target_bytes is not None
     reached = patcher.calibrate(sample, patching.target_bytes)
-    record = {"patcher": patcher.fingerprint, "threshold_bits": reached.threshold_bits} | vars(reached)
+    made_of = {"patcher": patcher.fingerprint, "patching": patching.model_dump(mode="json")}
+    record = made_of | {"threshold_bits": reached.threshold_bits} | vars(reached)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     console.print(

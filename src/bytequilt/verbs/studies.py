@@ -40,6 +40,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
 
     drawable(Path("report.svg"))  # hours before it is needed
     study, folder = load_study(recipe), out or Path("runs") / recipe_path(recipe, STUDIES).stem
+    if report and not any(folder.glob("runs/*/result.json")):
+        raise UserError(f"{folder} has no results yet: without --report they are made")
     with interruptible():
         corpus = prepared(study, folder)
         rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
