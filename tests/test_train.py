@@ -67,7 +67,7 @@ def run(corpus, folder, kind=BLTTask, **change):
 
 
 def records(folder):
-    timed = ("seconds", "bytes_per_second")
+    timed = ("seconds", "bytes_per_second", "processor_seconds")
     return [{k: v for k, v in r.items() if k not in timed} for r in metrics.read(folder / "metrics.jsonl")]
 
 

@@ -133,20 +133,18 @@ class Trial:
             row = draft.row_bytes * (held.unit_bytes if isinstance(model, TokenModel) else 1.0)
             return training_flops(mean_flops(model, held.unit_bytes, _rows(self.corpus.sample(), row)))
 
-        flops = cost(pace(model, batches(), lambda held: held.batches >= PILOT))
-
-        def spent(held: Pace) -> float:
-            return held.bytes * (flops if name == "flops" else 1.0)
-
         kept = self.home / "steps"
         if kept.is_file():
             steps = int(kept.read_text())
         elif name == "seconds":
             steps = int(amount / _step_seconds(model.task(held_out), batches(), draft))
         else:
-            held = pace(model, batches(), lambda held: spent(held) >= amount)
+            held = pace(model, batches(), lambda held: held.batches >= PILOT)
+            for _ in range(2 if name == "flops" else 1):  # the cost of a byte hangs on the batches, a little
+                each = cost(held) if name == "flops" else 1.0
+                held = pace(model, batches(), lambda held, each=each: held.bytes * each >= amount)
             steps = round(held.batches / draft.accumulate)
-            if held.batches <= draft.accumulate and (least := spent(held)) > amount:
+            if held.batches <= draft.accumulate and (least := held.bytes * each) > amount:
                 raise UserError(f"a budget of {amount:.3g} {name} is below one step of {self.run.name}, {least:.3g}")
         if steps < 1:
             raise UserError(f"a budget of {amount:.3g} {name} is below one step of {self.run.name}")
