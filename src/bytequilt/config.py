@@ -4,7 +4,7 @@ import math
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,9 @@ class Config(BaseModel):
 
     def __deepcopy__(self, memo: object = None) -> Self:
         return self  # it cannot change
+
+
+Chosen = TypeVar("Chosen", bound=Config)
 
 
 class UserError(Exception):
@@ -356,9 +359,13 @@ def recipe_path(name: str, folder: str = "recipes") -> Path:
 
 def load_recipe(name: str) -> Recipe:
     """The recipe of that name or path. Raises UserError with one line that names the field at fault."""
-    path = recipe_path(name)
+    return read_toml(recipe_path(name), Recipe)
+
+
+def read_toml(path: Path, kind: type[Chosen]) -> Chosen:
+    """A configuration out of a TOML file. Raises UserError with one line that names the field at fault."""
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        return kind.model_validate(tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:

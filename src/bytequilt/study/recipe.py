@@ -1,10 +1,9 @@
 """A study: models that are trained with equal means, as a TOML file describes them."""
 
-import tomllib
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..baselines.config import BaselineConfig
 from ..config import (
@@ -15,8 +14,7 @@ from ..config import (
     PatchingConfig,
     Positive,
     TrainConfig,
-    UserError,
-    one_line,
+    read_toml,
     recipe_path,
 )
 from ..evals.characters import TASKS
@@ -235,10 +233,4 @@ def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def load_study(name: str) -> Study:
     """The study of that name or path. Raises UserError with one line that names the field at fault."""
-    path = recipe_path(name, STUDIES)
-    try:
-        return Study.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+    return read_toml(recipe_path(name, STUDIES), Study)
