@@ -235,8 +235,8 @@ def _states(
     return decay, states
 
 
-def mamba_flops(config: MambaConfig, vocabulary: int = 0) -> float:
-    """FLOPs of a forward pass per id, however long the text; with `vocabulary`, those of the output head too.
+def mamba_flops(config: MambaConfig) -> float:
+    """FLOPs of a forward pass per id, however long the text, without the output head.
 
     Besides matrix products these are the multiplications and additions of the convolution, of the skip, and of the
     scan: six for each number of state, which are step size times decay rate, input times its projection, decay and
@@ -244,4 +244,4 @@ def mamba_flops(config: MambaConfig, vocabulary: int = 0) -> float:
     """
     inner, scan = config.inner, 6 * config.inner * config.state
     weights = 3 * config.dim * inner + inner * (config.rank + 2 * config.state) + config.rank * inner
-    return config.layers * (2 * weights + 2 * config.conv * inner + 2 * inner + scan) + 2 * config.dim * vocabulary
+    return config.layers * (2 * weights + 2 * config.conv * inner + 2 * inner + scan)
