@@ -3,7 +3,8 @@
     python benchmarks/study_report.py docs/study            # writes docs/study/report.md and its plots
     python benchmarks/study_report.py docs/study --check    # exits with 1 where the files there are not those
 
-A page `results.md` beside the folder that has the marks of MARKS gets what the report says of who wins between them.
+A page `results.md` beside the folder gets what the report says of who wins, between marks with the folder's name,
+`<!-- study: begin -->` and `<!-- study: end -->`.
 Plots are compared only where the version of matplotlib is the one that drew them: another sets letters differently.
 """
 
@@ -17,7 +18,6 @@ from bytequilt.config import UserError
 from bytequilt.study import table
 from bytequilt.study.report import REPORT, markdown, pictures
 
-MARKS = "<!-- study: begin -->\n", "<!-- study: end -->"
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
 
 
@@ -47,18 +47,19 @@ def made(folder: Path) -> dict[str, str]:
     report, page = markdown(results), folder.parent / "results.md"
     with tempfile.TemporaryDirectory() as scratch:
         files = {REPORT: report} | pictures(results, Path(scratch))
-    if page.is_file() and all(mark in (text := page.read_text(encoding="utf-8")) for mark in MARKS):
-        files["../results.md"] = filled(text, report, folder.name)
+    marks = tuple(f"<!-- {folder.name}: {end} -->" for end in ("begin", "end"))
+    if page.is_file() and all(mark in (text := page.read_text(encoding="utf-8")) for mark in marks):
+        files["../results.md"] = filled(text, report, folder.name, *marks)
     return files
 
 
-def filled(page: str, report: str, folder: str) -> str:
+def filled(page: str, report: str, folder: str, begin: str, end: str) -> str:
     """A page with the report's verdict and first plot between the marks."""
-    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
+    before, after = page.partition(begin)[0], page.partition(end)[2]
     verdict = report.partition("## Who wins\n\n")[2].partition("\n## ")[0]
     plot = re.search(r"!\[[^]]*\]\(", report)
     shown = report[plot.start() :].partition("\n")[0].replace("](", f"]({folder}/", 1) if plot else ""
-    return f"{before}{MARKS[0]}{verdict}\n{shown}\n\n{MARKS[1]}{after}"
+    return f"{before}{begin}\n{verdict}\n{shown}\n\n{end}{after}"
 
 
 def differs(path: Path, text: str) -> bool:

@@ -36,7 +36,7 @@ from bytequilt.model.flops import blt_flops, entropy_flops, stack_flops
 from bytequilt.model.transformer import Transformer
 from bytequilt.study.recipe import load_study
 from bytequilt.train import tasks
-from bytequilt.train.loop import Task, step
+from bytequilt.train.loop import Task, keep_freed_memory, step
 from bytequilt.train.optim import optimizers
 
 TOLERANCE = 0.02
@@ -98,6 +98,7 @@ def measured(options: Options) -> dict[str, Any]:
     """All sides in turn; then the two that learn, by module."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    keep_freed_memory()
     config, entropy = shapes(options.size)
     blt = blt_side(config, options)
     stack = equal_transformer(sum(blt.flops.values()), config.latent, options)

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import math
 import threading
 from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import blt, blt_config, patcher
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bytequilt import UserError
 from bytequilt.baselines.config import BaselineConfig
@@ -16,11 +19,12 @@ from bytequilt.cli import main
 from bytequilt.codec import OFFSET
 from bytequilt.lm import load_any
 from bytequilt.study import runs, trial, work
+from bytequilt.study.choices import run_of
 from bytequilt.study.contender import PatchModel, TokenModel, leak, mean_flops, pace, training_flops
 from bytequilt.study.corpus import prepared
 from bytequilt.study.plan import Run, plan, tries
-from bytequilt.study.recipe import Study, load_study, merged
-from bytequilt.study.runs import do_all, done, learning_rate, result_of
+from bytequilt.study.recipe import Rate, Study, load_study, merged
+from bytequilt.study.runs import do_all, done, known, learning_rate, result_of
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
 
@@ -73,10 +77,47 @@ def study(texts, **changes) -> Study:
 
 
 def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
-    names = [run.name for run in plan(study(texts))]
-    assert names[:4] == [f"{model}-S-seed0-lr{lr}" for model in ("entropy", "bpe") for lr in ("0.0001", "0.01")]
+    names = [run.name for run in plan(study(texts), {}.get)]
+    assert names[:4] == [f"{model}-S-seed0-lr{lr}x1" for model in ("entropy", "bpe") for lr in ("0.01", "0.0001")]
     assert names[4:8] == ["entropy-S-seed0", "space-S-seed0", "byte-S-seed0", "bpe-S-seed0"]
     assert names[8:] == ["entropy-L-seed0", "bpe-L-seed0", "entropy-L-seed1", "bpe-L-seed1"]
+
+
+GRID = {"lr": [1.0, 2.0, 4.0, 8.0], "hash_lr_factor": [1.0, 2.0, 4.0]}
+RATES = [Rate(*rate) for rate in itertools.product(*GRID.values())]
+
+
+@given(st.lists(st.integers(0, 9), min_size=len(RATES), max_size=len(RATES)), st.randoms())
+def test_a_search_ends_where_no_neighbour_is_better_in_whatever_order_tries_are_done(heights, random):
+    searched = Study.model_validate(
+        {
+            "data": {"train": ["text"]},
+            "train": TRAIN,
+            "sweep": GRID,
+            "budgets": {"S": {"bytes": 1000}},
+            "ladders": {"plain": {"S": {"stack": STACK}}},
+            "models": {"byte": {"ladder": "plain"}},
+        }
+    )
+    bpb = {Run("byte", "S", 0, rate): height or math.inf for rate, height in zip(RATES, heights, strict=True)}
+
+    def end(one_at_a_time: bool) -> tuple[list[Run], Run]:
+        known: dict[Run, float] = {}
+        while True:
+            asked, best = tries(searched, "byte", known.get)
+            if best is not None:
+                return asked, best
+            new = [run for run in asked if run not in known]
+            known |= {run: bpb[run] for run in ([random.choice(new)] if one_at_a_time else new)}
+
+    asked, best = end(one_at_a_time=True)
+    assert (asked, best) == end(one_at_a_time=False)
+    assert asked[0].rate == (4.0, 2.0)
+    for run in bpb:
+        near = sorted(max(a / b, b / a) for a, b in zip(run.rate, best.rate, strict=True))
+        if near in ([1.0, 1.0], [1.0, 2.0]):
+            assert run in asked
+            assert bpb[run] >= bpb[best]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +137,7 @@ def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
             {"models": {"byte": {"sizes": []}}, "ladders": {"plain": {"S": None, "L": None, "s": {"stack": STACK}}}},
             "dict",
         ),
+        ({"models": {"bpe": {"hash_lr_factor": 2.0}}}, "give that, too"),
         ({"models": {"bpe": {"vocabulary": 256}}}, "greater than 256"),
         ({"ladders": {"plain": {"S": {"stack": STACK | {"dim": 15}}}}}, "even multiple"),
     ],
@@ -118,14 +160,13 @@ def test_fields_are_changed_section_by_section():
 def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
     chosen, folder = study(texts), tmp_path / "results"
     rows = do_all(chosen, folder, corpus := prepared(chosen, folder))
-    assert [row["model"] for row in rows] == [run.model for run in plan(chosen)]
+    assert [row["model"] for row in rows] == [run.model for run in plan(chosen, known(folder))]
     by_name = {f"{row['model']}-{row['size']}": row for row in rows if not row["search"]}
     for name in ("entropy", "bpe"):
-        tried = [result_of(folder, run) for run in tries(chosen, name)]
-        assert learning_rate(chosen, folder, name) == min(tried, key=lambda row: row["val_bpb"])["lr"]
-        assert {row["lr"] for row in rows if row["model"] == name and not row["search"]} == {
-            learning_rate(chosen, folder, name)
-        }
+        tried = [result_of(folder, run) for run in tries(chosen, name, known(folder))[0]]
+        found = learning_rate(chosen, folder, name)
+        assert found == (min(tried, key=lambda row: row["val_bpb"])["lr"], 1.0)
+        assert {row["lr"] for row in rows if row["model"] == name and not row["search"]} == {found.lr}
     assert by_name["space-S"]["lr"] == by_name["entropy-S"]["lr"]
     for row in rows:
         assert row["trained_bytes"] == metrics.read(_home(folder, row) / "metrics.jsonl")[-1]["bytes"]
@@ -142,8 +183,7 @@ def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
 
 
 def _home(folder, row):
-    tried = Run(row["model"], row["size"], row["seed"], row["lr"] if row["search"] else None)
-    return folder / "runs" / tried.name
+    return folder / "runs" / run_of(row).name
 
 
 def test_a_run_that_was_interrupted_is_the_same_in_the_end(texts, tmp_path, monkeypatch):
@@ -184,7 +224,7 @@ def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
         worker.start()
     for worker in workers:
         worker.join()
-    assert sorted(name for _, name in did) == sorted(run.name for run in plan(chosen))
+    assert sorted(name for _, name in did) == sorted(run.name for run in plan(chosen, known(folder)))
     assert found[0] == found[1]
 
 
@@ -193,7 +233,7 @@ def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
 
 def test_a_budget_below_one_step_is_told(texts, tmp_path):
     chosen = study(texts, budgets={"S": {"bytes": None, "flops": 1e4}})
-    with pytest.raises(UserError, match=r"5e\+03 flops is below one step of entropy-S-seed0-lr0.0001, \d"):
+    with pytest.raises(UserError, match=r"5e\+03 flops is below one step of entropy-S-seed0-lr0.01x1, \d"):
         do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
 
 
@@ -237,7 +277,7 @@ def test_a_threshold_is_calibrated_anew_for_another_aim(texts, tmp_path):
     corpus = prepared(chosen, folder)
     other = study(texts, models={"entropy": {"patching": {"target_bytes": 3.0}}})
     first, second = (
-        trial.Trial(one, folder, corpus, Run("entropy", "S", 0), 1e-2).model().patcher.rule.threshold
+        trial.Trial(one, folder, corpus, Run("entropy", "S", 0), Rate(1e-2, 1.0)).model().patcher.rule.threshold
         for one in (chosen, other)
     )
     assert first > second
@@ -267,8 +307,8 @@ def test_flops_are_the_mean_over_contexts_by_their_bytes():
 def test_a_try_that_diverges_is_not_chosen(texts, tmp_path):
     chosen = study(texts, models={name: {"sizes": ["S"]} for name in ("entropy", "bpe")}, sweep={"lr": [1e-2, 1e30]})
     do_all(chosen, folder := tmp_path / "results", prepared(chosen, tmp_path / "results"))
-    assert result_of(folder, Run("bpe", "S", 0, 1e30))["val_bpb"] is None
-    assert learning_rate(chosen, folder, "bpe") == 1e-2
+    assert result_of(folder, Run("bpe", "S", 0, Rate(1e30, 1.0)))["val_bpb"] is None
+    assert learning_rate(chosen, folder, "bpe") == (1e-2, 1.0)
 
 
 def test_models_of_different_splits_are_not_compared(texts, tmp_path):
@@ -333,7 +373,7 @@ def test_patches_do_not_see_the_future(kind):
 def test_a_batch_is_measured_as_it_is(texts, tmp_path):
     chosen = study(texts)
     corpus = prepared(chosen, tmp_path / "results")
-    train = chosen.training("space", 5, 1e-3, 0)
+    train = chosen.training("space", 5, Rate(1e-3, 1.0), 0)
     model = PatchModel(chosen.network("space", "S"), patcher("space"), None)
     held = pace(model, model.batches(corpus.plain, train), lambda held: held.batches == 32)
     batches = model.batches(corpus.plain, train)

@@ -29,7 +29,7 @@ FIELDS = {
     "entropy": STACK,
     "entropy_train": {"steps": 100, "rows": 2, "row_bytes": 50},
     "train": {"rows": 2, "row_bytes": 512},
-    "sweep": {"lr": [1e-3, 2e-3, 4e-3]},
+    "sweep": {"lr": [1e-3, 2e-3, 4e-3], "hash_lr_factor": [2.0, 4.0, 8.0]},
     "budgets": {"S": {"flops": 2e12, "seeds": [0, 1]}, "L": {"flops": 2e13}},
     "ladders": {"blt": {"S": BLT, "L": BLT}, "flat": {"S": {"stack": STACK}, "L": {"stack": STACK}}},
     "models": {
@@ -49,7 +49,18 @@ BPB = {
     ("merged", "L"): (2.05,),
     ("learnt", "L"): (2.003,),
 }
-TRIES = {"quilt": (2.9, 2.7, 2.8), "merged": (2.9, 2.8, 2.7)}
+TRIES = {
+    "quilt": {(1e-3, 4): 2.9, (2e-3, 4): 2.7, (4e-3, 4): 2.8, (2e-3, 2): 2.95, (2e-3, 8): 2.95},
+    "merged": {
+        (1e-3, 4): 2.9,
+        (2e-3, 4): 2.8,
+        (4e-3, 4): 2.7,
+        (2e-3, 2): 2.95,
+        (2e-3, 8): 2.95,
+        (4e-3, 2): 2.8,
+        (4e-3, 8): 2.8,
+    },
+}
 FLOPS = {"quilt": 400e3, "byte": 500e3, "merged": 300e3, "learnt": 200e3}
 
 
@@ -57,7 +68,7 @@ def study(**changes) -> Study:
     return Study.model_validate(FIELDS | changes)
 
 
-def row(model: str, size: str, bpb: float, seed: int = 0, lr: float | None = None, **changes) -> dict:
+def row(model: str, size: str, bpb: float, seed: int = 0, rate: tuple[float, float] | None = None, **changes) -> dict:
     """A result as runs write it."""
     entropy = {"entropy": 50e3} if model == "quilt" else {}
     flops = 2e12 if size == "S" else 2e13
@@ -65,8 +76,9 @@ def row(model: str, size: str, bpb: float, seed: int = 0, lr: float | None = Non
         "model": model,
         "size": size,
         "seed": seed,
-        "lr": lr or 2e-3,
-        "search": lr is not None,
+        "lr": rate[0] if rate else 2e-3,
+        "hash_lr_factor": rate[1] if rate else 4.0,
+        "search": rate is not None,
         "split": "abc",
         "budget": {"flops": flops},
         "steps": 10,
@@ -79,8 +91,8 @@ def row(model: str, size: str, bpb: float, seed: int = 0, lr: float | None = Non
         "vocabulary": {"merged": 1004, "learnt": 516}.get(model, 260),
         "parameters": 123_456,
         "val_bpb": bpb,
-        "test_bpb": None if lr else bpb,
-        "test_bytes": None if lr else 5000,
+        "test_bpb": None if rate else bpb,
+        "test_bytes": None if rate else 5000,
         "leak": 0.0,
         "seconds": 60.0 + seed,
         "threads": 1,
@@ -88,8 +100,7 @@ def row(model: str, size: str, bpb: float, seed: int = 0, lr: float | None = Non
 
 
 def all_rows() -> list[dict]:
-    grid = FIELDS["sweep"]["lr"]
-    rows = [row(model, "S", bpb, lr=lr) for model, all in TRIES.items() for lr, bpb in zip(grid, all, strict=True)]
+    rows = [row(model, "S", bpb, rate=rate) for model, tried in TRIES.items() for rate, bpb in tried.items()]
     return rows + [row(*place, bpb, seed) for place, seeds in BPB.items() for seed, bpb in enumerate(seeds)]
 
 
@@ -301,16 +312,21 @@ def test_the_subject_patches_by_entropy_or_patches_at_all():
 def test_tries_are_all_shown_and_edges_warned_of():
     said = choices.learning_rates(study(), all_rows())
     assert "with 0.5 of that budget" in said[0]
-    assert "| quilt | 2.900 | **2.700** | 2.800 |\n| merged | 2.900 | 2.800 | **2.700** |" in said[1]
+    assert "from 0.002, with 4 times that" in said[0]
+    assert (
+        "| quilt | 2 |  | 2.950 |  |\n| quilt | 4 | 2.900 | **2.700** | 2.800 |\n| quilt | 8 |  | 2.950 |  |" in said[1]
+    )
+    assert "| merged | 4 | 2.900 | 2.800 | **2.700** |" in said[1]
     assert said[2].startswith("**Warning:** the best rate lies at the edge of the grid for merged (0.004, upper).")
     assert said[3] == "Not searched for: byte (as quilt: 0.002) and learnt (given: 0.002)."
-    lower = [row("quilt", "S", bpb, lr=lr) for lr, bpb in ((1e-3, 2.5), (2e-3, 2.6), (4e-3, 2.7))]
-    assert "quilt (0.001, lower)" in choices.learning_rates(study(), lower)[2]
+    sweep = {"lr": [2e-3], "hash_lr_factor": [1.0, 4.0, 8.0]}
+    upper = [row("quilt", "S", bpb, rate=(2e-3, factor)) for factor, bpb in ((1.0, 2.7), (4.0, 2.6), (8.0, 2.5))]
+    assert "quilt (x 8, upper)" in choices.learning_rates(study(sweep=sweep), upper)[2]
 
 
 def test_a_try_that_is_missing_leaves_the_choice_open():
     said = choices.learning_rates(study(), [one for one in all_rows() if one["lr"] != 4e-3])
-    assert "| quilt | 2.900 | 2.700 | missing |" in said[1]
+    assert "| quilt | 4 | 2.900 | 2.700 | missing |" in said[1]
     assert not any("Warning" in one for one in said)
 
 
@@ -344,7 +360,7 @@ def test_report_states_the_choices(tmp_path):
         "| quilt | 2.510 (2.500 to 2.520) | 0.105 (4.4%) | 1 MB | 4.25 | 2 T | 1 T | 400 k | 380 k | 50 k | 60.5 |",
         "| learnt | 2.003 | 0.003 (0.2%), a tie |",
         "no earlier logit moved at all",
-        "All 18 planned runs are done.",
+        "All 24 planned runs are done.",
         "Machine: a box. All runs had 1 thread.",
     ):
         assert " ".join(said.split()) in text
@@ -368,7 +384,7 @@ def test_report_says_what_is_missing_or_wrong(tmp_path):
     rows = [one for one in all_rows() if (one["model"], one["size"]) != ("byte", "L")]
     rows[-1] |= {"leak": 2e-6, "threads": 2, "train_flops": 2.2e13}
     text = report(tmp_path, rows=rows)
-    assert "**Missing** are 1 of 18 runs: byte-L-seed0." in text
+    assert "**Missing** are 1 of 24 runs: byte-L-seed0." in text
     assert "no earlier logit moved by more than 2e-06 (learnt-L-seed0)" in text
     assert "**Runs had 1 or 2 threads: their seconds do not compare.**" in text
     assert "to 110.0% (learnt-L-seed0) of their budgets. **Warning:** that is off by more than 5%" in text
@@ -396,7 +412,7 @@ def test_any_study_has_a_report(tmp_path):
     assert "rule `fixed`, `stride = 4`" in text
     assert "byte is alone here" in text
     with pytest.raises(UserError, match="no run of the study is done"):
-        report(tmp_path, rows=[row("quilt", "S", 2.5, lr=1e-3)])
+        report(tmp_path, rows=[row("quilt", "S", 2.5, rate=(2e-3, 4.0))])
 
 
 FIXED = {"kind": "fixed", "stride": 4}
@@ -470,6 +486,9 @@ def test_plots_of_another_matplotlib_are_taken_as_they_are(tmp_path):
     assert script.differs(path, text)
 
 
-def test_published_report_is_what_its_results_give(capsys):
+@pytest.mark.parametrize(
+    "folder", [path.parent for path in ROOT.glob("docs/*/results.json")], ids=lambda path: path.name
+)
+def test_published_report_is_what_its_results_give(folder, capsys):
     pytest.importorskip("matplotlib")
-    assert script.main([str(ROOT / "docs" / "study"), "--check"]) == 0, capsys.readouterr().err
+    assert script.main([str(folder), "--check"]) == 0, capsys.readouterr().err

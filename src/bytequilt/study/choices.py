@@ -8,8 +8,8 @@ from ..baselines.config import BaselineConfig
 from ..codec import VOCAB_SIZE
 from ..config import BLTConfig, StackConfig
 from .corpus import LEARN, LINE
-from .plan import Run, tries
-from .recipe import Contender, Study
+from .plan import Known, Run, tries
+from .recipe import Contender, Rate, Study, Sweep
 from .table import Row
 from .words import amount, grid, listed, named, scaled, settings
 
@@ -97,34 +97,31 @@ def counting() -> list[str]:
 
 def learning_rates(study: Study, rows: Sequence[Row]) -> list[str]:
     """The search: its rule, all tries and what they came to, and where its grid was too narrow."""
-    lines, warnings = [], []
-    grid_lr = study.sweep.lr if study.sweep else ()
-    for model in study.models:
-        found = {row["lr"]: row["val_bpb"] for row in rows if row["search"] and row["model"] == model}
-        if not tries(study, model):
-            continue
-        best = min(found, key=lambda lr: found[lr] or math.inf) if len(found) == len(grid_lr) else None
-        cells = [_tried(found[lr]) if lr in found else "missing" for lr in grid_lr]
-        lines.append([model, *(f"**{c}**" if lr == best else c for lr, c in zip(grid_lr, cells, strict=True))])
-        if best is not None and len(grid_lr) > 1 and best in (min(grid_lr), max(grid_lr)):
-            edge = "lower" if best == min(grid_lr) else "upper"
-            warnings.append(f"{model} ({best:g}, {edge})")
-    paragraphs = []
-    if lines and study.sweep:
+    paragraphs, bpb = [], known(rows)
+    searches = {model: found for model in study.models if (found := tries(study, model, bpb))[0]}
+    if searches and (sweep := study.sweep):
+        lines = [line for model, (asked, best) in searches.items() for line in _tried(model, sweep, asked, best, bpb)]
+        start = sweep.middle
         paragraphs = [
-            f"Each model tried {listed([f'{lr:g}' for lr in grid_lr])} at its smallest size, "
-            f"with {study.sweep.share:g} of that budget. The rule: lowest held-out BPB at the smallest size, the same "
-            "rate at all sizes. Held-out BPB of all tries, the chosen one bold:",
-            grid(["model", *(f"{lr:g}" for lr in grid_lr)], lines),
+            f"Each model was searched at its smallest size, with {sweep.share:g} of that budget, for the rate with the "
+            f"lowest held-out BPB: from {start.lr:g}, with {start.hash_lr_factor:g} times that for embeddings and hash "
+            "tables, to the best neighbour on the grid, until none is better. All sizes of a model have its rates. "
+            "Held-out BPB of all tries, by rate and multiple, the chosen one bold:",
+            grid(["model", "embeddings", *(f"{lr:g}" for lr in sorted(sweep.lr))], lines),
         ]
-    if warnings:
-        paragraphs.append(
-            f"**Warning:** the best rate lies at the edge of the grid for {listed(warnings)}. A rate beyond it may be "
-            "better, and these models with it."
-        )
-    if given := [_given(name, model, rows) for name, model in study.models.items() if not tries(study, name)]:
+        if edges := [edge for model, (_, best) in searches.items() if best for edge in _edges(model, sweep, best)]:
+            paragraphs.append(
+                f"**Warning:** the best rate lies at the edge of the grid for {listed(edges)}. A rate beyond it may be "
+                "better, and these models with it."
+            )
+    if given := [_given(name, model, rows) for name, model in study.models.items() if name not in searches]:
         paragraphs.append(f"Not searched for: {listed(given)}.")
     return paragraphs
+
+
+def known(rows: Iterable[Row]) -> Known:
+    """What the tries among the results came to."""
+    return {run_of(row): row["val_bpb"] or math.inf for row in rows if row["search"]}.get
 
 
 def shape(stack: StackConfig) -> str:
@@ -143,11 +140,37 @@ def budgets(study: Study) -> str:
 
 def run_of(row: Row) -> Run:
     """The run that a row is the result of."""
-    return Run(row["model"], row["size"], row["seed"], row["lr"] if row["search"] else None)
+    rate = Rate(row["lr"], row["hash_lr_factor"]) if row["search"] else None
+    return Run(row["model"], row["size"], row["seed"], rate)
 
 
-def _tried(bpb: float | None) -> str:
-    return "diverged" if bpb is None else f"{bpb:.3f}"
+def _tried(model: str, sweep: Sweep, asked: Sequence[Run], best: Run | None, bpb: Known) -> list[list[str]]:
+    """Lines of the table of tries: one for each multiple that was tried."""
+
+    def cell(run: Run | None) -> str:
+        if run is None:
+            return ""
+        found = bpb(run)
+        said = "missing" if found is None else "diverged" if found == math.inf else f"{found:.3f}"
+        return f"**{said}**" if run == best else said
+
+    by_rate = {run.rate: run for run in asked}
+    lines = []
+    for factor in sorted(sweep.hash_lr_factor):
+        cells = [cell(by_rate.get(Rate(lr, factor))) for lr in sorted(sweep.lr)]
+        if any(cells):
+            lines.append([model, f"{factor:g}", *cells])
+    return lines
+
+
+def _edges(model: str, sweep: Sweep, best: Run) -> list[str]:
+    """Where a best rate lies at an edge of its grid, said in words."""
+    assert best.rate is not None
+    found = []
+    for of, at, values in (("", best.rate.lr, sweep.lr), ("x ", best.rate.hash_lr_factor, sweep.hash_lr_factor)):
+        if len(values) > 1 and at in (min(values), max(values)):
+            found.append(f"{model} ({of}{at:g}, {'lower' if at == min(values) else 'upper'})")
+    return found
 
 
 def _reads(model: Contender) -> str:

@@ -14,7 +14,7 @@ from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..train.run import entropy_stage, sample_documents
 from ..view.progress import console, progress
-from .recipe import Study
+from .recipe import Rate, Study
 
 LINE = 60  # bytes of a line that is long enough not to be the same by chance
 SAMPLE = 2_000_000  # bytes that tokens are measured on
@@ -100,7 +100,7 @@ def _recipe(study: Study) -> Recipe | None:
                 entropy_init=study.entropy_init,
                 patching=model.patching,
                 model=study.network(name, study.sizes(name)[0]),
-                train=study.training(name, 1, 1e-3, 0),
+                train=study.training(name, 1, Rate(1e-3, 1.0), 0),
             )
     return None
 

@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -29,8 +29,8 @@ from ..view.progress import console
 from .contender import Model, PatchModel, TokenModel, pace, training_flops
 from .corpus import same_as_before
 from .plan import Run
-from .recipe import FineTune, Study
-from .runs import RESULT
+from .recipe import FineTune, Rate, Study
+from .runs import RESULT, learning_rate
 from .table import whole
 from .work import work_off
 
@@ -206,7 +206,7 @@ class Lessons:
             points.append(spent | _kept(path, lambda count=count: self._after(model, examples[:count], lr)))
         self._learn(model, examples[: chosen.examples[-1]], lr, self.home)  # all is measured: nothing but a checkpoint
         model.scorer.save(self.home / "model")
-        record = asdict(run) | {
+        record = run.place | {
             "lr": lr,
             "tries": tries,
             "flops_per_byte": flops,
@@ -216,7 +216,7 @@ class Lessons:
         _kept(self.home / RESULT, lambda: record)
 
     def _trained(self) -> Model:
-        device = device_of(self.study.training(self.run.model, 1, 1.0, self.run.seed))
+        device = device_of(self.study.training(self.run.model, 1, Rate(1.0, 1.0), self.run.seed))
         return trained(self.folder, self.run, str(device))
 
     def _try(self, examples: list[Example], lr: float) -> float | None:
@@ -237,7 +237,9 @@ class Lessons:
     def _learn(self, model: Model, examples: list[Example], lr: float, home: Path) -> "AnswerTask":
         """Learn from all examples, going on from the checkpoint in a directory; the learning rate does not fall."""
         chosen, run = self.chosen, self.run
-        given = self.study.training(run.model, len(examples) // chosen.rows, lr, run.seed)
+        rates = learning_rate(self.study, self.folder, run.model)
+        assert rates is not None
+        given = self.study.training(run.model, len(examples) // chosen.rows, rates._replace(lr=lr), run.seed)
         constant = {"schedule": "wsd", "decay": 1e-9, "accumulate": 1, "keep": 1, "eval_every": given.steps}
         config = TrainConfig.model_validate(given.model_dump() | constant)
         task = AnswerTask(model, examples_of(chosen, self.lexicon, OTHERS, run.seed + OTHER_SEED))

@@ -1,7 +1,7 @@
 """A study: models that are trained with equal means, as a TOML file describes them."""
 
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -45,12 +45,26 @@ class Budget(Config):
         return self.model_dump(include={"flops", "bytes", "seconds"}, exclude_none=True)
 
 
+class Rate(NamedTuple):
+    """Peak learning rate, and that of embeddings and hash tables as a multiple of it."""
+
+    lr: float
+    hash_lr_factor: float
+
+
 class Sweep(Config):
-    """Learning rates that every model tries at the smallest size; the one with the lowest held-out BPB is taken."""
+    """A grid of learning rates that every model is searched on at its smallest size, by held-out BPB."""
 
     lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
+    hash_lr_factor: Annotated[tuple[Amount, ...], Field(min_length=1)] = (1.0,)
+    """Learning rates of embeddings and hash tables, as multiples of the others."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Part of the smallest budget that a try takes."""
+
+    @property
+    def middle(self) -> Rate:
+        """Where the search starts."""
+        return Rate(*(sorted(grid)[len(grid) // 2] for grid in (self.lr, self.hash_lr_factor)))
 
 
 class Contender(Config):
@@ -70,6 +84,8 @@ class Contender(Config):
     """Fields of training that differ from those of the study."""
     lr: Amount | None = None
     """Learning rate, where it is not to be searched for."""
+    hash_lr_factor: Amount | None = None
+    """That of embeddings and hash tables, as a multiple of `lr` where that is given; 1 where it is not said."""
     lr_of: str | None = None
     """The model whose learning rate it takes, instead of a search of its own."""
     sizes: tuple[str, ...] = ()
@@ -81,6 +97,8 @@ class Contender(Config):
             raise ValueError("a model with `patching` has no `tokenizer` and no `vocabulary`")
         if self.lr and self.lr_of:
             raise ValueError("`lr` and `lr_of` exclude each other")
+        if self.hash_lr_factor and not self.lr:
+            raise ValueError("`hash_lr_factor` is a multiple of `lr`: give that, too")
         return self
 
 
@@ -188,7 +206,7 @@ class Study(Config):
                 raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
             for size in self.sizes(name):
                 self.network(name, size)
-                self.training(name, 1, 1e-3, 0)
+                self.training(name, 1, Rate(1e-3, 1.0), 0)
         return self
 
     @model_validator(mode="after")
@@ -213,13 +231,12 @@ class Study(Config):
         fields = merged(self.ladders[model.ladder][size], model.change)
         return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
 
-    def training(self, name: str, steps: int, lr: float, seed: int) -> TrainConfig:
+    def training(self, name: str, steps: int, rate: Rate, seed: int) -> TrainConfig:
         """How a model is trained."""
         given = merged(self.train, self.models[name].train)
-        if taken := sorted({"steps", "lr", "seed"} & set(given)):
+        if taken := sorted({"steps", "lr", "hash_lr", "seed"} & set(given)):
             raise ValueError(f"`{taken[0]}` is not for [train] of a study, which chooses it")
-        factor = given.pop("hash_lr_factor", 1.0)
-        return TrainConfig(**given, steps=steps, lr=lr, hash_lr=lr * factor, seed=seed)
+        return TrainConfig(**given, steps=steps, lr=rate.lr, hash_lr=rate.lr * rate.hash_lr_factor, seed=seed)
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

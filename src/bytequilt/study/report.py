@@ -187,7 +187,7 @@ def _checks(study: Study, rows: Sequence[Row]) -> list[str]:
         _spent(rows),
     ]
     done = {choices.run_of(row) for row in rows}
-    planned = plan(study)
+    planned = plan(study, choices.known(rows))
     if missing := [run.name for run in planned if run not in done]:
         paragraphs.append(f"**Missing** are {len(missing)} of {len(planned)} runs: {listed(missing)}.")
     else:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from .contender import (
 )
 from .corpus import LEARN, Corpus
 from .plan import Run, budget_of
-from .recipe import Study
+from .recipe import Rate, Study
 
 WARMUP, TIMED = 3, 10  # steps before, and steps of, a measurement of speed
 PILOT = 64  # batches that tell the mean size of patches or tokens
@@ -41,49 +41,49 @@ LEAK_BYTES = 4096  # of held-out text, in which a model is tested for foresight
 
 @dataclass(frozen=True)
 class Trial:
-    """A run, its learning rate, and where it is done; what was interrupted goes on from its checkpoint."""
+    """A run, its learning rates, and where it is done; what was interrupted goes on from its checkpoint."""
 
     study: Study
     folder: Path
     corpus: Corpus
     run: Run
-    lr: float
+    rate: Rate
 
     @property
     def home(self) -> Path:
         return self.folder / "runs" / self.run.name
 
     def take(self) -> dict[str, Any]:
-        """Train and measure the model. Raises Diverged where it cannot be trained at this rate, and is no try."""
+        """Train and measure the model. Raises Diverged where it cannot be trained at these rates, and is no try."""
         study, corpus, run = self.study, self.corpus, self.run
         torch.manual_seed(run.seed)
-        draft = study.training(run.model, 1, self.lr, run.seed)
+        draft = study.training(run.model, 1, self.rate, run.seed)
         model = self.model()
         model.network.to(device_of(draft))
         leaked = leak(model, b"\n".join(corpus.val)[:LEAK_BYTES])
         tried, tested = first(corpus.val, draft.eval_bytes), first(corpus.test, study.test_bytes)
         held, cost = self.share(model, draft, tried)
-        config = study.training(run.model, held.batches // draft.accumulate, self.lr, run.seed)
+        config = study.training(run.model, held.batches // draft.accumulate, self.rate, run.seed)
         found: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
         try:
             trained = fit(model.task(tried), model.batches(self.shards(model), config), config, self.home, "study")
             found["val_bpb"], found["mean_patch_bytes"] = _score(model, tried)
         except Diverged:
-            if run.lr is None:
+            if run.rate is None:
                 raise
             trained = Progress()  # of all tries, the worst
-        if run.lr is None:
+        if run.rate is None:
             found["test_bpb"], found["mean_patch_bytes"] = _score(model, tested)
             found["test_bytes"] = sum(map(len, tested))
             model.scorer.save(self.home / "model")
         flops = mean_flops(model, held.unit_bytes, [len(text) for text in tested])
         name, amount = budget_of(study, run)
         return (
-            asdict(run)
+            run.place
             | found
+            | self.rate._asdict()
             | {
-                "lr": self.lr,
-                "search": run.lr is not None,
+                "search": run.rate is not None,
                 "split": corpus.split,
                 "budget": {name: amount},
                 "steps": trained.step,

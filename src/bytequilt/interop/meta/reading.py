@@ -1,19 +1,13 @@
-"""Meta's two layouts: of the hub (config.json with `args`, model.safetensors) and consolidated (params.json, a .pth).
-
-Either has its entropy model in a folder of its own: entropy_model/params.json and a .pth.
-"""
+"""Reading what Meta's parameters say: the shapes of networks, and how the patcher works."""
 
 import math
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..codec import EOS, VOCAB_SIZE
-from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
-from .native import FORMAT, ModelConfig, ascending, read_json
-from .stored import Stored, one_line, read_pickle, read_shards, write_safetensors
+from ...codec import EOS, VOCAB_SIZE
+from ...config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
+from ..native import FORMAT, ModelConfig, ascending, read_json
+from ..stored import Stored, read_pickle, read_shards
 
 ENTROPY = "entropy_model"
 THRESHOLD = 1.335442066192627  # nats
@@ -150,7 +144,7 @@ def _blt(args: dict[str, Any]) -> BLTConfig:
             dim=dim,
             layers=args.get(f"n_layers_{part}", 8),
             heads=args.get(f"n_heads_{part}", 8),
-            ffn_dim=_hidden(dim, args),
+            ffn_dim=hidden(dim, args),
             rope_theta=args.get("rope_theta", 10_000.0),
             norm_eps=args.get("norm_eps", 1e-5),
             **fields,
@@ -172,7 +166,7 @@ def _blt(args: dict[str, Any]) -> BLTConfig:
         encoder_cross="all" if args.get("cross_attn_all_layers_encoder") else "last",
         decoder_cross="all" if args.get("cross_attn_all_layers_decoder") else "first",
     )
-    _check(config)
+    check(config)
     return config
 
 
@@ -187,14 +181,14 @@ def _entropy(params: dict[str, Any]) -> EntropyConfig:
         layers=params.get("n_layers", 8),
         heads=params.get("n_heads", 8),
         kv_heads=params.get("n_kv_heads"),
-        ffn_dim=_hidden(dim, params),
+        ffn_dim=hidden(dim, params),
         window=params.get("sliding_window") or WINDOW,
         rope_theta=params.get("rope_theta", 10_000.0),
         norm_eps=params.get("norm_eps", 1e-5),
     )
 
 
-def _hidden(dim: int, args: dict[str, Any]) -> int:
+def hidden(dim: int, args: dict[str, Any]) -> int:
     """Width of SwiGLU: two thirds of four widths, times a factor, rounded up."""
     wide, multiple = int(8 * dim / 3), args.get("multiple_of") or 256
     return multiple * math.ceil(int((args.get("ffn_dim_multiplier") or 1) * wide) / multiple)
@@ -224,133 +218,7 @@ def _rule(args: dict[str, Any]) -> tuple[RuleConfig, list[str]]:
     raise UserError(f"patching_mode must be entropy, space, static of a whole patch_size, or byte, not {mode}")
 
 
-def _check(blt: BLTConfig) -> None:
+def check(blt: BLTConfig) -> None:
     """Raises UserError for networks that the layout has no equal of."""
     if blt.latent.dim == blt.decoder.dim:
         raise UserError("Meta's layout has no decoder projection where the latent width is the local one")
-
-
-# --------------------------------------------------------------------------------------------------------------- export
-
-
-def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Files of a directory of the hub beside its weights, as JSON, and what changes because Meta cannot express it.
-
-    Raises UserError for what has no place there at all.
-    """
-    blt, entropy = config.blt, config.entropy
-    if blt is None or config.patching is None:
-        raise UserError("Meta's layout of the hub is for a BLT, not for an entropy model alone")
-    _exportable(blt)
-    if config.ngram is not None:
-        raise UserError("Meta's layout has no place for an n-gram table")
-    args = {
-        "vocab_size": VOCAB_SIZE,
-        "eos_id": EOS,
-        "dim_global": blt.latent.dim,
-        "n_layers_global": blt.latent.layers,
-        "n_heads_global": blt.latent.heads,
-        "n_kv_heads_global": blt.latent.kv_heads,
-        "n_kv_heads": blt.encoder.kv_heads,
-        "dim_local_encoder": blt.encoder.dim,
-        "n_layers_local_encoder": blt.encoder.layers,
-        "n_heads_local_encoder": blt.encoder.heads,
-        "dim_local_decoder": blt.decoder.dim,
-        "n_layers_local_decoder": blt.decoder.layers,
-        "n_heads_local_decoder": blt.decoder.heads,
-        "cross_attn_encoder": True,
-        "cross_attn_decoder": True,
-        "cross_attn_init_by_pooling": True,
-        "downsampling_by_pooling": "max",
-        "cross_attn_k": blt.slots,
-        "cross_attn_nheads": blt.cross_shapes[0][0],
-        "cross_attn_all_layers_encoder": blt.encoder_cross == "all",
-        "cross_attn_all_layers_decoder": blt.decoder_cross == "all",
-        "encoder_hash_byte_group_size": list(blt.hash.sizes) or None,
-        "encoder_hash_byte_group_vocab": blt.hash.rows,
-        "encoder_hash_byte_group_nb_functions": blt.hash.functions,
-        "local_attention_window_len": blt.encoder.window,
-        "use_local_encoder_transformer": True,
-        "attn_bias_type": "block_causal",
-        "multiple_of": _multiple([blt.encoder, blt.latent, blt.decoder]),
-        "norm_eps": blt.encoder.norm_eps,
-        "rope_theta": blt.encoder.rope_theta,
-        **_patching(config.patching),
-    }
-    files: dict[str, Any] = {"config.json": {"args": args}}
-    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
-    if entropy is not None:
-        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
-        if entropy.newline_reset:
-            changes.append("the entropy model's context does not open anew at newlines there")
-        if entropy.window is None:
-            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
-    return files, changes
-
-
-def _exportable(blt: BLTConfig) -> None:
-    """Raises UserError for networks that the layout has no place for."""
-    _check(blt)
-    ascending(blt.hash.sizes)
-    stacks = [blt.encoder, blt.latent, blt.decoder]
-    for field in ("rope_theta", "norm_eps"):
-        if len({getattr(stack, field) for stack in stacks}) > 1:
-            raise UserError(f"Meta's layout has one {field} for all stacks")
-    if blt.decoder.window != blt.encoder.window or blt.latent.window is not None:
-        raise UserError("Meta's layout has one window, of encoder and decoder")
-    (heads, kv_heads), decoder = blt.cross_shapes
-    if (heads, kv_heads) != decoder or heads != kv_heads or any(s.num_kv_heads != s.heads for s in stacks[::2]):
-        raise UserError(
-            "Meta's layout shares key heads in the latent transformer alone, and has one number of cross heads"
-        )
-    if blt.encoder_cross == "none" or blt.decoder_cross == "none":
-        raise UserError("Meta's BLT without cross-attention is another one")
-
-
-def _multiple(stacks: list[StackConfig]) -> int:
-    """What their formula rounds to, so that it gives these widths."""
-    for multiple in sorted(range(1, 257), key=lambda m: (m & (m - 1) != 0, -m)):
-        if all(_hidden(stack.dim, {"multiple_of": multiple}) == stack.hidden_dim for stack in stacks):
-            return multiple
-    widths = ", ".join(f"{stack.hidden_dim} of {stack.dim}" for stack in stacks)
-    raise UserError(f"Meta's formula for the width of the feed-forward networks does not give {widths}")
-
-
-def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
-    return {
-        "dim": entropy.dim,
-        "n_layers": entropy.layers,
-        "n_heads": entropy.heads,
-        "n_kv_heads": entropy.kv_heads,
-        "multiple_of": _multiple([entropy]),
-        "sliding_window": entropy.window,
-        "rope_theta": entropy.rope_theta,
-        "norm_eps": entropy.norm_eps,
-        "vocab_size": VOCAB_SIZE,
-    }
-
-
-def _patching(rule: RuleConfig) -> dict[str, Any]:
-    mode = {"space": "space", "fixed": "static", "byte": "byte"}.get(rule.kind, "entropy")
-    return {
-        "patching_mode": mode,
-        "patch_size": rule.stride,
-        "patching_threshold": rule.rise if rule.kind == "monotonic" else rule.threshold,
-        "patching_threshold_add": rule.rise if rule.kind == "combined" else None,
-        "monotonicity": rule.kind == "monotonic",
-        "max_patch_length": rule.max_length,
-    }
-
-
-def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
-    """The BLT as safetensors, the entropy model as a .pth."""
-    apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name] for name in tensors if name.startswith(f"{ENTROPY}/")}
-    inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
-    write_safetensors(folder / "model.safetensors", inside, {"format": "pt"}, advance)
-    if apart:
-        path = folder / ENTROPY / "consolidated.pth"
-        try:
-            torch.save({"model": {name: stored.tensor() for name, stored in apart.items()}}, path)
-        except RuntimeError as error:  # what torch says of a disk that is full
-            raise UserError(f"{path} cannot be written: {one_line(error)}") from None
-        advance(sum(stored.size for stored in apart.values()))

@@ -1,0 +1,124 @@
+"""The shapes of networks: stacks, and what is built of them."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Config, Positive
+
+
+class StackConfig(Config):
+    """A Llama-style transformer stack: RMSNorm, RoPE, SwiGLU, no biases."""
+
+    dim: Positive
+    """Width of the residual stream."""
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive | None = None
+    """Key and value heads; as many as `heads` where not given."""
+    ffn_dim: Positive | None = None
+    """Hidden width of SwiGLU; 8/3 of `dim`, rounded up to a multiple of 256, where not given."""
+    window: Positive | None = None
+    """How many positions a query sees, itself included; all where not given."""
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "StackConfig":
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
+        if self.heads % self.num_kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def hidden_dim(self) -> int:
+        return self.ffn_dim or 256 * math.ceil(int(8 * self.dim / 3) / 256)
+
+
+class EntropyConfig(StackConfig):
+    """The byte transformer that scores how hard the next byte is."""
+
+    window: Positive | None = 512
+    newline_reset: bool = False
+    """Whether the attention context opens anew at each newline, which is its first key (BLT paper, section 4.4)."""
+
+
+class NgramConfig(Config):
+    """Entropies by look-up: of the longest n-gram before the next byte that a table knows."""
+
+    sizes: tuple[Annotated[int, Field(ge=2)], ...] = (2, 3, 4, 5, 6)
+    """Lengths of the n-grams; single bytes have a table of their own."""
+    rows: Positive = 131_072
+    """Rows of the table of one length; n-grams that fall together share an entropy."""
+
+    @model_validator(mode="after")
+    def _sizes_are_a_set(self) -> "NgramConfig":
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("`sizes` must be given, each once")
+        return self
+
+
+class HashConfig(Config):
+    """Hashed byte n-gram embeddings, added to the embedding of each byte."""
+
+    sizes: tuple[Annotated[int, Field(ge=2)], ...] = (3, 4, 5, 6, 7, 8)
+    """Lengths of the n-grams; none at all switches the embeddings off."""
+    rows: Positive = 500_002
+    """Rows of the table of one n-gram length and hash function."""
+    functions: Annotated[int, Field(ge=1, le=11)] = 1
+    """Hash functions per n-gram length."""
+
+    @property
+    def tables(self) -> int:
+        return len(self.sizes) * self.functions
+
+
+class BLTConfig(Config):
+    """A Byte Latent Transformer without its patcher."""
+
+    encoder: StackConfig
+    latent: StackConfig
+    decoder: StackConfig
+    hash: HashConfig = HashConfig()
+    slots: Positive = 2
+    """Vectors per patch (`k`) that cross-attention writes in the encoder and reads in the decoder."""
+    cross_heads: Positive | tuple[Positive, Positive]
+    """Heads of every cross-attention; two numbers where those of encoder and decoder differ."""
+    cross_kv_heads: Positive | tuple[Positive, Positive] | None = None
+    """Key and value heads of cross-attention; as many as `cross_heads` where not given."""
+    encoder_cross: Literal["last", "all", "none"] = "last"
+    """After which encoder layers patches read bytes; with none, a patch is the projected maximum of its bytes."""
+    decoder_cross: Literal["all", "first", "none"] = "all"
+    """Before which decoder layers bytes read patches; with none, the patch is added to its bytes once."""
+    cross_residual: float = 2.0
+    """What the residual is multiplied by in cross-attention; released weights need 2, the textbook says 1."""
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> "BLTConfig":
+        if self.encoder.dim != self.decoder.dim:
+            raise ValueError(
+                f"encoder.dim {self.encoder.dim} and decoder.dim {self.decoder.dim} must be equal: "
+                "the decoder starts from the encoder's byte states"
+            )
+        for heads, kv_heads in self.cross_shapes:
+            if self.encoder.dim % heads:
+                raise ValueError(f"encoder.dim {self.encoder.dim} must be a multiple of cross_heads {heads}")
+            if heads % kv_heads:
+                raise ValueError(f"cross_heads {heads} must be a multiple of cross_kv_heads {kv_heads}")
+        return self
+
+    @property
+    def cross_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Heads of queries, and of keys and values, in the encoder's cross-attention and in the decoder's."""
+        heads, kv_heads = (n if isinstance(n, tuple) else (n, n) for n in (self.cross_heads, self.cross_kv_heads))
+        return (heads[0], kv_heads[0] or heads[0]), (heads[1], kv_heads[1] or heads[1])

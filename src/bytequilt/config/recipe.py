@@ -1,0 +1,158 @@
+"""A whole run: its corpus, its training, and the file that describes it."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from .base import Config, Positive, UserError, one_line
+from .networks import BLTConfig, EntropyConfig
+from .patching import PatchingConfig
+
+Chosen = TypeVar("Chosen", bound=Config)
+
+
+class DataConfig(Config):
+    """Where documents come from. A source is a file, directory or glob, `-`, `hf:NAME`, or `package:NAME`."""
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out."""
+    val_every: Annotated[int, Field(ge=2)] = 50
+    weights: tuple[float, ...] = ()
+    """Share of the bytes that each source of `train` has, one number a source; where none are given, its size."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training documents to keep, chosen by their ids."""
+    field: str = "text"
+    """Field of a JSONL or Parquet record that holds the text."""
+    prompt_field: str | None = None
+    """Field of a record whose bytes precede `field` and are read but not learnt (fine-tuning on completions)."""
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Keep only records whose field of this name has one of these values."""
+    skip_bad_records: bool = False
+    """Whether a bad record is reported and skipped; otherwise it is reported and ends the run."""
+    shard_bytes: Positive = 32_000_000
+    """Text bytes of one Parquet shard, about."""
+
+    @model_validator(mode="after")
+    def _weights_match(self) -> "DataConfig":
+        if self.weights and len(self.weights) != len(self.train):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.train)} sources in `train`")
+        if any(w <= 0 for w in self.weights):
+            raise ValueError("`weights` must be positive")
+        return self
+
+
+class TrainConfig(Config):
+    """One training run, of whatever model."""
+
+    steps: Positive
+    rows: Positive = 8
+    """Rows of a batch."""
+    row_bytes: Annotated[int, Field(ge=16)] = 1024
+    """Ids of a row."""
+    row_patches: Positive | None = None
+    """Most patches of a row; where not given, rows are filled by bytes alone."""
+    accumulate: Positive = 1
+    """Batches of one optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW. Muon multiplies
+    in bf16, and is slow where the hardware does not."""
+    lr: Annotated[float, Field(gt=0)] = 4e-4
+    hash_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """cosine: falls from the end of warm-up; wsd: stays, then falls linearly over the last `decay` of the steps."""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the end, as a fraction of the peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the whole gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast."""
+    compile: bool = False
+    """Compile each transformer block."""
+    checkpoint_activations: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    device: str = "auto"
+    seed: int = 0
+    eval_every: Positive = 500
+    eval_bytes: Positive = 200_000
+    """Held-out bytes scored at each evaluation during training; the report scores all."""
+    save_every: Positive = 500
+    keep: Positive = 2
+    """Checkpoints to keep."""
+    max_bad_steps: Positive = 5
+    """Steps in a row with a non-finite loss or gradient that end the run."""
+    init: str | None = None
+    """Model directory, or name of a shipped model, whose weights training starts from."""
+    tracker: str | None = None
+    """Module with init, log and finish, such as trackio or wandb."""
+
+
+class ReportConfig(Config):
+    """What the report at the end of a run shows."""
+
+    prompt: str = "The "
+    max_bytes: Positive = 300
+    temperature: float = 0.7
+    seed: int = 0
+
+
+class Recipe(Config):
+    """A whole run: corpus, entropy model, calibrated threshold, shards, BLT, report."""
+
+    data: DataConfig = DataConfig()
+    entropy: EntropyConfig | None = None
+    entropy_train: TrainConfig | None = None
+    entropy_init: str | None = None
+    """Model directory, or name of a shipped model, whose entropy model is used as it is instead of training one."""
+    patching: PatchingConfig
+    model: BLTConfig
+    train: TrainConfig
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _entropy_is_known(self) -> "Recipe":
+        if self.patching.needs_entropy and self.entropy is None and self.entropy_init is None:
+            raise ValueError(f"patching of kind '{self.patching.kind}' needs [entropy] or `entropy_init`")
+        if self.entropy_init and (self.entropy or self.entropy_train):
+            raise ValueError("`entropy_init` takes the place of [entropy] and [entropy_train]: give one or the other")
+        if self.entropy and self.entropy_train is None:
+            raise ValueError("[entropy] needs [entropy_train]")
+        return self
+
+
+def recipe_path(name: str, folder: str = "recipes") -> Path:
+    """The file of a recipe, given as a path or as the name of one that is shipped in the folder."""
+    if name.endswith(".toml") or Path(name).is_file():
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no recipe at {path}")
+        return path
+    shipped = Path(str(resources.files("bytequilt") / folder))
+    path = shipped / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in shipped.glob("*.toml")))
+        raise UserError(f"no recipe named '{name}'; shipped are {known}; a path ends with .toml")
+    return path
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name or path. Raises UserError with one line that names the field at fault."""
+    return read_toml(recipe_path(name), Recipe)
+
+
+def read_toml(path: Path, kind: type[Chosen]) -> Chosen:
+    """A configuration out of a TOML file. Raises UserError with one line that names the field at fault."""
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
