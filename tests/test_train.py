@@ -396,11 +396,11 @@ if sys.argv[1] == "kept": keep_freed_memory()
 def use(): torch.ones(16 * 2**20)
 for _ in range(3): use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5): use()
+for _ in range(60): use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {
         how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
         for how in ("kept", "given")
     }
-    assert faults["kept"] < faults["given"] / 10
+    assert faults["kept"] < faults["given"] / 4
