@@ -73,7 +73,7 @@ def test_a_context_or_a_continuation_may_be_empty():
 
 
 def test_scores_add_up():
-    both = Score(8 * math.log(2), 4) + Score(2 * math.log(2), 1)
+    both = Score.total([Score(8 * math.log(2), 4), Score(2 * math.log(2), 1)])
     assert (both.bits, both.bits_per_byte) == (pytest.approx(10), pytest.approx(2))
     assert Score(1.0, 0).bits_per_byte == math.inf
 

@@ -20,8 +20,15 @@ class UserError(Exception):
     """Something the caller can put right: the command line prints it as one line and exits with 2."""
 
 
-def one_line(error: ValidationError) -> str:
-    """A validation error as one line a field."""
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-    )
+LONGEST_LINE = 300  # characters of a message
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line of at most 300 characters; of a validation error, a part for each field."""
+    if isinstance(error, ValidationError):
+        parts = ((".".join(map(str, e["loc"])) or "recipe", e["msg"]) for e in error.errors())
+        text = "; ".join(f"{field}: {message.removeprefix('Value error, ')}" for field, message in parts)
+    else:
+        text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."

@@ -18,14 +18,16 @@ def evaluate_files(lm: LM | Baseline, files: Sequence[str], field: str = "text")
     or damaged.
     """
     read = [texts(path, field) for path in files]
-    rows, patches, total = [], 0.0, Score(0.0, 0)
+    rows, patches, totals = [], 0.0, []
     with progress() as bar:
         line = bar.add_task("score", total=sum(len(text) + 2 for file in read for text in file))  # BOS, EOS
         for path, file in zip(files, read, strict=True):
             scores, mean_patch = lm.score_documents(file, lambda done: bar.update(line, advance=done))
-            score = sum(scores, Score(0.0, 0))
+            score = Score.total(scores)
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
-            total, patches = total + score, patches + (score.bytes / mean_patch if mean_patch else 0.0)
+            totals.append(score)
+            patches += score.bytes / mean_patch if mean_patch else 0.0
+    total = Score.total(totals)
     mean_patch = total.bytes / patches if patches else None
     return {"bpb": total.bits_per_byte, "bytes": total.bytes, "mean_patch_bytes": mean_patch, "files": rows}
 

@@ -105,7 +105,7 @@ def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict
             if name != CLEAN:
                 read = [noised(document, name, seed + place) for place, document in enumerate(documents)]
             scores, mean_patch = model.score_documents(read)
-            score = sum(scores, Score(0.0, 0))
+            score = Score.total(scores)
             rows[name] = {
                 "bpb": score.bits_per_byte,
                 "bits_per_clean_byte": score.bits / clean_bytes,

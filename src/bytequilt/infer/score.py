@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,6 +34,15 @@ class Score:
     """Bytes of text."""
     greedy: bool = True
     """Whether each target is the likeliest where it stands, so that greedy generation writes them all."""
+    patches: int = 0
+    """Patches that begin with a byte of the text, or tokens of it; 0 where they were not counted."""
+
+    @classmethod
+    def total(cls, scores: "Iterable[Score]") -> Self:
+        """What all the texts cost together."""
+        scores = list(scores)
+        nats, bytes, patches = (sum(getattr(s, field) for s in scores) for field in ("nats", "bytes", "patches"))
+        return cls(nats, bytes, all(s.greedy for s in scores), patches)
 
     @classmethod
     def of(cls, costs_2n: Tensor, bytes: int) -> "Score":
@@ -49,8 +59,10 @@ class Score:
         """Bits of all targets over bytes of text; infinite for no text."""
         return self.bits / self.bytes if self.bytes else math.inf
 
-    def __add__(self, other: "Score") -> "Score":
-        return Score(self.nats + other.nats, self.bytes + other.bytes, self.greedy and other.greedy)
+    @property
+    def patch_bytes(self) -> float:
+        """Mean bytes of a patch or token; 0 where they were not counted."""
+        return self.bytes / self.patches if self.patches else 0.0
 
 
 def score_documents(

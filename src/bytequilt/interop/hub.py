@@ -5,8 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..config import UserError
-from .stored import one_line
+from ..config import UserError, one_line
 
 MARKS = ("config.json", "params.json")
 """A model directory of any layout has one of these."""

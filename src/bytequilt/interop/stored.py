@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..config import UserError
+from ..config import UserError, one_line
 
 RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
 """Tables of rotary factors, which some files carry and nobody needs."""
@@ -188,8 +188,3 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for _, stored in ordered:
             stored.copy(file, buffer, advance)
-
-
-def one_line(error: Exception) -> str:
-    """The first line of what an error says, or else its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -102,7 +102,7 @@ class AnswerTask:
     def evaluate(self) -> dict[str, float]:
         """Bits per byte of answers, their closing quotes included."""
         scores = self.model.scorer.score([(one["prompt"], one["text"]) for one in self.others])
-        return {"val_bpb": sum(scores, Score(0.0, 0)).bits_per_byte}
+        return {"val_bpb": Score.total(scores).bits_per_byte}
 
 
 def plan(study: Study) -> list[Run]:

@@ -176,7 +176,7 @@ def _score(model: Model, texts: list[bytes]) -> tuple[float, float | None]:
     """Bits per byte of the texts under the trained model, and their mean patch."""
     model.network.eval()
     scores, mean_patch = model.scorer.score_documents(texts)
-    return sum(scores, Score(0.0, 0)).bits_per_byte, mean_patch
+    return Score.total(scores).bits_per_byte, mean_patch
 
 
 def _seconds(home: Path, config: TrainConfig) -> float:

@@ -62,7 +62,7 @@ class DistillTask:
         return F.cross_entropy(logits[learn].float(), wanted[learn], reduction="sum"), {}
 
     def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": sum(entropy_scores(self.network, self.held_out), Score(0.0, 0)).bits_per_byte}
+        return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
 
 
 def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     for side, one, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
         scores, mean_patch = one.score_documents(documents)
         sides[side] = {
-            "bpb": sum(scores, Score(0.0, 0)).bits_per_byte,
+            "bpb": Score.total(scores).bits_per_byte,
             "mean_patch_bytes": mean_patch,
             "microseconds_per_byte": _step_time(one.patcher, ids[0][0]) * 1e6,
             "found": both / max(1, int(mine.sum())),

@@ -53,9 +53,9 @@ def measure(lm: LM, documents: list[bytes]) -> dict[str, Any]:
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
         scores, report["mean_patch_bytes"] = lm.score_documents(documents, lambda done: bar.update(line, advance=done))
-    report["bpb"] = sum(scores, Score(0.0, 0)).bits_per_byte
+    report["bpb"] = Score.total(scores).bits_per_byte
     if lm.patcher.model is not None:
-        report["entropy_model_bpb"] = sum(entropy_scores(lm.patcher.model, documents), Score(0.0, 0)).bits_per_byte
+        report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
     report["patch_histogram"] = patch_lengths(lm, documents)
     threshold = lm.patcher.rule.threshold

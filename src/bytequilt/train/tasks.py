@@ -33,7 +33,7 @@ class EntropyTask:
         return target_nats(self.network(batch.ids_BN), batch), {}
 
     def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": sum(entropy_scores(self.network, self.held_out), Score(0.0, 0)).bits_per_byte}
+        return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
 
 
 class BLTTask:
@@ -52,7 +52,7 @@ class BLTTask:
 
     def evaluate(self) -> dict[str, float]:
         scores, mean_patch = LM(self.network, self.patcher).score_documents(self.held_out)
-        return {"val_bpb": sum(scores, Score(0.0, 0)).bits_per_byte, "val_mean_patch": mean_patch}
+        return {"val_bpb": Score.total(scores).bits_per_byte, "val_mean_patch": mean_patch}
 
 
 class TokenTask:
@@ -69,7 +69,7 @@ class TokenTask:
         return target_nats(self.network(batch.ids_BN), batch), {"bytes": size}
 
     def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": sum(self.baseline.score_documents(self.held_out)[0], Score(0.0, 0)).bits_per_byte}
+        return {"val_bpb": Score.total(self.baseline.score_documents(self.held_out)[0]).bits_per_byte}
 
 
 def entropy_scores(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from ...codec import EOS, VOCAB_SIZE
-from ...config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, UserError
+from ...config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, UserError, one_line
 from ..native import ModelConfig, ascending
-from ..stored import Stored, one_line, write_safetensors
+from ..stored import Stored, write_safetensors
 from .reading import ENTROPY, WINDOW, check, hidden
 
 

@@ -1,0 +1,163 @@
+"""Files on disk: written whole or not at all, in UTF-8; folders that one process uses at a time."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, BinaryIO
+
+from .config import UserError, one_line
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name when it is whole and on the disk. Raises UserError where it cannot."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode("utf-8", "surrogatepass"))
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Like `write_text`: one JSON document and a newline."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in a file. Raises UserError where there is none, or it is damaged."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the file `path` when the block ends, or leave it as it was.
+
+    Raises UserError where the disk refuses.
+    """
+    partial = _partial(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}") from None
+        raise
+
+
+@contextmanager
+def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
+    """An empty folder that takes the name `folder` when the block ends, or leaves what is there as it was.
+
+    Raises UserError where the disk refuses; FileExistsError where there is such a folder and `replace` is False.
+    """
+    if not replace and folder.exists():
+        raise FileExistsError(f"{folder} exists already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".partial", dir=folder.parent))
+    try:
+        (partial := scratch / "new").mkdir()
+        yield partial
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+        if folder.exists():
+            folder.rename(scratch / "old")  # renamed, then deleted: half a folder never bears a final name
+        partial.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or one_line(error)}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder, renamed first: half a folder never bears its final name."""
+    scratch = Path(mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".partial", dir=folder.parent))
+    folder.rename(scratch / "old")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what interrupted writers left in a folder that nobody else is writing to."""
+    for path in folder.glob("*.partial"):  # hidden ones among them
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone has `folder` until the block ends; a process that dies lets go of it.
+
+    With `wait`, this waits until the folder is free. The lock is the file `lock` in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+b") as file:
+        taken = _lock(file, wait)
+        try:
+            yield taken
+        finally:
+            if taken:
+                _unlock(file)
+
+
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _unlock(file: BinaryIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _partial(path: Path) -> Path:
+    """Beside the file, and of this process alone."""
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":
+        return  # Windows cannot open a folder to sync it
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
