@@ -34,7 +34,7 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import train as train_recipe
-    from ..view.terminal import report as screen
+    from ..view.report import report as screen
 
     with interruptible():
         found = train_recipe(chosen, folder)

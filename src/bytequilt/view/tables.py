@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .glyphs import harmless
-from .terminal import si
+from .report import si
 
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
