@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from bytequilt import LM, UserError, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
-from bytequilt.baselines.mamba import MambaConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET, encode
-from bytequilt.config import DataConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, DataConfig, MambaConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batches
 from bytequilt.data.prepare import ingest
 from bytequilt.evals.corpora import evaluate_files

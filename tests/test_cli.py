@@ -417,7 +417,7 @@ def test_models_that_are_none(complaint, model, space, tmp_path):
         ("foreign", "config.json", lambda data: b'{"architectures": []}', "not a bytequilt model"),
         ("newer", "config.json", lambda data: data.replace(b'"format": 1', b'"format": 99'), "format 99"),
         ("list", "config.json", lambda data: b"[]", "must hold a JSON object"),
-        ("junk", "config.json", lambda data: data[:40], "cannot be read"),
+        ("junk", "config.json", lambda data: data[:40], "is not JSON"),
         ("wide", "config.json", lambda data: data.replace(b'"slots": 2', b'"slots": 4'), "has shape"),
     ):
         assert words in complaint("eval", spoilt(name, file, change), __file__)

@@ -5,8 +5,8 @@ from conftest import RULES, blt, entropy_model
 
 from bytequilt import LM, Patcher, UserError
 from bytequilt.info import PATCH_BYTES, describe, parameters
+from bytequilt.interop.directory import write_model
 from bytequilt.interop.native import FORMAT, ModelConfig
-from bytequilt.lm import write_model
 from bytequilt.view.tables import description
 
 SPACE = """# Words as patches, with an entropy model taken from elsewhere.

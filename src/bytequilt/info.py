@@ -6,9 +6,8 @@ from typing import Any
 import torch
 
 from .baselines.baseline import build
-from .baselines.config import BaselineConfig
 from .baselines.flops import baseline_flops
-from .config import BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
+from .config import BaselineConfig, BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
 from .interop import Directory, ModelConfig
 from .model.blt import BLT
 from .model.entropy import EntropyModel

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codec import BOE, BOS, EOS, VOCAB_SIZE
 from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
-from .native import FORMAT, ModelConfig, ascending, read_json, read_tensors, write_tensors
+from .native import FORMAT, ModelConfig, ascending, read_object, read_tensors, write_tensors
 from .stored import DTYPES
 
 __all__ = ["export", "read_config", "read_tensors", "recognise", "write_tensors"]
@@ -36,12 +36,12 @@ THRESHOLD, WINDOW = 1.335442066192627, 512
 
 
 def recognise(folder: Path) -> bool:
-    return read_json(folder / "config.json").get("model_type") == "blt"
+    return read_object(folder / "config.json").get("model_type") == "blt"
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     """The configuration, and where this model will differ from what Transformers makes of it."""
-    raw = read_json(folder / "config.json")
+    raw = read_object(folder / "config.json")
     subs = {name: raw.get(name) or {} for name in STACKS}
     for name, part in {"": raw, **subs}.items():
         for field, value in FIXED.items():

@@ -9,7 +9,8 @@ import torch
 from ...codec import EOS, VOCAB_SIZE
 from ...config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, UserError, one_line
 from ..native import ModelConfig, ascending
-from ..stored import Stored, write_safetensors
+from ..native import write_tensors as write_inside
+from ..stored import Stored, load_tensors
 from .reading import ENTROPY, WINDOW, check, hidden
 
 
@@ -126,11 +127,11 @@ def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[i
     """The BLT as safetensors, the entropy model as a .pth."""
     apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name] for name in tensors if name.startswith(f"{ENTROPY}/")}
     inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
-    write_safetensors(folder / "model.safetensors", inside, {"format": "pt"}, advance)
+    write_inside(folder, inside, advance)
     if apart:
         path = folder / ENTROPY / "consolidated.pth"
         try:
-            torch.save({"model": {name: stored.tensor() for name, stored in apart.items()}}, path)
+            torch.save({"model": load_tensors(apart)}, path)
         except RuntimeError as error:  # what torch says of a disk that is full
             raise UserError(f"{path} cannot be written: {one_line(error)}") from None
         advance(sum(stored.size for stored in apart.values()))
