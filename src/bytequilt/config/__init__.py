@@ -1,6 +1,6 @@
 """Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
 
-from .base import Config, Positive, UserError, is_file, one_line, read_text
+from .base import Config, Positive, UserError, is_file, one_line, read_text, shorten
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
 from .recipe import DataConfig, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
@@ -28,4 +28,5 @@ __all__ = [
     "read_text",
     "read_toml",
     "recipe_path",
+    "shorten",
 ]

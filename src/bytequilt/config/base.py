@@ -35,8 +35,13 @@ def one_line(error: Exception) -> str:
         text = "; ".join(f"{field}: {message}" if field else message for field, message in parts)
     else:
         text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
+    return shorten(text)
+
+
+def shorten(text: str) -> str:
+    """A text on one line of at most 300 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
 
 
 def read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Verbs on a model: what it scores, what it is, how fast it is, and what layout it is in."""
+"""Verbs on a model: its scores, its size, its speed, and its layout."""
 
 import sys
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def eval(
     limit: Limit = None,
     include_path: Folder = None,
     json: Flag = False,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Measure the bits per byte of files, each document in its full context, or answers to tasks.
 
@@ -49,13 +49,13 @@ def eval(
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
         noise: Also score the files, and ask the tasks, under five kinds of noise.
-        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name. Other
-            names are those of tasks of lm-evaluation-harness.
+        tasks: Ask the model tasks on letters and numbers: `characters` for all of them, or some by name. Other names
+            are tasks of lm-evaluation-harness.
         items: Questions of each task on letters and numbers.
         limit: Items of each task of the harness, the first ones; all of them where not given.
         include_path: A directory with tasks of your own, in the harness's YAML.
         json: Print one JSON document instead.
-        device: Where the model runs: cpu, cuda, mps.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from ..evals.answers import evaluate
     from ..evals.corpora import evaluate_files, texts
@@ -105,7 +105,7 @@ def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str],
 
 
 def info(model: Named, json: Flag = False) -> None:
-    """Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.
+    """Show the size of a model or recipe: parameters, FLOPs per byte, configuration.
 
     Examples:
       bytequilt info tiny

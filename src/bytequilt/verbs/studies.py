@@ -1,4 +1,4 @@
-"""Verbs that compare: models trained with equal means, and languages under one model."""
+"""Verbs that compare: models trained at equal cost, and languages under one model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ Tokenizers = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...", help_b
 
 
 def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: Flag = False) -> None:
-    """Train the models of a study with equal means, measure them, and write tables, plots and a report.
+    """Train the models of a study at equal cost, measure them, and write tables, plots and a report.
 
     Runs that are done are not done again, and one that was interrupted goes on. Several processes may share the work:
     start the same command in each. Results are in OUT: report.md, results.csv, results.json and the plots.
