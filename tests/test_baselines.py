@@ -225,8 +225,8 @@ def test_eval_and_info_take_baselines(tmp_path, model):
     assert found["mean_patch_bytes"] is None
     evaluation(found)
     said = describe(str(tmp_path / "model"))
-    assert said["parameters"]["total"] == sum(w.numel() for w in model.network.parameters())
-    assert said["flops_per_byte"] == baseline_flops(model.config)
+    assert said.parameters["total"] == sum(w.numel() for w in model.network.parameters())
+    assert said.flops_per_byte == baseline_flops(model.config)
     description(said)
 
 

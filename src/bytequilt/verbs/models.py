@@ -118,8 +118,8 @@ def info(model: Named, json: Flag = False) -> None:
     from ..info import describe
     from ..view.tables import description
 
-    found = describe(model)
-    print_json(found) if json else console().print(description(found))
+    described = describe(model)
+    print_json(described.json()) if json else console().print(description(described))
 
 
 def bench(
@@ -153,8 +153,8 @@ def bench(
     """
     if what != "decode":
         raise UserError(f"bench measures decode, not {what!r}")
-    if threads < 1 or speculate < 0:
-        raise UserError("threads must be at least 1, and speculate at least 0")
+    if not 1 <= threads <= 1024 or speculate < 0:
+        raise UserError("threads must be 1 to 1024, and speculate at least 0")
     import torch
 
     from ..evals.decode import corpus, speculation, sweep

@@ -1,7 +1,8 @@
 """What a model is, and what it scored, as tables for a terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,6 +11,12 @@ from rich.text import Text
 from .glyphs import harmless
 from .report import si
 
+if TYPE_CHECKING:
+    from ..config import HashConfig, MambaConfig, StackConfig
+    from ..info import Description
+
+ENTROPIES = ("threshold", "rise")
+"""Fields of a rule that are in nats in files, and in bits where people read them."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
 
@@ -97,28 +104,22 @@ def patchers(found: Mapping[str, Any]) -> RenderableType:
     return Group(table, Text(note, "dim"))
 
 
-def description(found: Mapping[str, Any]) -> RenderableType:
-    """Modules of a model with their shapes, parameters and FLOPs: what `bytequilt info --json` prints."""
-    parameters, flops, config = found["parameters"], found["flops_per_byte"], found["config"]
-    blt = config.get("blt") or config.get("model") or {}
-    baseline = config.get("baseline") or {}
-    shapes = {**blt, "entropy": config.get("entropy"), "body": baseline.get("stack") or baseline.get("mamba")}
+def description(described: "Description") -> RenderableType:
+    """Modules with their shapes, parameters and FLOPs, as `bytequilt info` prints them."""
+    parameters, flops, shapes = described.parameters, described.flops_per_byte, _shapes(described)
     table = _table("module", "shape", "parameters", "FLOPs per byte")
     table.columns[1].justify = "left"
     for name in MODULES:
         if parameters.get(name):
-            cost = f"{si(flops[name])}" if flops.get(name) else ""
-            table.add_row(name, _shape(shapes.get(name)), f"{parameters[name]:,}", cost)
+            cost = si(flops[name]) if flops.get(name) else ""
+            table.add_row(name, shapes.get(name, ""), f"{parameters[name]:,}", cost)
     table.add_section()
+    scope = "" if described.baseline else "parameters without the entropy model"
     total = si(flops["total"]) if flops else ""
-    whole = "" if baseline else "parameters without the entropy model"
-    table.add_row("all", whole, f"{parameters['total']:,}", total, style="bold")
-    size, unit = (found["mean_token_bytes"], "token") if baseline else (found["mean_patch_bytes"], "patch")
-    notes = [f"FLOPs of a forward pass at {size:.4g} bytes per {unit}; training takes three times that"]
-    if patching := config.get("patching"):
-        words = {key: _plain(value) for key, value in patching.items() if key != "sample_bytes"}
-        notes.append("patching: " + ", ".join(f"{key} {word}" for key, word in words.items()))
-    return Group(table, *(Text(f" {note}", "dim") for note in notes))
+    table.add_row("all", scope, f"{parameters['total']:,}", total, style="bold")
+    if tables := parameters.get("hash"):
+        table.add_row("", "the same without the n-gram tables", f"{parameters['total'] - tables:,}", "")
+    return Group(table, *(Text(f" {note}", "dim") for note in _notes(described)))
 
 
 def decoding(found: Mapping[str, Any]) -> RenderableType:
@@ -160,17 +161,42 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _shape(config: Mapping[str, Any] | None) -> str:
-    """One line for a stack, or for the hash tables."""
-    if not config:
-        return ""
-    if "rows" in config:
-        tables = len(config["sizes"]) * config["functions"]
-        return f"{tables} x {config['rows']:,} rows of n-grams"
-    heads = f", {config['heads']} heads" if "heads" in config else ""
-    words = f"{config['layers']} x {config['dim']}{heads}"
-    return f"{words}, window {config['window']}" if config.get("window") else words
+def _shapes(described: "Description") -> dict[str, str]:
+    """A line for each module that has a shape."""
+    if described.baseline:
+        return {"body": _stack(described.baseline.network)}
+    shapes = {}
+    if blt := described.blt:
+        shapes = {name: _stack(getattr(blt, name)) for name in ("encoder", "latent", "decoder")}
+        shapes["hash"] = _tables(blt.hash)
+    if entropy := getattr(described.config, "entropy", None):
+        shapes["entropy"] = _stack(entropy)
+    return shapes
 
 
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _stack(stack: "StackConfig | MambaConfig") -> str:
+    heads, window = getattr(stack, "heads", None), getattr(stack, "window", None)
+    words = [f"{stack.layers} x {stack.dim}", f"{heads} heads" if heads else "", f"window {window}" if window else ""]
+    return ", ".join(filter(None, words))
+
+
+def _tables(tables: "HashConfig") -> str:
+    return f"{tables.tables} x {tables.rows:,} rows of n-grams"
+
+
+def _notes(described: "Description") -> list[str]:
+    unit = "token" if described.baseline else "patch"
+    notes = [
+        f"FLOPs of a forward pass at {described.mean_unit_bytes:.4g} bytes per {unit}; training takes three times that"
+    ]
+    if patching := described.config.patching:
+        chosen = patching.model_dump(exclude_none=True, exclude_defaults=True, exclude={"sample_bytes"})
+        fields = {"kind": patching.kind} | chosen
+        notes.append("patching: " + ", ".join(_field(name, value) for name, value in fields.items()))
+    return notes
+
+
+def _field(name: str, value: Any) -> str:
+    if name in ENTROPIES:
+        return f"{name} {value / math.log(2):.4g} bits"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
