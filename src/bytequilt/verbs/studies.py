@@ -46,8 +46,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         corpus = prepared(study, folder)
         rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
         finetuned = finetune.done(study, folder) if report else finetune.do_all(study, folder)
-    found = write_report(study, rows, folder, corpus, finetuned)
-    print_json(found) if json else console().print(comparison(found))
+    results = write_report(study, rows, folder, corpus, finetuned)
+    print_json(results) if json else console().print(comparison(results))
 
 
 def languages(
@@ -56,7 +56,7 @@ def languages(
     tokenizers: Tokenizers = (),
     json: Flag = False,
     plot: File = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
 
@@ -72,7 +72,7 @@ def languages(
         tokenizers: Files of ranks, as Llama 3's tokenizer.model, whose tokens are set beside the patches.
         json: Print one JSON document instead.
         plot: Also draw bytes per patch over bytes per token to this file, .png or .svg.
-        device: Where the model runs: cpu, cuda, mps.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from functools import partial
 
@@ -85,9 +85,9 @@ def languages(
         drawable(plot)
         if not tokenizers:
             raise UserError("--plot sets patches beside tokens: give the files of --tokenizers, too")
-    found = udhr.declarations(declarations)
+    texts = udhr.declarations(declarations)
     encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
-    rows = udhr.languages(load_any_model(model, device), found, encoders)
+    rows = udhr.languages(load_any_model(model, device), texts, encoders)
     if plot is not None:
         udhr.plot(rows, plot)
     print_json(rows) if json else console().print(table(rows))

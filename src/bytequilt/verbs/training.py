@@ -37,8 +37,8 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
     from ..view.report import report as screen
 
     with interruptible():
-        found = train_recipe(chosen, folder)
-    print_json(found) if json else console().print(screen(found))
+        report = train_recipe(chosen, folder)
+    print_json(report) if json else console().print(screen(report))
 
 
 def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
@@ -103,8 +103,8 @@ def distill(
     except ValidationError as error:
         raise UserError(one_line(error)) from None
     with interruptible():
-        found = make(model, files, lean, out or Path("runs") / "lean")
-    print_json(found) if json else console().print(patchers(found))
+        report = make(model, files, lean, out or Path("runs") / "lean")
+    print_json(report) if json else console().print(patchers(report))
 
 
 def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:

@@ -200,7 +200,7 @@ def _texts(row: list[Glyph], top: int) -> list[str]:
         else:
             alone.append([(middle, glyph.shown)])
     lists = [("", y, plain), (' class="faint"', y, faint), (' class="hex"', y - 1, digits)]
-    lists += [("", y, one) for one in alone]
+    lists += [("", y, items) for items in alone]
     return [
         f'<text{attribute} x="{" ".join(_short(x) for x, _ in items)}" y="{height}">'
         f"{escape(''.join(char for _, char in items))}</text>"

@@ -85,13 +85,13 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
     """Tensors under their own names, those of the entropy model behind `entropy_model/`."""
-    found, alone = {}, _arguments(folder) is None
+    tensors, alone = {}, _arguments(folder) is None
     if not alone:
-        found = read_shards(folder) if (folder / "config.json").is_file() else read_weights(_pth(folder))
+        tensors = read_shards(folder) if (folder / "config.json").is_file() else read_weights(_pth(folder))
     place = folder if alone else _entropy_folder(folder)
     if place is not None:
-        found |= {f"{ENTROPY}/{name}": stored for name, stored in read_weights(_pth(place)).items()}
-    return found
+        tensors |= {f"{ENTROPY}/{name}": stored for name, stored in read_weights(_pth(place)).items()}
+    return tensors
 
 
 def _arguments(folder: Path) -> dict[str, Any] | None:

@@ -25,7 +25,20 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
     _exportable(blt)
     if config.ngram is not None:
         raise UserError("Meta's layout has no place for an n-gram table")
-    args = {
+    files: dict[str, Any] = {"config.json": {"args": _arguments(blt, config.patching)}}
+    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
+    if entropy is not None:
+        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
+        if entropy.newline_reset:
+            changes.append("the entropy model's context does not open anew at newlines there")
+        if entropy.window is None:
+            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
+    return files, changes
+
+
+def _arguments(blt: BLTConfig, rule: RuleConfig) -> dict[str, Any]:
+    """The arguments of a BLT, under their names."""
+    return {
         "vocab_size": VOCAB_SIZE,
         "eos_id": EOS,
         "dim_global": blt.latent.dim,
@@ -56,17 +69,8 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
         "multiple_of": _multiple([blt.encoder, blt.latent, blt.decoder]),
         "norm_eps": blt.encoder.norm_eps,
         "rope_theta": blt.encoder.rope_theta,
-        **_patching(config.patching),
+        **_patching(rule),
     }
-    files: dict[str, Any] = {"config.json": {"args": args}}
-    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
-    if entropy is not None:
-        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
-        if entropy.newline_reset:
-            changes.append("the entropy model's context does not open anew at newlines there")
-        if entropy.window is None:
-            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
-    return files, changes
 
 
 def _exportable(blt: BLTConfig) -> None:
