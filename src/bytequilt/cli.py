@@ -23,7 +23,7 @@ FIRST = """Start with one of these:
 
   bytequilt patch "Hello, world"          see how a text is cut into patches
   bytequilt generate "The president of"   let the shipped model go on from a text
-  bytequilt train demo                    train a small model, in about two minutes
+  bytequilt train demo                    train a small model, in a few minutes
 
 bytequilt --help lists all commands."""
 

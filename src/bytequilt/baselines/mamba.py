@@ -3,8 +3,8 @@
 The library builds the layers. How they run is ours, for its own way knows neither packed documents nor a chunk that
 goes on from a state, and is slow without CUDA; tests hold logits and gradients of the two equal.
 
-Axes, besides those of the house: E inner width, S numbers of state an inner channel, K positions that the convolution
-sees. Positions come first here, for the scan goes through them one by one.
+Axes, besides those of model/layers.py: E inner width, S numbers of state an inner channel, K positions that the
+convolution sees. Positions come first here, because the scan goes through them one by one.
 """
 
 from dataclasses import dataclass

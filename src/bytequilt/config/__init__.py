@@ -1,6 +1,6 @@
 """Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
 
-from .base import Config, Positive, UserError, is_file, one_line, read_text, shorten
+from .base import Config, Positive, UserError, as_bytes, is_file, one_line, read_text, shorten
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
 from .recipe import DataConfig, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
@@ -22,6 +22,7 @@ __all__ = [
     "StackConfig",
     "TrainConfig",
     "UserError",
+    "as_bytes",
     "is_file",
     "load_recipe",
     "one_line",

@@ -44,6 +44,22 @@ def shorten(text: str) -> str:
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
 
 
+def as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
+    """UTF-8 of a string, or the bytes themselves.
+
+    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
+    Raises UserError for what is neither.
+    """
+    if isinstance(text, bytes | bytearray | memoryview):
+        return bytes(text)
+    if not isinstance(text, str):
+        raise UserError(f"a text must be str or bytes, not {type(text).__name__}")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "surrogatepass")
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises UserError where it cannot be read."""
     try:

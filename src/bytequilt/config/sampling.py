@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
-from .base import UserError
+from .base import UserError, as_bytes
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class Sampling:
     """Also give the log-probability of each byte under the model itself, in nats."""
 
     def __post_init__(self) -> None:
-        from ..codec import as_bytes  # the help of the command line should not wait for numpy
-
         stops = () if self.stop is None else (self.stop,) if isinstance(self.stop, str | bytes) else self.stop
         object.__setattr__(self, "stop", stops)
         for name in ("max_bytes", "top_k", "seed"):
