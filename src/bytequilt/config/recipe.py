@@ -12,7 +12,7 @@ from .networks import BLTConfig, EntropyConfig
 from .patching import PatchingConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-LearningRate = Annotated[float, Field(gt=0, le=1000)]
+LearningRate = Annotated[float, Field(gt=0)]
 Chosen = TypeVar("Chosen", bound=Config)
 
 
