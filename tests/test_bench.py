@@ -131,7 +131,7 @@ def test_a_plot(tmp_path, name, begins):
         (["decode", "--rows", "0"], "at least 1"),
         (["decode", "--output", "4", "-1"], "at least 1"),
         (["decode", "--prompt"], "prompt must be one number or more"),
-        (["decode", "--threads", "0"], "threads must be at least 1"),
+        (["decode", "--threads", "0"], "threads must be 1 to 1024"),
         (["decode", "--speculate", "-1"], "speculate at least 0"),
         (["decode", "--plot", "a.pdf"], ".png or .svg file, unlike a.pdf"),
         (["decode", "--model", "absent"], "no model at absent"),

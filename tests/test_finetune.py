@@ -11,10 +11,9 @@ from conftest import blt, blt_config, patcher
 from pydantic import ValidationError
 
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import encode
-from bytequilt.config import UserError
+from bytequilt.config import BaselineConfig, UserError
 from bytequilt.evals.words import Lexicon, has_held_out, is_held_out
 from bytequilt.lm import LM, load_any
 from bytequilt.patching import rules

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytequilt import UserError
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.cli import main
 from bytequilt.codec import OFFSET
+from bytequilt.config import BaselineConfig
 from bytequilt.lm import load_any
 from bytequilt.study import runs, trial, work
 from bytequilt.study.choices import run_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
+from bytequilt.config import BaselineConfig
 from bytequilt.model.flops import flops_per_byte
 from bytequilt.train import tasks
 

@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..codec import EOS, VOCAB_SIZE, TextStream, as_bytes
-from ..config import UserError
+from ..config import BaselineConfig, UserError
+from ..files import replacing_folder, write_json
 from ..infer.sampling import Sampling
 from ..infer.score import BATCH, Feed, Score, batches, nats_of, score_documents
-from ..interop.native import FORMAT, ModelConfig, beside
+from ..interop.names import unfilled
+from ..interop.native import FORMAT, ModelConfig
 from ..model.layers import lay_out
 from ..model.transformer import Transformer
-from .config import BaselineConfig
 from .mamba import Mamba
 from .vocabulary import BPE, Bytes, Vocabulary
 
@@ -156,10 +157,10 @@ class Baseline:
     def save(self, folder: str | Path) -> None:
         """Write a model directory: config.json, model.safetensors, and tokenizer.model where there is one."""
         tensors = {f"baseline.{name}": w.detach().cpu().contiguous() for name, w in self.network.state_dict().items()}
-        with beside(Path(folder), replace=True) as partial:
+        with replacing_folder(Path(folder)) as partial:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
             config = ModelConfig(format=FORMAT, baseline=self.config)
-            (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+            write_json(partial / "config.json", config.model_dump(mode="json", exclude_none=True), indent=2)
             if isinstance(self.vocabulary, BPE):
                 self.vocabulary.save(partial / TOKENIZER)
 
@@ -168,8 +169,7 @@ class Baseline:
         """The baseline in a directory whose configuration is known. Raises UserError where it is damaged."""
         tokens = config.vocabulary != VOCAB_SIZE
         vocabulary: Vocabulary = BPE.read(folder / TOKENIZER) if tokens else Bytes()
-        with torch.device("meta"):
-            network = build(config)
+        network = unfilled(build, config)
         try:
             tensors = load_file(folder / "model.safetensors")
             weights = {name.removeprefix("baseline."): weight for name, weight in tensors.items()}

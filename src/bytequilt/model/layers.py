@@ -37,7 +37,9 @@ def lay_out(network: nn.Module) -> None:
 
 
 def init_normal(weight: Tensor, width: int) -> None:
-    """Fill with a truncated normal of deviation width**-0.5."""
+    """Fill with a truncated normal of deviation width**-0.5; a weight on the meta device has nothing to fill."""
+    if weight.is_meta:  # torch would load its compiler, a second, to do nothing
+        return
     std = width**-0.5
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..baselines.config import BaselineConfig
 from ..codec import VOCAB_SIZE
-from ..config import BLTConfig, StackConfig
+from ..config import BaselineConfig, BLTConfig, StackConfig
 from .corpus import LEARN, LINE
 from .plan import Known, Run, tries
 from .recipe import Contender, Rate, Study, Sweep

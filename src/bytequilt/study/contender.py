@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..baselines.baseline import Baseline, build
-from ..baselines.config import BaselineConfig
 from ..baselines.flops import baseline_flops
 from ..baselines.vocabulary import BPE, Bytes, Vocabulary
 from ..codec import OFFSET, VOCAB_SIZE
-from ..config import BLTConfig, TrainConfig, UserError
+from ..config import BaselineConfig, BLTConfig, TrainConfig, UserError
 from ..data.batches import Batch, Batches
 from ..lm import LM
 from ..model.blt import BLT

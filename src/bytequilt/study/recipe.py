@@ -5,8 +5,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from ..baselines.config import BaselineConfig
 from ..config import (
+    BaselineConfig,
     BLTConfig,
     Config,
     DataConfig,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..view.terminal import si
+from ..view.report import si
 from .table import Spread
 
 WIDTH = 120

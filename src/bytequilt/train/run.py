@@ -11,8 +11,9 @@ from ..config import PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
 from ..data.shards import rank_and_world, read_about, shard_paths
+from ..interop.directory import load_entropy, write_model
 from ..interop.native import FORMAT, ModelConfig
-from ..lm import LM, load, load_entropy, write_model
+from ..lm import LM, load
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher

@@ -2,10 +2,13 @@
 
 from html import escape
 from math import ceil
+from typing import TYPE_CHECKING
 
 from .glyphs import BYTES, Glyph, glyphs, harmless
 from .legend import ACCENT, BITS, NEUTRAL, has_levels, level, summary
-from .patched import Patch, PatchedText
+
+if TYPE_CHECKING:
+    from .patched import Patch, PatchedText
 
 COLUMNS = 72
 FEWEST = 24  # columns of a short text, so that the words of the legend fit beside it
@@ -46,7 +49,7 @@ FRAGMENT_STYLE = (
 )
 
 
-def page(patched: PatchedText, title: str = "Patches") -> str:
+def page(patched: "PatchedText", title: str = "Patches") -> str:
     """A whole HTML file: needs no script, no network and no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(harmless(title))}</title>'
@@ -55,7 +58,7 @@ def page(patched: PatchedText, title: str = "Patches") -> str:
     )
 
 
-def fragment(patched: PatchedText) -> str:
+def fragment(patched: "PatchedText") -> str:
     """The figure and its legend as a piece of HTML, which takes the text colour of what is around it."""
     words = escape(summary(patched))
     if has_levels(patched):
@@ -68,7 +71,7 @@ def fragment(patched: PatchedText) -> str:
     )
 
 
-def svg(patched: PatchedText) -> str:
+def svg(patched: "PatchedText") -> str:
     """The figure alone, as an SVG file."""
     ink = f".bytequilt{{{INK}}}@media(prefers-color-scheme:dark){{.bytequilt{{{DARK_INK}}}}}"
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
@@ -80,7 +83,7 @@ def svg(patched: PatchedText) -> str:
 class _Scale:
     """Heights of the figure: bits to y, counted from the top of a row."""
 
-    def __init__(self, patched: PatchedText) -> None:
+    def __init__(self, patched: "PatchedText") -> None:
         self.bits = patched.entropy_bits
         self.plot = 0 if self.bits is None else PLOT
         self.row = self.plot + LINE + GAP
@@ -91,7 +94,7 @@ class _Scale:
         return _short(self.plot * (1 - bits / self.top))
 
 
-def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
+def _figure(patched: "PatchedText", attributes: str = "", style: str = "") -> str:
     scale = _Scale(patched)
     size = len(patched.data)
     rows = range(0, max(size, 1), COLUMNS)
@@ -111,7 +114,7 @@ def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
     )
 
 
-def _grid(patched: PatchedText, scale: _Scale, row: int) -> str:
+def _grid(patched: "PatchedText", scale: _Scale, row: int) -> str:
     """Axis, threshold line, and number of the first byte of a row."""
     out = [f'<text class="axis" x="-6" y="{scale.plot + 14}">{row}</text>']
     if scale.bits is None:
@@ -139,7 +142,7 @@ def _curve(scale: _Scale, row: int) -> str:
     return f'<path class="curve" d="M0 {scale.plot}{steps}V{scale.plot}"/>'
 
 
-def _pieces(patched: PatchedText, scale: _Scale) -> list[str]:
+def _pieces(patched: "PatchedText", scale: _Scale) -> list[str]:
     """For each row, its patches: a line where each starts, a block under its bytes, a bar as high as what opened it."""
     count = len(range(0, max(len(patched.data), 1), COLUMNS))
     lines: list[str] = [""] * count
@@ -163,7 +166,7 @@ def _pieces(patched: PatchedText, scale: _Scale) -> list[str]:
     ]
 
 
-def _tooltip(patch: Patch) -> str:
+def _tooltip(patch: "Patch") -> str:
     shown = "".join(glyph.shown if glyph.kind not in BYTES else f"‹{glyph.shown}›" for glyph in glyphs(patch.data))
     parts = [shown, f"{patch.length} byte{'s' * (patch.length != 1)} from {patch.start}"]
     if patch.entropy_bits is not None:
@@ -171,7 +174,7 @@ def _tooltip(patch: Patch) -> str:
     return escape(" · ".join(parts))
 
 
-def _cells(patched: PatchedText) -> list[str]:
+def _cells(patched: "PatchedText") -> list[str]:
     """For each row, its characters, each over the middle of its bytes."""
     size = len(patched.data)
     cuts = {patch.start for patch in patched} | set(range(0, size, COLUMNS))
@@ -197,7 +200,7 @@ def _texts(row: list[Glyph], top: int) -> list[str]:
         else:
             alone.append([(middle, glyph.shown)])
     lists = [("", y, plain), (' class="faint"', y, faint), (' class="hex"', y - 1, digits)]
-    lists += [("", y, one) for one in alone]
+    lists += [("", y, items) for items in alone]
     return [
         f'<text{attribute} x="{" ".join(_short(x) for x, _ in items)}" y="{height}">'
         f"{escape(''.join(char for _, char in items))}</text>"
