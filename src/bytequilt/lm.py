@@ -3,12 +3,10 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
-from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -19,7 +17,7 @@ from .config import RuleConfig, UserError
 from .files import read_json
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
-from .infer.sampling import Sampling
+from .infer.options import SamplingOptions, sampling_of, shows_options
 from .infer.saved import restore
 from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
@@ -36,32 +34,6 @@ from .view.patched import Patch, PatchedText
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
-
-
-class SamplingOptions(TypedDict, total=False):
-    """Options of one generated text: the fields of `Sampling`, which says what they mean."""
-
-    max_bytes: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: str | bytes | Sequence[str | bytes] | None
-    utf8: bool
-    logprobs: bool
-
-
-def _shows_options(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Names the fields of `Sampling` in the signature of a method, where notebooks and `help` look for them."""
-    shown = signature(method)
-    kept = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    options = [
-        Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(Sampling)
-    ]
-    method.__signature__ = shown.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    return method
 
 
 class LM(ModelHubMixin):
@@ -122,7 +94,7 @@ class LM(ModelHubMixin):
     def generate(
         self, prompt: list[str] | list[bytes] | tuple[str | bytes, ...], **sampling: Unpack[SamplingOptions]
     ) -> list[Completion]: ...
-    @_shows_options
+    @shows_options
     def generate(self, prompt, *, speculate=0, **sampling):
         """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
 
@@ -132,9 +104,9 @@ class LM(ModelHubMixin):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
             raise UserError("`speculate` is for one prompt at a time")
-        return complete_all(self.batcher(), [(as_bytes(text), _sampling(sampling)) for text in prompt])
+        return complete_all(self.batcher(), [(as_bytes(text), sampling_of(sampling)) for text in prompt])
 
-    @_shows_options
+    @shows_options
     def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]) -> Iterator[Step]:
         """Like `generate`, byte by byte; a character comes when all its bytes are there.
 
@@ -144,7 +116,7 @@ class LM(ModelHubMixin):
         if not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
         reserve = speculate + 1 if speculate else 0
-        return stream(self.session(reserve), as_bytes(prompt), _sampling(sampling), speculate)
+        return stream(self.session(reserve), as_bytes(prompt), sampling_of(sampling), speculate)
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
@@ -243,14 +215,6 @@ class LM(ModelHubMixin):
 def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
     """The fields of a rule that are set."""
     return ((name, value) for name, value in rule if value is not None)
-
-
-def _sampling(options: dict[str, Any]) -> Sampling:
-    """The options as one value. Raises UserError for unknown names and for values out of range."""
-    known = [field.name for field in fields(Sampling)]
-    if unknown := sorted(set(options) - set(known)):
-        raise UserError(f"no option {', '.join(unknown)}; there are speculate, {', '.join(known)}")
-    return Sampling(**options)
 
 
 def load(
