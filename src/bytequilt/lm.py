@@ -8,16 +8,16 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .baselines.baseline import Baseline
-from .codec import as_bytes, encode
-from .config import Config, UserError
+from .codec import OFFSET, VOCAB_SIZE, as_bytes, encode
+from .config import Config, TrainConfig, UserError
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
 from .infer.sampling import Sampling
@@ -30,12 +30,17 @@ from .interop.native import FORMAT, ModelConfig, beside, read_json
 from .interop.stored import Stored
 from .model.blt import BLT
 from .model.entropy import EntropyModel
+from .model.flops import flops_per_byte
 from .model.layers import lay_out
 from .model.ngram import NgramEntropy
+from .model.segments import Patches
 from .patching import rules
 from .patching.patcher import Patcher
 from .view.card import card
 from .view.patched import Patch, PatchedText
+
+if TYPE_CHECKING:
+    from .data.batches import Batch, Batches
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,6 +62,40 @@ class LM(ModelHubMixin):
         """The run directory that it comes from, where it comes from one."""
         if patcher.model is not None:
             patcher.model.eval()
+
+    @property
+    def network(self) -> BLT:
+        """What is trained."""
+        return self.model
+
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from .data.batches import Batches  # needs the extra `train`
+
+        fingerprint = self.patcher.fingerprint if self.patcher.rule.needs_entropy else None
+        return Batches(shards, train, self.patcher.rule, fingerprint=fingerprint)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and the patches that begin in it."""
+        text_BN = batch.ids_BN >= OFFSET
+        starts_BN = Patches.from_closes(batch.ids_BN, batch.closes_BN, None).start_BN
+        return int(text_BN.sum()), int((starts_BN & text_BN).sum())
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
+        config = self.model.config
+        entropy = self.patcher.model.config if self.patcher.rule.needs_entropy and self.patcher.model else None
+        return flops_per_byte(config, entropy, unit_bytes, context) | {"head": 2.0 * config.decoder.dim * VOCAB_SIZE}
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, 260) in one forward pass, at the boundaries of the patcher."""
+        ids_BN = ids_BN.to(next(self.model.parameters()).device)
+        return self.model(ids_BN, self.patcher(ids_BN))
 
     def session(self, reserve: int = 0) -> Session:
         """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""

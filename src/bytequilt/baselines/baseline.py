@@ -2,23 +2,28 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..codec import EOS, VOCAB_SIZE, TextStream, as_bytes
-from ..config import UserError
+from ..codec import EOS, OFFSET, VOCAB_SIZE, TextStream, as_bytes
+from ..config import TrainConfig, UserError
 from ..infer.sampling import Sampling
 from ..infer.score import BATCH, Feed, Score, batches, nats_of, score_documents
 from ..interop.native import FORMAT, ModelConfig, beside
 from ..model.layers import lay_out
 from ..model.transformer import Transformer
 from .config import BaselineConfig
+from .flops import baseline_flops
 from .mamba import Mamba
 from .vocabulary import BPE, Bytes, Vocabulary
+
+if TYPE_CHECKING:
+    from ..data.batches import Batch, Batches
 
 TOKENIZER = "tokenizer.model"
 ROWS = 64  # texts that are generated side by side
@@ -43,6 +48,34 @@ class Baseline:
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @cached_property
+    def sizes_V(self) -> Tensor:
+        """Bytes of text that each id stands for."""
+        return torch.tensor([len(self.vocabulary.text(id)) for id in range(self.vocabulary.size)])
+
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from ..data.batches import Batches  # needs the extra `train`
+
+        return Batches(shards, train, None, encode=self.vocabulary.encode)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and its tokens."""
+        return int(self.sizes_V[batch.ids_BN].sum()), int((batch.ids_BN >= OFFSET).sum())
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, `head` and `total` among them, at that mean token and context in bytes."""
+        return baseline_flops(self.config.model_copy(update={"token_bytes": unit_bytes}), context)
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(self.vocabulary.encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, V) in one forward pass."""
+        return self.network(ids_BN.to(self.device))
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None

@@ -11,6 +11,7 @@ import numpy as np
 from .. import codec
 from ..codec import BOS, EOS, OFFSET, VOCAB_SIZE, as_bytes
 from ..config import UserError
+from ..files import write_text
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -84,7 +85,7 @@ class BPE:
 
     def save(self, path: Path) -> None:
         """Write the ranks as tiktoken and Llama 3 do: a line each, base64 and rank."""
-        path.write_text("".join(f"{base64.b64encode(text).decode()} {self.ranks[text]}\n" for text in self._texts))
+        write_text(path, "".join(f"{base64.b64encode(text).decode()} {self.ranks[text]}\n" for text in self._texts))
 
     @classmethod
     def read(cls, path: Path, keep: int | None = None) -> "BPE":

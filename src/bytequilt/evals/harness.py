@@ -206,3 +206,14 @@ def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
         "items": found["n-samples"].get(name, {}).get("effective"),
         "version": found["versions"].get(name),
     }
+
+
+def main() -> None:
+    """The harness's own command line, with `bytequilt` among its models."""
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

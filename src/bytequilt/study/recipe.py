@@ -91,6 +91,11 @@ class Contender(Config):
     sizes: tuple[str, ...] = ()
     """The sizes it is trained at; all that have a budget where none is given."""
 
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it patches by the entropy model that a study shares."""
+        return self.patching is not None and self.patching.needs_entropy
+
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
         if self.patching and (self.tokenizer or self.vocabulary):
@@ -202,11 +207,11 @@ class Study(Config):
                 raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which takes another's")
             if not (model.lr or model.lr_of or self.sweep):
                 raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
-            if model.patching and model.patching.needs_entropy and not (self.entropy or self.entropy_init):
+            if model.needs_entropy and not (self.entropy or self.entropy_init):
                 raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
             for size in self.sizes(name):
                 self.network(name, size)
-                self.training(name, 1, Rate(1e-3, 1.0), 0)
+                self.training(name)
         return self
 
     @model_validator(mode="after")
@@ -231,21 +236,26 @@ class Study(Config):
         fields = merged(self.ladders[model.ladder][size], model.change)
         return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
 
-    def training(self, name: str, steps: int, rate: Rate, seed: int) -> TrainConfig:
-        """How a model is trained."""
-        given = merged(self.train, self.models[name].train)
-        if taken := sorted({"steps", "lr", "hash_lr", "seed"} & set(given)):
-            raise ValueError(f"`{taken[0]}` is not for [train] of a study, which chooses it")
-        return TrainConfig(**given, steps=steps, lr=rate.lr, hash_lr=rate.lr * rate.hash_lr_factor, seed=seed)
+    def training_fields(self, name: str) -> dict[str, Any]:
+        """The fields of training that the recipe gives a model; the study chooses the others."""
+        fields = merged(self.train, self.models[name].train)
+        if chosen := sorted({"steps", "lr", "hash_lr", "seed"} & set(fields)):
+            raise ValueError(f"`{chosen[0]}` is not for [train] of a study, which chooses it")
+        return fields
+
+    def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:
+        """How a model is trained, for so many steps; at the default learning rate where none is given."""
+        rates = {"lr": rate.lr, "hash_lr": rate.lr * rate.hash_lr_factor} if rate else {}
+        return TrainConfig(**self.training_fields(name), **rates, seed=seed, steps=steps)
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Fields with some of them changed, section by section."""
-    found = dict(fields)
+    result = dict(fields)
     for name, value in changes.items():
-        inside = isinstance(value, dict) and isinstance(found.get(name), dict)
-        found[name] = merged(found[name], value) if inside else value
-    return found
+        nested = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if nested else value
+    return result
 
 
 def load_study(name: str) -> Study:

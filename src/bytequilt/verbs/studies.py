@@ -30,11 +30,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         report: Train nothing, and report what is done so far.
         json: Print the results as one JSON document.
     """
-    from ..study import finetune
-    from ..study.corpus import prepared
+    from ..study.compare import compare as run
     from ..study.recipe import STUDIES, load_study
-    from ..study.report import write_report
-    from ..study.runs import do_all, done
     from ..view.figures import drawable
     from ..view.tables import comparison
 
@@ -43,11 +40,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
     if report and not any(folder.glob("runs/*/result.json")):
         raise UserError(f"{folder} has no results yet: without --report they are made")
     with interruptible():
-        corpus = prepared(study, folder)
-        rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
-        finetuned = finetune.done(study, folder) if report else finetune.do_all(study, folder)
-    found = write_report(study, rows, folder, corpus, finetuned)
-    print_json(found) if json else console().print(comparison(found))
+        results = run(study, folder, report_only=report)
+    print_json(results) if json else console().print(comparison(results))
 
 
 def languages(
