@@ -111,7 +111,7 @@ def corpus(folder: Path) -> Corpus:
 
 def written(folder: Path, given: Study | None = None, rows: list[dict] | None = None) -> dict:
     facts = table.corpus_facts(corpus(folder))
-    return table.write(given or study(), all_rows() if rows is None else rows, folder, {"machine": "a box"}, facts)
+    return table.write(given or study(), all_rows() if rows is None else rows, folder, "a box", facts)
 
 
 def cells(text: str) -> dict[str, list[list[str]]]:
@@ -147,9 +147,7 @@ def test_a_report_shows_what_fine_tuned_models_answer(tmp_path):
     }
     given = Study.model_validate(FIELDS | {"finetune": tuning | {"tasks": ["order"]}})
     results = [learnt("quilt", [0.0, 0.6, 0.9]), learnt("merged", [0.0, 0.5, 0.4])]
-    found = table.write(
-        given, all_rows(), tmp_path, {"machine": "a box"}, table.corpus_facts(corpus(tmp_path)), results
-    )
+    found = table.write(given, all_rows(), tmp_path, "a box", table.corpus_facts(corpus(tmp_path)), results)
     text = markdown(found)
     assert "| quilt | number | held out | 0.0% | 60.0% | 90.0% | 50.0% |" in text
     assert "| merged | number | longer | 0.0% | 50.0% | 40.0% | 50.0% |" in text

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
+from ..evals.machine import machine
 from ..files import read_text, write_text
 from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost
 from . import choices, table
@@ -68,7 +69,7 @@ def write_report(
     results.csv, the plots, and report.md. Raises UserError where no run is done, and, once the results themselves are
     written, where matplotlib is missing.
     """
-    results = table.write(study, rows, folder, table.machine(), table.corpus_facts(corpus), finetuned)
+    results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned)
     for name, text in (pictures(results, folder) | {REPORT: markdown(results)}).items():
         write_text(folder / name, text)
     return results

@@ -2,14 +2,10 @@
 
 import csv
 import io
-import os
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-import torch
 
 from ..config import UserError
 from ..files import read_json, write_json, write_text
@@ -67,19 +63,14 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the runs were done on."""
-    return {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"}
-
-
 def write(
-    study: Study, rows: Sequence[Row], folder: Path, machine: Row, corpus: Row, finetuned: Sequence[Row] = ()
+    study: Study, rows: Sequence[Row], folder: Path, machine: str, corpus: Row, finetuned: Sequence[Row] = ()
 ) -> dict[str, Any]:
     """Write results.json and results.csv into a folder, and return what the first of them says.
 
-    `machine` is what `machine()` gives, `corpus` what `corpus_facts` gives.
+    `machine` is a line on what the runs were done on, `corpus` is of `corpus_facts`.
     """
-    results = {"format": FORMAT, **machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
+    results = {"format": FORMAT, "machine": machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
     write_json(folder / JSON, results, indent=1)
     write_text(folder / CSV, as_csv(rows))

@@ -73,17 +73,18 @@ def languages(
     from ..baselines.vocabulary import BPE
     from ..evals import languages as udhr
     from ..view.figures import drawable
+    from ..view.scripts import plot as draw
     from ..view.tables import languages as table
 
     if plot is not None:
         drawable(plot)
         if not tokenizers:
             raise UserError("--plot sets patches beside tokens: give the files of --tokenizers, too")
-    found = udhr.declarations(declarations)
+    texts = udhr.declarations(declarations)
     encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
-    rows = udhr.languages(load_any_model(model, device), found, encoders)
+    rows = udhr.languages(load_any_model(model, device), texts, encoders)
     if plot is not None:
-        udhr.plot(rows, plot)
+        draw(rows, plot)
     print_json(rows) if json else console().print(table(rows))
 
 
