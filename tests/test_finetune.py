@@ -15,16 +15,18 @@ from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import encode
 from bytequilt.config import UserError
-from bytequilt.evals.words import Lexicon, has_held_out, is_held_out
+from bytequilt.evals.harness_tasks import lexicon
+from bytequilt.evals.words import has_held_out, is_held_out
 from bytequilt.lm import LM, load_any
 from bytequilt.patching import rules
 from bytequilt.study import finetune
-from bytequilt.study.finetune import Examples, examples_of, fine_tunings, trained
+from bytequilt.study.examples import Examples, ask, examples_of
+from bytequilt.study.finetune import fine_tunings, trained
 from bytequilt.study.jobs import done, results_in, run_all
 from bytequilt.study.recipe import FineTune, Study
 from bytequilt.view.curves import accuracy_by_examples
 
-LEXICON = Lexicon.read()
+LEXICON = lexicon()
 STACK = {"dim": 16, "layers": 1, "heads": 2, "ffn_dim": 24}
 TUNING = {
     "models": ["blt", "byte", "bpe"],
@@ -77,14 +79,6 @@ def do_all(chosen: Study, folder: Path) -> list[dict]:
     done(fine_tunings(chosen, folder, {}), results_in(folder))
     results = run_all(lambda results: fine_tunings(chosen, folder, {}), folder)
     return done(fine_tunings(chosen, folder, {}), results)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lexicon():
-    """Read once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lexicon, "read", lambda: LEXICON)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +178,8 @@ def test_an_answer_that_is_right_counts_as_such():
         def generate(self, prompts, **_):
             return [type("Text", (), {"text": '3"' if "straw" in prompt else 'Yes"'}) for prompt in prompts]
 
-    assert [one["right"] for one in finetune.ask(Knowing(), ["count_char", "order"])] == [True, True, False]
-    assert finetune.ask(Knowing(), ["spell"]) == []
+    assert [one["right"] for one in ask(Knowing(), ["count_char", "order"])] == [True, True, False]
+    assert ask(Knowing(), ["spell"]) == []
 
 
 @pytest.mark.parametrize("stops", [(2, 1), (4,)])

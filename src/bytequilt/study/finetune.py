@@ -1,91 +1,33 @@
-"""Fine-tuning of a study's models on questions about characters and numbers, and what they then answer."""
+"""Fine-tuning of a study's models on questions about letters and numbers, and what they then answer."""
 
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import islice
 from pathlib import Path
-from sys import maxsize
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..baselines.baseline import Baseline
-from ..baselines.vocabulary import Bytes
 from ..config import TrainConfig, UserError
 from ..data.batches import Batch, Batches
-from ..evals.answers import ROOM, answer_in, evaluate
-from ..evals.characters import TASKS, YES_NO, Item, records
-from ..evals.words import Lexicon
+from ..evals.answers import evaluate
+from ..evals.harness_tasks import lexicon
 from ..files import read_json, write_json
 from ..infer.score import Score
 from ..lm import LM, load_any
-from ..patching import rules
 from ..train.loop import Diverged, device_of, fit
 from .budget import count_batches, training_flops
+from .examples import Example, Examples, ask, examples_of
 from .jobs import Results
 from .models import task_of
 from .recipe import FineTune, Rate, Study
 from .search import Run, held_out_bpb, learning_rate
 from .trial import trial_rows
 
-ASKED = (
-    ("count_char", Item(("strawberry", "r"), "3")),
-    ("order", Item(("380", "381"), "Yes", YES_NO)),
-    ("order", Item(("381", "380"), "No", YES_NO)),
-    ("compare", Item(("380", "381"), "381", ("380", "381"))),
-)
-"""Questions whose answers are kept word for word; no example has their words or numbers."""
-KEPT_OUT = re.compile(rf"\b({'|'.join(sorted({f for _, item in ASKED for f in item.fields if len(f) > 1}))})\b")
 OTHERS, OTHER_SEED = 100, 1_000_003  # questions on training words that are not learnt from, and their seed
-
-Example = dict[str, str]
-"""A question, `prompt`, and its answer, `text`."""
-
-
-class Examples:
-    """Batches of one row, which holds so many whole examples: each example once, in the same order for all models."""
-
-    def __init__(self, model: LM | Baseline, examples: Sequence[Example], rows: int) -> None:
-        self.examples, self.rows, self.step = examples, rows, 0
-        self.vocabulary = model.vocabulary if isinstance(model, Baseline) else Bytes()
-        self.patcher = model.patcher if isinstance(model, LM) else None
-
-    def __iter__(self) -> "Examples":
-        return self
-
-    def __next__(self) -> Batch:
-        chosen = self.examples[self.step * self.rows :][: self.rows]
-        if not chosen:
-            raise StopIteration
-        self.step += 1
-        ids_BN, learn_BN = (torch.cat(parts)[None] for parts in zip(*map(self._ids, chosen), strict=True))
-        return Batch(ids_BN, self._closes(ids_BN), learn_BN)
-
-    def state(self) -> dict[str, int]:
-        """Where the iterator stands, as that of `Batches`."""
-        return {"step": self.step}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Goes on where `state` was taken."""
-        self.step = state["step"]
-
-    def _ids(self, example: Example) -> tuple[Tensor, Tensor]:
-        """Ids of a question and its answer, cut apart as when it is asked; and which of them are to be learnt."""
-        encode = self.vocabulary.encode
-        asked, answer = encode(example["prompt"]), encode(example["text"], bos=False, eos=True)
-        ids_n = torch.cat([torch.from_numpy(asked), torch.from_numpy(answer)])
-        return ids_n, torch.arange(len(ids_n)) >= len(asked)
-
-    def _closes(self, ids_BN: Tensor) -> Tensor:
-        if self.patcher is None:
-            return torch.zeros_like(ids_BN, dtype=torch.bool)
-        rule = self.patcher.rule
-        return rules.closes(rule, ids_BN, self.patcher.entropy(ids_BN) if rule.needs_entropy else None)
 
 
 class AnswerTask:
@@ -106,18 +48,12 @@ class AnswerTask:
 
 def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuning"]:
     """The fine-tunings of trained models whose learning rates are known by now."""
-    chosen, lexicon, bpb = study.finetune, cache(Lexicon.read), held_out_bpb(trial_rows(results))
+    chosen, bpb = study.finetune, held_out_bpb(trial_rows(results))
     jobs = []
     for run in [Run(model, chosen.size, seed) for seed in chosen.seeds for model in chosen.models] if chosen else []:
         if rate := learning_rate(study, run.model, bpb):
-            jobs.append(FineTuning(study, folder / "finetune" / run.name, run, rate, lexicon))
+            jobs.append(FineTuning(study, folder / "finetune" / run.name, run, rate))
     return jobs
-
-
-def examples_of(settings: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
-    """So many questions with their answers, about training words and numbers; fewer are the first of more."""
-    endless = records(lexicon, maxsize, settings.tasks, seed, settings.lengths.ranges)
-    return list(islice((e for e in endless if not KEPT_OUT.search(f"{e['prompt']} {e['text']}")), count))
 
 
 def trained(path: Path, device: str = "cpu") -> LM | Baseline:
@@ -141,7 +77,6 @@ class FineTuning:
     spec: Run
     rate: Rate
     """What the model was trained with; the multiple for embeddings and hash tables is kept."""
-    lexicon: Callable[[], Lexicon]
 
     @property
     def name(self) -> str:
@@ -166,7 +101,7 @@ class FineTuning:
         """Find the learning rate, learn from the examples, and note what is answered on the way."""
         settings = self.settings
         count = max(*settings.examples, settings.tried)
-        examples = examples_of(settings, self.lexicon(), count, self.spec.seed)
+        examples = examples_of(settings, lexicon(), count, self.spec.seed)
         tries = {f"{lr:g}": self._try(examples, lr) for lr in settings.lr if len(settings.lr) > 1}
         lr = float(min(tries, key=lambda lr: tries[lr] or math.inf)) if tries else settings.lr[0]
         model = self._trained()
@@ -206,7 +141,7 @@ class FineTuning:
         given = self.study.training(self.spec.model, self.rate._replace(lr=lr), seed, steps)
         constant = {"schedule": "wsd", "decay": 1e-9, "accumulate": 1, "keep": 1, "eval_every": steps}
         config = TrainConfig.model_validate(given.model_dump() | constant)
-        task = AnswerTask(model, examples_of(self.settings, self.lexicon(), OTHERS, seed + OTHER_SEED))
+        task = AnswerTask(model, examples_of(self.settings, lexicon(), OTHERS, seed + OTHER_SEED))
         fit(task, cast(Batches, Examples(model, examples, self.settings.rows)), config, folder, "finetune")
         return task
 
@@ -223,23 +158,12 @@ class FineTuning:
         if examples:
             self._learn(model, examples, lr, self.folder)
         model.network.eval()
-        options: dict[str, Any] = {"form": "fine-tuned", "lexicon": self.lexicon()}
+        options: dict[str, Any] = {"form": "fine-tuned", "lexicon": lexicon()}
         parts = {
             part: evaluate(model, settings.tasks, settings.items, self.spec.seed, lengths=lengths.ranges, **options)
             for part, lengths in {"held_out": settings.lengths, "longer": settings.longer}.items()
         }
         return parts | {"asked": ask(model, settings.tasks)}
-
-
-def ask(model: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Put the questions of ASKED that are of these tasks, or all: what is answered, and whether it is right."""
-    asked = [(TASKS[name], item) for name, item in ASKED if name in (tasks or TASKS)]
-    prompts = [task.question(item) for task, item in asked]
-    answers = model.generate(prompts, max_bytes=ROOM, temperature=0, stop=["\n"]) if prompts else []
-    return [
-        {"prompt": prompt, "answer": answer.text, "right": task.accepts(answer_in(answer.text) or "", item)}
-        for (task, item), prompt, answer in zip(asked, prompts, answers, strict=True)
-    ]
 
 
 def _size(example: Example) -> int:

@@ -18,7 +18,7 @@ from ..config import (
     recipe_path,
 )
 from ..evals.characters import TASKS
-from ..evals.words import Kind, Lengths
+from ..evals.words import Lengths
 
 STUDIES = "recipes/studies"
 Amount = Annotated[float, Field(gt=0)]
@@ -126,12 +126,8 @@ class Spans(Config):
     @property
     def ranges(self) -> Lengths:
         """All lengths from the shortest to the longest."""
-        spans: dict[Kind, tuple[int, int]] = {
-            "words": self.words,
-            "sentences": self.sentences,
-            "numbers": self.numbers,
-        }
-        return {kind: range(shortest, longest + 1) for kind, (shortest, longest) in spans.items()}
+        words, sentences, numbers = (range(a, b + 1) for a, b in (self.words, self.sentences, self.numbers))
+        return {"words": words, "sentences": sentences, "numbers": numbers}
 
 
 class FineTune(Config):
@@ -192,34 +188,30 @@ class Study(Config):
     finetune: FineTune | None = None
 
     @model_validator(mode="after")
-    def _everything_is_named(self) -> "Study":
+    def _models_fit(self) -> "Study":
         for name, model in self.models.items():
             if model.ladder not in self.ladders:
                 raise ValueError(f"model {name} is of ladder {model.ladder}; there are {', '.join(self.ladders)}")
             if not self.sizes(name):
                 raise ValueError(f"model {name} has no size that has a budget; ladder {model.ladder} has others")
+            if not (model.lr or model.lr_of or self.sweep):
+                raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
+            if model.lr_of and (model.lr_of not in self.models or self.models[model.lr_of].lr_of):
+                other = "takes another's" if model.lr_of in self.models else "is no model"
+                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which {other}")
+            if model.needs_entropy and not (self.entropy or self.entropy_init):
+                raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
+            self.training(name)
             for size in self.sizes(name):
                 if size not in self.ladders[model.ladder] or size not in self.budgets:
                     raise ValueError(f"model {name} has size {size}, and its ladder or the budgets do not")
-            if model.lr_of is not None and model.lr_of not in self.models:
-                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which is no model")
-            if model.lr_of is not None and self.models[model.lr_of].lr_of is not None:
-                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which takes another's")
-            if not (model.lr or model.lr_of or self.sweep):
-                raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
-            if model.needs_entropy and not (self.entropy or self.entropy_init):
-                raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
-            for size in self.sizes(name):
                 self.network(name, size)
-                self.training(name)
         return self
 
     @model_validator(mode="after")
-    def _what_is_fine_tuned_is_trained(self) -> "Study":
+    def _fine_tuned_models_are_trained(self) -> "Study":
         tuned = self.finetune
-        if tuned is None:
-            return self
-        for name in tuned.models:
+        for name in tuned.models if tuned else ():
             if name not in self.models or tuned.size not in self.sizes(name):
                 raise ValueError(f"[finetune] names {name} of size {tuned.size}, which is not trained")
             if missing := sorted(set(tuned.seeds) - set(self.budgets[tuned.size].seeds)):
