@@ -84,7 +84,8 @@ class LM(ModelHubMixin):
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
         """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
         config = self.model.config
-        entropy = self.patcher.model.config if self.patcher.rule.needs_entropy and self.patcher.model else None
+        scorer = self.patcher.model if self.patcher.rule.needs_entropy else None
+        entropy = scorer.config if isinstance(scorer, EntropyModel) else None  # a table of n-grams costs no product
         return flops_per_byte(config, entropy, unit_bytes, context) | {"head": 2.0 * config.decoder.dim * VOCAB_SIZE}
 
     def encode(self, text: bytes) -> Tensor:

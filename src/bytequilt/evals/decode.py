@@ -1,7 +1,7 @@
-"""How fast a model decodes on this machine, and how near that is to the time its weights take to be read.
+"""Decoding speed on this machine, beside the time that reading the weights takes.
 
-Bytes are forced rather than drawn: speed then depends on nothing that a model says, and patches close as often as they
-do in the text that is given. Each row reads a piece of its own, so rows close their patches at their own moments.
+The bytes of a text are fed instead of drawn bytes: speed then does not depend on what a model says, and patches close
+as often as in that text. Each row reads its own piece of the text, so rows close their patches at different steps.
 """
 
 import time
@@ -37,7 +37,7 @@ class Decoding:
     bytes_per_s: float
     """Of all rows together."""
     ms_per_byte: float
-    """The mean step, which takes each row on by a byte. No byte is drawn from the logits."""
+    """Of the mean step, which feeds one byte to each row and draws none."""
     ms_per_byte_p50: float
     ms_per_byte_p95: float
     prefill_bytes_per_s: float
@@ -46,7 +46,7 @@ class Decoding:
     mean_patch_bytes: float | None
     """Bytes over patches that closed; None where none did."""
     peak_mib: float
-    """Peak resident memory of the process until now: in a sweep, that of the settings before is in it."""
+    """Peak resident memory of the process so far, earlier settings of a sweep included."""
 
 
 def sweep(
@@ -54,9 +54,9 @@ def sweep(
 ) -> dict[str, Any]:
     """Measure each prompt length with each output length and each count of rows, on a text or a shipped corpus.
 
-    Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time that the weights of a mean step take
-    to be read at the bandwidth of memory, and `times_floor`, how many times that its mean step takes. Where weights
-    stay in the processor's cache, a step may be faster than its floor.
+    Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time to read the weights of a mean step at
+    the bandwidth of memory, and `times_floor`, the mean step over that time. Where weights stay in the processor's
+    cache, a step may be faster than its floor.
     """
     for name, sizes in (("prompt", prompts), ("output", outputs), ("rows", rows)):
         if min(sizes, default=0) < 1:
@@ -79,7 +79,7 @@ def sweep(
 def measure(
     lm: LM, prompt: int, output: int, rows: int, text: bytes, advance: Callable[[], None] = lambda: None
 ) -> Decoding:
-    """One setting. Rows read the text piece by piece, and again from its start where it is too short."""
+    """Measure one setting. Rows read the text piece by piece, and again from its start where it is too short."""
     ids_RN = _pieces(text, rows, prompt + WARMUP + output)
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.contiguous()
     lm.session().feed(prompts_RN[0, :CHUNK])

@@ -40,22 +40,22 @@ class HarnessTasks:
         self.names = self.manager.match_tasks(list(names))
 
     def evaluate(self, model: Model, limit: int | None = None) -> dict[str, Any]:
-        """What a model reaches in them, or in the first `limit` items of each.
+        """Evaluate a model on the tasks, or on the first `limit` items of each.
 
         Of a task or group, `metrics` has `value` and `stderr` of each metric; `shots`, `items` and `version` say what
         was asked.
         """
-        with redirect_stdout(sys.stderr):  # it chats
-            found = lm_eval.simple_evaluate(
+        with redirect_stdout(sys.stderr):  # the harness prints to stdout
+            report = lm_eval.simple_evaluate(
                 Harness(model), tasks=self.names, task_manager=self.manager, limit=limit, log_samples=False
             )
-        tasks = {name: _row(found, name) for name in found["results"] | found.get("groups", {})}
+        tasks = {name: _row(report, name) for name in report["results"] | report.get("groups", {})}
         return {"lm_eval": lm_eval.__version__, "limit": limit, "tasks": tasks}
 
 
-def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the harness says of a task. Its keys are like `acc,none`: a metric, and what answers were filtered by."""
-    scores, metrics = found["results"].get(name, {}) | found.get("groups", {}).get(name, {}), {}
+    scores, metrics = report["results"].get(name, {}) | report.get("groups", {}).get(name, {}), {}
     for key, value in scores.items():
         metric, comma, filtered = key.partition(",")
         if comma and not metric.endswith("_stderr"):
@@ -64,9 +64,9 @@ def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
             metrics[metric if filtered == "none" else key] = {"value": float(value), "stderr": spread}
     return {
         "metrics": metrics,
-        "shots": found["n-shot"].get(name),
-        "items": found["n-samples"].get(name, {}).get("effective"),
-        "version": found["versions"].get(name),
+        "shots": report["n-shot"].get(name),
+        "items": report["n-samples"].get(name, {}).get("effective"),
+        "version": report["versions"].get(name),
     }
 
 

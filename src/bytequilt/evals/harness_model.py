@@ -107,7 +107,7 @@ class Harness(LM):
         def ask(places: list[int]) -> list[str]:
             options = self._options(requests[places[0]].args[1])
             prompts = [requests[place].args[0] for place in places]
-            return [one.text for one in self.model.generate(prompts, seed=seeds[places[0]], **options)]
+            return [completion.text for completion in self.model.generate(prompts, seed=seeds[places[0]], **options)]
 
         return self._answers("generate_until", requests, alike.values(), ask, WRITTEN)
 
@@ -131,17 +131,17 @@ class Harness(LM):
         together: int,
     ) -> list[Any]:
         """Answers to all requests, asked for in groups of their places, cut into portions; each kept as it comes."""
-        found: list[Any] = [None] * len(requests)
+        answers: list[Any] = [None] * len(requests)
         with progress() as bar:
             line = bar.add_task(kind, total=len(requests))
             for group in groups:
                 for begin in range(0, len(group), together):
                     places = group[begin : begin + together]
                     for place, answer in zip(places, ask(places), strict=True):
-                        found[place] = answer
+                        answers[place] = answer
                         self.cache_hook.add_partial(kind, requests[place].args, answer)
                     bar.advance(line, len(places))
-        return found
+        return answers
 
 
 def _open(pretrained: str | None, revision: str | None, device: str, dtype: str) -> Model:

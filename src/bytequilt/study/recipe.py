@@ -1,4 +1,4 @@
-"""A study: models that are trained with equal means, as a TOML file describes them."""
+"""A study: models trained with equal budgets, as a TOML file describes them."""
 
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
@@ -25,7 +25,7 @@ Amount = Annotated[float, Field(gt=0)]
 
 
 class Budget(Config):
-    """What one training run may take, and how often it is run. Exactly one of the three amounts is given."""
+    """What one training run may take, and its seeds. Exactly one of the three amounts is given."""
 
     flops: Amount | None = None
     """Of training: three forward passes a byte, and one of the entropy model."""
@@ -59,7 +59,7 @@ class Sweep(Config):
     hash_lr_factor: Annotated[tuple[Amount, ...], Field(min_length=1)] = (1.0,)
     """Learning rates of embeddings and hash tables, as multiples of the others."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Part of the smallest budget that a try takes."""
+    """Part of the budget of the smallest size that a try takes."""
 
     @property
     def middle(self) -> Rate:
@@ -71,9 +71,9 @@ class Contender(Config):
     """One model of a study, at all its sizes."""
 
     ladder: str
-    """Name of the ladder that its sizes are of."""
+    """Name of the ladder that has its networks."""
     patching: PatchingConfig | None = None
-    """Makes it a BLT; without, it is a baseline."""
+    """Makes it a BLT; a model without it is a baseline."""
     tokenizer: str | None = None
     """File of ranks, as Llama 3's tokenizer.model."""
     vocabulary: Annotated[int, Field(gt=256)] | None = None
@@ -83,9 +83,9 @@ class Contender(Config):
     train: dict[str, Any] = Field(default_factory=dict)
     """Fields of training that differ from those of the study."""
     lr: Amount | None = None
-    """Learning rate, where it is not to be searched for."""
+    """Learning rate; searched for where not given."""
     hash_lr_factor: Amount | None = None
-    """That of embeddings and hash tables, as a multiple of `lr` where that is given; 1 where it is not said."""
+    """Learning rate of embeddings and hash tables, as a multiple of `lr` where that is given; 1 by default."""
     lr_of: str | None = None
     """The model whose learning rate it takes, instead of a search of its own."""
     sizes: tuple[str, ...] = ()
@@ -131,28 +131,28 @@ class Spans(Config):
 
 
 class FineTune(Config):
-    """How trained models go on to learn the tasks on characters and numbers, each from the same examples."""
+    """How trained models learn the tasks on letters and numbers, all from the same examples."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     size: str
     seeds: tuple[int, ...] = (0,)
-    """Those of the trained models; each has examples and items of its own."""
+    """Of the trained models; each seed has its own examples and questions."""
     tasks: tuple[str, ...] = ()
-    """Those to learn, mixed in equal parts; all where none is named."""
+    """Tasks to learn, mixed in equal parts; all where none is named."""
     examples: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """How many have been learnt from when accuracy is measured, fewest first; it is also measured before the first."""
+    """Numbers of examples after which accuracy is measured, fewest first; it is also measured before the first."""
     rows: Positive = 20
     """Examples of a step."""
     lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
-    """Learning rates that every model tries; the rate that answers other questions on training words best is taken."""
+    """Learning rates that every model tries; the one with the best answers to other training questions is taken."""
     tried: Positive = 2000
-    """Examples of a try."""
+    """Examples in a try."""
     items: Positive = 60
     """Held-out questions of each task."""
     lengths: Spans = Spans(words=(3, 10), sentences=(3, 8), numbers=(2, 4))
     """Of examples, and of held-out questions."""
     longer: Spans = Spans(words=(11, 12), sentences=(9, 10), numbers=(5, 6))
-    """Of more held-out questions, on what is longer than in any example."""
+    """Of more held-out questions, longer than any example."""
 
     @model_validator(mode="after")
     def _counts_are_whole_steps(self) -> "FineTune":
@@ -176,7 +176,7 @@ class Study(Config):
     entropy: EntropyConfig | None = None
     entropy_train: TrainConfig | None = None
     entropy_init: str | None = None
-    """As in a recipe: all models that patch by entropy share one entropy model."""
+    """As in a recipe. All models that patch by entropy share one entropy model."""
     ladders: dict[str, dict[str, dict[str, Any]]]
     """Networks by ladder and size: a BLT, or a `stack` or `mamba` of a baseline."""
     budgets: Annotated[dict[str, Budget], Field(min_length=1)]
@@ -211,7 +211,9 @@ class Study(Config):
     @model_validator(mode="after")
     def _fine_tuned_models_are_trained(self) -> "Study":
         tuned = self.finetune
-        for name in tuned.models if tuned else ():
+        if tuned is None:
+            return self
+        for name in tuned.models:
             if name not in self.models or tuned.size not in self.sizes(name):
                 raise ValueError(f"[finetune] names {name} of size {tuned.size}, which is not trained")
             if missing := sorted(set(tuned.seeds) - set(self.budgets[tuned.size].seeds)):
@@ -238,7 +240,7 @@ class Study(Config):
     def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:
         """How a model is trained, for so many steps; at the default learning rate where none is given."""
         rates = {"lr": rate.lr, "hash_lr": rate.lr * rate.hash_lr_factor} if rate else {}
-        return TrainConfig(**self.training_fields(name), **rates, seed=seed, steps=steps)
+        return TrainConfig.model_validate(self.training_fields(name) | rates | {"seed": seed, "steps": steps})
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

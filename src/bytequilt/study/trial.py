@@ -30,8 +30,9 @@ def trials(study: Study, folder: Path, corpus: Corpus, results: Results) -> list
     bpb = held_out_bpb(trial_rows(results))
     jobs = []
     for run in planned(study, bpb):
-        row = results.get(folder / "runs" / run.name)
-        rate = run.rate or learning_rate(study, run.model, bpb) or (row and Rate(row["lr"], row["hash_lr_factor"]))
+        rate = run.rate or learning_rate(study, run.model, bpb)
+        if rate is None and (row := results.get(folder / "runs" / run.name)):  # as when the grid became wider
+            rate = Rate(row["lr"], row["hash_lr_factor"])
         if rate:
             jobs.append(Trial(study, folder / "runs" / run.name, corpus, run, rate))
     return jobs
