@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..codec import BOS
 from ..config import Config, Positive, UserError
+from ..model.embedding import Embedding
 from ..model.layers import init_normal, linear
 
 CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
@@ -70,10 +71,15 @@ class Mamba(nn.Module):
     def __init__(self, config: MambaConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
+        self.embed = Embedding(vocabulary, config.dim)
         init_normal(self.embed.weight, config.dim)
         self.backbone = backbone(config)
         self.head = linear(config.dim, vocabulary)
+
+    @property
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
+        return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(self, ids_BN: Tensor, cache: MambaCache | None = None) -> Tensor:
         """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""

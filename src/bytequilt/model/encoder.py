@@ -6,6 +6,7 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import EncoderCache
 from .cross import PatchReadsBytes
+from .embedding import Embedding
 from .hashing import HashEmbedding
 from .layers import Stack, init_normal, linear
 from .segments import Patches, segment_max
@@ -18,7 +19,7 @@ class Encoder(nn.Module):
         super().__init__()
         dim, layers = config.encoder.dim, config.encoder.layers
         self.slots = config.slots
-        self.embed = nn.Embedding(VOCAB_SIZE, dim)
+        self.embed = Embedding(VOCAB_SIZE, dim)
         init_normal(self.embed.weight, dim)
         self.hash = HashEmbedding(config.hash, dim) if config.hash.sizes else None
         self.stack = Stack(config.encoder)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..codec import BOS, VOCAB_SIZE
 from ..config import StackConfig
 from .cache import StackCache
+from .embedding import Embedding
 from .layers import RMSNorm, Stack, init_normal, linear
 
 
@@ -17,7 +18,7 @@ class Transformer(nn.Module):
     def __init__(self, config: StackConfig, vocabulary: int = VOCAB_SIZE) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
+        self.embed = Embedding(vocabulary, config.dim)
         init_normal(self.embed.weight, config.dim)
         self.stack = Stack(config)
         self.norm = RMSNorm(config.dim, config.norm_eps)
