@@ -8,7 +8,7 @@ from .cache import EncoderCache
 from .cross import PatchReadsBytes
 from .embedding import Embedding
 from .hashing import HashEmbedding
-from .layers import Stack, init_normal, linear
+from .layers import Linear, Stack
 from .segments import Patches, segment_max
 
 
@@ -20,10 +20,9 @@ class Encoder(nn.Module):
         dim, layers = config.encoder.dim, config.encoder.layers
         self.slots = config.slots
         self.embed = Embedding(VOCAB_SIZE, dim)
-        init_normal(self.embed.weight, dim)
         self.hash = HashEmbedding(config.hash, dim) if config.hash.sizes else None
         self.stack = Stack(config.encoder)
-        self.project = linear(dim, config.slots * dim)
+        self.project = Linear(dim, config.slots * dim)
         self.reading = {"last": [layers - 1], "all": list(range(layers)), "none": [layers - 1]}[config.encoder_cross]
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))

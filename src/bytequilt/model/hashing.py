@@ -10,7 +10,7 @@ from ..codec import BOS
 from ..config import HashConfig
 from .cache import EncoderCache
 from .embedding import Gather
-from .layers import init_normal
+from .initial import init_normal
 
 # One prime a hash function, in the order of the released models.
 PRIMES = (
@@ -50,7 +50,10 @@ class HashEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
-        init_normal(self.weight, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_normal(self.weight, self.weight.shape[1])
 
     @property
     def reach(self) -> int:
