@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .baselines.baseline import Baseline
-from .codec import OFFSET, VOCAB_SIZE, as_bytes, encode
+from .codec import VOCAB_SIZE, as_bytes, encode
 from .config import Config, TrainConfig, UserError
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
@@ -32,6 +32,7 @@ from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
 from .model.layers import lay_out
+from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
 from .patching import rules
@@ -39,7 +40,7 @@ from .patching.patcher import Patcher
 from .view.card import card
 from .view.patched import Patch, PatchedText
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what training needs is optional
     from .data.batches import Batch, Batches
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -63,11 +64,6 @@ class LM(ModelHubMixin):
         if patcher.model is not None:
             patcher.model.eval()
 
-    @property
-    def network(self) -> BLT:
-        """What is trained."""
-        return self.model
-
     def batches(self, shards: Path, train: TrainConfig) -> "Batches":
         """What the model is trained on, out of a folder of shards."""
         from .data.batches import Batches  # needs the extra `train`
@@ -77,9 +73,7 @@ class LM(ModelHubMixin):
 
     def units(self, batch: "Batch") -> tuple[int, int]:
         """Bytes of text in a batch, and the patches that begin in it."""
-        text_BN = batch.ids_BN >= OFFSET
-        starts_BN = Patches.from_closes(batch.ids_BN, batch.closes_BN, None).start_BN
-        return int(text_BN.sum()), int((starts_BN & text_BN).sum())
+        return batch.ids, batch.patches
 
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
         """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
@@ -177,6 +171,20 @@ class LM(ModelHubMixin):
         scores = score_documents(fresh, documents, advance)
         patches += session.text_patches
         return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+
+    @property
+    def network(self) -> BLT:
+        """What training trains."""
+        return self.model
+
+    def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch, on the patches that the batch comes with."""
+        patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, batch.count, batch.single, batch.fixed)
+        return target_nats(self.model(batch.ids_BN, patches), batch.ids_BN, batch.learn_BN)
+
+    def bytes_of(self, batch: "Batch") -> int:
+        """Bytes that the targets of a batch stand for, an EOS for one."""
+        return batch.targets
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""

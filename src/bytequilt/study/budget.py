@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..baselines.baseline import Baseline
-from ..codec import OFFSET
 from ..config import TrainConfig, UserError
 from ..data.batches import Batch
 from ..lm import LM
-from ..train.loop import Task, device_of, step, uses_bf16
+from ..train.device import uses_bf16
+from ..train.loop import Task, step
 from ..train.optim import optimizers
 
 GRAIN = 32  # bytes to which sizes of contexts are rounded up where FLOPs are counted
@@ -50,8 +50,7 @@ def count_batches(model: LM | Baseline, batches: Iterable[Batch], enough: Callab
     use = BudgetUse()
     for batch in batches:
         size, units = model.units(batch)
-        ids = int((batch.ids_BN >= OFFSET).sum())
-        use = BudgetUse(use.batches + 1, use.bytes + size, use.units + units, use.ids + ids)
+        use = BudgetUse(use.batches + 1, use.bytes + size, use.units + units, use.ids + batch.ids)
         if enough(use):
             break
     return use
@@ -127,11 +126,10 @@ def _pieces(sample: Sequence[bytes], row_bytes: float) -> list[float]:
 def step_seconds(task: Task, batches: Iterator[Batch], train: TrainConfig) -> float:
     """Median seconds of a step on this machine; the weights are put back as they were."""
     before = {name: weight.clone() for name, weight in task.network.state_dict().items()}
-    optimizer, seconds = optimizers(task.network, train), []
+    optimizer, seconds, bf16 = optimizers(task.network, train), [], uses_bf16(train, task.network)
     for _ in range(WARMUP + TIMED):
         begun = time.perf_counter()
-        chosen = [next(batches).to(device_of(train)) for _ in range(train.accumulate)]
-        step(task, chosen, optimizer, train, uses_bf16(train))
+        step(task, [next(batches) for _ in range(train.accumulate)], optimizer, train, bf16)
         seconds.append(time.perf_counter() - begun)
     task.network.load_state_dict(before)
     return statistics.median(seconds[WARMUP:])

@@ -55,7 +55,7 @@ class Examples:
             raise StopIteration
         self.step += 1
         ids_BN, learn_BN = (torch.cat(parts)[None] for parts in zip(*map(self._ids, chosen), strict=True))
-        return Batch(ids_BN, self._closes(ids_BN), learn_BN)
+        return Batch.of(ids_BN, self._closes(ids_BN), learn_BN)
 
     def state(self) -> dict[str, int]:
         """Where the iterator stands, as that of `Batches`."""

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from ..baselines.baseline import Baseline
 from ..config import TrainConfig, UserError
-from ..data.batches import Batch, Batches
+from ..data.batches import Batches
 from ..evals.answers import evaluate
 from ..evals.harness_tasks import lexicon
 from ..files import read_json, write_json
 from ..infer.score import Score
 from ..lm import LM, load_any
-from ..train.loop import Diverged, device_of, fit
+from ..train.device import device_of
+from ..train.loop import Diverged, fit
+from ..train.tasks import LanguageTask
 from .budget import count_batches, training_flops
 from .examples import Example, Examples, ask, examples_of
 from .jobs import Results
-from .models import task_of
 from .recipe import FineTune, Rate, Study
 from .search import Run, held_out_bpb, learning_rate
 from .trial import trial_rows
@@ -30,20 +30,16 @@ from .trial import trial_rows
 OTHERS, OTHER_SEED = 100, 1_000_003  # questions on training words that are not learnt from, and their seed
 
 
-class AnswerTask:
-    """Trains a model as its own task does, and measures what answers to other questions cost."""
+class AnswerTask(LanguageTask):
+    """Trains a language model, and measures what answers to other questions cost."""
 
     def __init__(self, model: LM | Baseline, others: Sequence[Example]) -> None:
-        self.model, self.others, self.task = model, others, task_of(model, [])
-        self.network = self.task.network
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return self.task.loss(batch)
+        super().__init__(model, [])
+        self.others = [(example["prompt"], example["text"]) for example in others]
 
     def evaluate(self) -> dict[str, float]:
         """Bits per byte of answers, their closing quotes included."""
-        scores = self.model.score([(example["prompt"], example["text"]) for example in self.others])
-        return {"val_bpb": Score.total(scores).bits_per_byte}
+        return {"val_bpb": Score.total(self.model.score(self.others)).bits_per_byte}
 
 
 def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuning"]:

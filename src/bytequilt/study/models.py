@@ -11,9 +11,7 @@ from ..codec import OFFSET
 from ..config import BLTConfig, UserError
 from ..lm import LM
 from ..model.blt import BLT
-from ..train.loop import Task
 from ..train.run import threshold_stage
-from ..train.tasks import BLTTask, TokenTask
 from .corpus import Corpus
 from .recipe import Contender, Study
 
@@ -33,13 +31,6 @@ def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) 
     vocabulary = vocabulary_of(contender, corpus, folder / "vocabularies" / f"{contender.vocabulary}.model")
     config = with_vocabulary(config, vocabulary, corpus.sample())
     return Baseline(build(config), vocabulary, config)
-
-
-def task_of(model: LM | Baseline, held_out: list[bytes]) -> Task:
-    """What the training loop trains."""
-    if isinstance(model, LM):
-        return BLTTask(model.network, model.patcher, held_out)
-    return TokenTask(model, held_out)
 
 
 def vocabulary_of(contender: Contender, corpus: Corpus, learnt: Path) -> Vocabulary:

@@ -14,11 +14,13 @@ from ..files import read_json, write_json
 from ..infer.score import Score
 from ..lm import LM
 from ..train import metrics
-from ..train.loop import Diverged, Progress, device_of, fit
+from ..train.device import device_of
+from ..train.loop import Diverged, Progress, fit
+from ..train.tasks import LanguageTask
 from .budget import Budget, mean_flops
 from .corpus import Corpus
 from .jobs import Results
-from .models import leak, task_of, untrained
+from .models import leak, untrained
 from .recipe import Rate, Study
 from .search import Run, budget_of, held_out_bpb, learning_rate, planned
 
@@ -110,7 +112,7 @@ class Trial:
         path = self.folder / "steps.json"
         if not path.is_file():
             try:
-                write_json(path, {"steps": budget.steps(task_of(budget.model, held_out))})
+                write_json(path, {"steps": budget.steps(LanguageTask(budget.model, held_out))})
             except UserError as error:
                 raise UserError(f"{self.name}: {error}") from None
         return read_json(path)["steps"]
@@ -120,7 +122,7 @@ class Trial:
         scores: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         try:
-            progress = fit(task_of(model, held_out), model.batches(shards, config), config, self.folder, "study")
+            progress = fit(LanguageTask(model, held_out), model.batches(shards, config), config, self.folder, "study")
             scores["val_bpb"], scores["mean_patch_bytes"] = _bpb(model, held_out)
         except Diverged:
             if self.spec.rate is None:
