@@ -35,11 +35,12 @@ class AnswerTask(LanguageTask):
 
     def __init__(self, model: LM | Baseline, others: Sequence[Example]) -> None:
         super().__init__(model, [])
+        self.scorer = model
         self.others = [(example["prompt"], example["text"]) for example in others]
 
     def evaluate(self) -> dict[str, float]:
         """Bits per byte of answers, their closing quotes included."""
-        return {"val_bpb": Score.total(self.model.score(self.others)).bits_per_byte}
+        return {"val_bpb": Score.total(self.scorer.score(self.others)).bits_per_byte}
 
 
 def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuning"]:

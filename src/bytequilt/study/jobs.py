@@ -71,17 +71,16 @@ def run_all(plan: Plan, folder: Path, wait: float = 5.0) -> Results:
         jobs = [job for job in plan(results) if job.folder not in results and job.folder not in diverged]
         if not jobs:
             return results
-        console.print(f"{len(jobs)} jobs to go")
-        if not any(_run_if_free(job, diverged) for job in jobs):
+        if not any(_run_if_free(job, len(jobs), diverged) for job in jobs):
             time.sleep(wait)
 
 
-def _run_if_free(job: Job, diverged: set[Path]) -> bool:
+def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
     """Do a job unless another process holds it; False where it does."""
     with locked(job.folder) as mine:
         if mine and not (job.folder / RESULT).is_file():  # another may have finished it since results were read
             keep_recipe(job.folder / RECIPE, job.recipe, f"{job.folder} is of another recipe")
-            console.print(job.name)
+            console.print(f"{job.name}, {missing} jobs to go")
             try:
                 write_json(job.folder / RESULT, job.run(), indent=2)
             except Diverged as error:

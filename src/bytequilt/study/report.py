@@ -12,6 +12,7 @@ from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost
 from . import choices, table
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
+from .models import TOLERANCE
 from .recipe import Study
 from .table import Row, Spread, Summary, summary
 
@@ -35,7 +36,7 @@ COLUMNS = (
     "of them entropy model",
     "seconds",
 )
-PREAMBLE = """\
+PREAMBLE = f"""\
 - **Bits per byte** are of the test text, each document in its full context, EOS included. Where a model has several
   seeds, the mean is given, and the range in brackets. With one seed, small differences may be chance.
 - **FLOPs**: a multiply-add is two. Counted are matrix products, and attention over the keys that a query may see.
@@ -51,7 +52,7 @@ PREAMBLE = """\
   from the middle of the grid to the best neighbour, until none is better. `multiple` is the rate of embeddings and hash
   tables over that of all else. All sizes of a model have its rates. The best try is bold.
 - **The leak test** comes before each training: a later byte or token is changed, and no earlier logit may move by more
-  than 0.001.
+  than {TOLERANCE:g}.
 - **Letters and numbers**: all models learn from the same generated questions, each once. They are then asked about
   words and numbers that no example had (`held out`), and about longer ones than any example had (`longer`). The
   constant answer is the most frequent one.
