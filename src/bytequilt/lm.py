@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import torch
 from huggingface_hub import ModelHubMixin
+from torch import Tensor
 
 from .baselines.baseline import Baseline
-from .codec import as_bytes, encode
-from .config import RuleConfig, UserError
+from .codec import VOCAB_SIZE, as_bytes, encode
+from .config import RuleConfig, TrainConfig, UserError
 from .files import read_json
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
@@ -27,13 +28,18 @@ from .interop.devices import choose_device, choose_dtype, place
 from .interop.directory import write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
+from .model.flops import flops_per_byte
+from .model.loss import target_nats
 from .model.ngram import NgramEntropy
+from .model.segments import Patches
 from .patching import rules
 from .patching.patcher import Patcher
 from .view.patched import Patch, PatchedText
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
+
+    from .data.batches import Batch, Batches
 
 
 class LM(ModelHubMixin):
@@ -77,6 +83,34 @@ class LM(ModelHubMixin):
         if self.patcher.model is not None:
             self.patcher.model.to(target)
         return self
+
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from .data.batches import Batches  # needs the extra `train`
+
+        fingerprint = self.patcher.fingerprint if self.patcher.rule.needs_entropy else None
+        return Batches(shards, train, self.patcher.rule, fingerprint=fingerprint)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and the patches that begin in it."""
+        return batch.ids, batch.patches
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
+        config = self.model.config
+        scorer = self.patcher.model if self.patcher.rule.needs_entropy else None
+        entropy = scorer.config if isinstance(scorer, EntropyModel) else None  # a table of n-grams costs no product
+        return flops_per_byte(config, entropy, unit_bytes, context) | {"head": 2.0 * config.decoder.dim * VOCAB_SIZE}
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, 260) in one forward pass, at the boundaries of the patcher."""
+        ids_BN = ids_BN.to(next(self.model.parameters()).device)
+        return self.model(ids_BN, self.patcher(ids_BN))
 
     def session(self, reserve: int = 0) -> Session:
         """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
@@ -162,6 +196,20 @@ class LM(ModelHubMixin):
         scores = score_documents(fresh, documents, advance)
         patches += session.text_patches
         return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+
+    @property
+    def network(self) -> BLT:
+        """What training trains."""
+        return self.model
+
+    def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch, on the patches that the batch comes with."""
+        patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, batch.count, batch.single, batch.fixed)
+        return target_nats(self.model(batch.ids_BN, patches), batch.ids_BN, batch.learn_BN)
+
+    def bytes_of(self, batch: "Batch") -> int:
+        """Bytes that the targets of a batch stand for, an EOS for one."""
+        return batch.targets
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""

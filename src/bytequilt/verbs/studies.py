@@ -30,11 +30,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         report: Train nothing, and report what is done so far.
         json: Print the results as one JSON document.
     """
-    from ..study import finetune
-    from ..study.corpus import prepared
+    from ..study.compare import compare as run
     from ..study.recipe import STUDIES, load_study
-    from ..study.report import write_report
-    from ..study.runs import do_all, done
     from ..view.figures import drawable
     from ..view.tables import comparison
 
@@ -43,10 +40,7 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
     if report and not any(folder.glob("runs/*/result.json")):
         raise UserError(f"{folder} has no results yet: without --report they are made")
     with interruptible():
-        corpus = prepared(study, folder)
-        rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
-        finetuned = finetune.done(study, folder) if report else finetune.do_all(study, folder)
-    results = write_report(study, rows, folder, corpus, finetuned)
+        results = run(study, folder, report_only=report)
     print_json(results) if json else console().print(comparison(results))
 
 
@@ -79,6 +73,7 @@ def languages(
     from ..baselines.vocabulary import BPE
     from ..evals import languages as udhr
     from ..view.figures import drawable
+    from ..view.scripts import plot as draw
     from ..view.tables import languages as table
 
     if plot is not None:
@@ -89,7 +84,7 @@ def languages(
     encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
     rows = udhr.languages(load_any_model(model, device), texts, encoders)
     if plot is not None:
-        udhr.plot(rows, plot)
+        draw(rows, plot)
     print_json(rows) if json else console().print(table(rows))
 
 
