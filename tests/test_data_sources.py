@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from bytequilt.config import DataConfig, UserError
+from bytequilt.config import DataConfig, UserError, load_recipe
 from bytequilt.data.sources import Document, documents
 from bytequilt.data.walk import identity
+from bytequilt.overrides import override
 
 RECORDS = [{"id": "a", "text": "one"}, {"text": "zwei ä"}, {"id": 7, "text": "\udcff\n"}]
 WANTED = [("a", b"one"), (None, "zwei ä".encode()), ("7", b"\xff\n")]
@@ -271,3 +272,10 @@ def test_missing_extras_are_named(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UserError, match=r"bytequilt\[train\]"):
         read(tmp_path / "x.parquet")
+
+
+def test_own_data_on_the_command_line_resets_what_belongs_to_the_recipes_corpus():
+    recipe = load_recipe("tiny").model_copy(update={"data": DataConfig(train=("a",), where={"x": ("1",)}, share=0.2)})
+    assert override(recipe, ["--data.train", "b", "c"]).data == DataConfig(train=("b", "c"))
+    assert override(recipe, ["--data.share", "0.5", "--data.train", "b"]).data == DataConfig(train=("b",), share=0.5)
+    assert override(recipe, ["--data.share", "0.5"]).data == DataConfig(train=("a",), where={"x": ("1",)}, share=0.5)

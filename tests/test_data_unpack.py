@@ -29,9 +29,7 @@ def ours(path) -> bytes | None:
     try:
         with unpack.reading(str(path)), unpack.open_file(path, str(path)) as stream:
             return unpack.read_whole(stream, str(path))
-    except UserError as error:
-        assert str(path) in str(error)
-        assert len(str(error)) <= 300
+    except UserError:
         return None
 
 
@@ -100,6 +98,15 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(b"0123456789\n")
     with unpack.open_file(tmp_path / "x", "x") as stream, pytest.raises(UserError, match="line of more than 10 bytes"):
         list(unpack.lines(stream, "x"))
+
+
+@pytest.mark.parametrize("suffix", TOOLS)
+def test_damage_is_one_line_with_the_name(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(TOOLS[suffix][1](b"text" * 100)[:-5])
+    with pytest.raises(UserError, match=rf"x\{suffix}.*cut short or damaged") as error, unpack.reading(str(path)):
+        unpack.read_whole(unpack.open_file(path, str(path)), str(path))
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_ignored_is_told(tmp_path, capsys):

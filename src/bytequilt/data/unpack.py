@@ -23,7 +23,7 @@ LARGEST = 1 << 30
 def open_file(path: Path, name: str) -> io.BufferedReader:
     """The bytes of a file, decompressed as its suffix says. Damage raises when reading comes to it."""
     # A pipe that nobody writes to would hang when it is opened.
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(file.fileno(), True)
     match path.suffix.lower():
@@ -41,7 +41,7 @@ def open_file(path: Path, name: str) -> io.BufferedReader:
 
 
 def read_whole(stream: BinaryIO, name: str) -> bytes:
-    """All that is left of a stream. Raises UserError, in bounded memory, where that is more than a document may have."""
+    """All that is left of a stream. Raises UserError, in bounded memory, where a document may not have as many."""
     buffer = io.BytesIO()
     while chunk := stream.read(CHUNK):
         if buffer.tell() + len(chunk) > LARGEST:
