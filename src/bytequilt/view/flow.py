@@ -1,0 +1,53 @@
+"""Patches, and tokens below them, as running text of a page: letters join and lines run as their script has it."""
+
+from html import escape
+
+from .glyphs import CUT, Glyph, parts
+from .legend import ACCENT, BITS, NEUTRAL, Scale, level
+from .patched import PatchedText
+
+FLOW_STYLE = (
+    ".bytequilt-text{margin:0 0 .5rem;line-height:1.9;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"
+    "'DejaVu Sans Mono',monospace;overflow-wrap:anywhere}"
+    ".bytequilt-text bdi{color:#16181d;padding:.15em 0;white-space:pre-wrap}"
+    ".bytequilt-text bdi:nth-of-type(even){filter:brightness(1.12)}"
+    ".bytequilt-text u{text-decoration:none;opacity:.45}"
+    f".bytequilt-text b{{color:{ACCENT};font-weight:400}}"
+    f".bytequilt-n{{background:{NEUTRAL}}}.bytequilt-t{{background:#c9cdd2}}"
+    ".bytequilt-tokens bdi:nth-of-type(even){background:#e4e6e9;filter:none}"
+) + "".join(f".bytequilt-c{at}{{background:{hue}}}" for at, hue in enumerate(BITS))
+
+
+def flow(patched: PatchedText, scale: Scale | None) -> str:
+    """A paragraph of the text in its patches, each isolated from the direction of its neighbours; another in tokens."""
+    levels = [level(scale, patch) for patch in patched]
+    classes = ["n" if at is None else f"c{at}" for at in levels]
+    paragraphs = _paragraph(patched.data, [patch.start for patch in patched], classes, "")
+    if patched.tokens is not None:
+        runs = patched.tokens.runs(len(patched.data))
+        classes = ["t" if token else "" for _, token in runs]
+        paragraphs += _paragraph(patched.data, [start for start, _ in runs], classes, " bytequilt-tokens")
+    return paragraphs
+
+
+def _paragraph(data: bytes, starts: list[int], classes: list[str], kind: str) -> str:
+    pieces = []
+    for part, name in zip(parts(data, starts), classes, strict=True):
+        text = "<b>" + CUT + "</b>" if part.inside else ""
+        text += "".join(map(_shown, part.glyphs))
+        pieces.append(f'<bdi class="bytequilt-{name}">{text}</bdi>' if name else f"<bdi>{text}</bdi>")
+    return f'<p class="bytequilt-text{kind}" dir="auto">{"".join(pieces)}</p>\n'
+
+
+def _shown(glyph: Glyph) -> str:
+    match glyph.kind:
+        case "plain" | "mark":
+            return escape(glyph.shown)
+        case "space":
+            return " "
+        case "newline":
+            return f"<u>{glyph.shown}</u>\n"
+        case "invalid":
+            return f"<u>‹{glyph.shown}›</u>"
+        case _:
+            return f"<u>{glyph.shown}</u>"
