@@ -17,8 +17,8 @@ OF_THE_CORPUS = ("where", "share", "weights")
 def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
     """The recipe with some fields replaced, each given as `--section.field` and its values.
 
-    `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back to
-    their defaults; flags of their own still set them. Raises UserError with one line that names the field at fault.
+    `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back
+    to their defaults; flags of their own still set them. Raises UserError with one line that names the field at fault.
     """
     raw = recipe.model_dump(mode="json", exclude_unset=True)
     options = [(name, name.replace("-", "_").split("."), values) for name, values in _options(arguments)]

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -130,18 +131,25 @@ def _two_layers(patched: PatchedText, scale: Scale | None, width: int) -> Text:
         (patch_starts, [_style(level(scale, patch), index) for index, patch in enumerate(patched)]),
         ([start for start, _ in runs], [_token_style(token, index) for index, (_, token) in enumerate(runs)]),
     )
-    lines: list[list[Text]] = []
+    lines: list[list[list[tuple[str, Style]]]] = []
     used = width
     for cell, place, mark in _cells(patched.data, {start for starts, _ in layers for start in starts}):
         size = cell_len(cell)
         if used + size > width:
-            lines.append([Text(), Text()])
+            lines.append([[], []])
             used = 0
-        for text, (starts, styles) in zip(lines[-1], layers, strict=True):
+        for line, (starts, styles) in zip(lines[-1], layers, strict=True):
             index = bisect_right(starts, place) - 1
-            text.append(" " if mark and starts[index] != place else cell, styles[index])
-        used = width if cell.startswith("↵") else used + size
-    return Text("\n\n" if len(lines) > 1 else "\n").join(Text("\n").join(line) for line in lines)
+            line.append((" " if mark and starts[index] != place else cell, styles[index]))
+        used = width if cell == "↵" else used + size
+    between = "\n\n" if len(lines) > 1 else "\n"
+    return Text(between).join(Text("\n").join(map(_joined, line)) for line in lines)
+
+
+def _joined(cells: list[tuple[str, Style]]) -> Text:
+    """Neighbours of one style as one piece."""
+    runs = groupby(cells, key=lambda cell: cell[1])
+    return Text.assemble(*(("".join(text for text, _ in run), style) for style, run in runs))
 
 
 def _cells(data: bytes, starts: Container[int]) -> Iterator[tuple[str, int, bool]]:
