@@ -47,8 +47,10 @@ def test_text_from_right_to_left_is_joined_and_isolated():
     patched = PatchedText.cut("سلام abc".encode(), [0, 4])
     texts = [text.text for text in ET.fromstring(html.svg(patched)).iter(f"{SVG}text")]
     assert {"سل", "ام"} <= set(texts)
-    assert '<bdi class="bytequilt-n">سل</bdi><bdi class="bytequilt-n">ام abc</bdi>' in html.fragment(patched)
-    assert 'dir="auto"' in html.fragment(patched)
+    wanted = '<bdi dir="auto"><span class="bytequilt-n">سل</span><span class="bytequilt-n odd">ام abc</span></bdi>'
+    assert wanted in html.fragment(patched)
+    lines = html.fragment(PatchedText.cut("a\nسلام\n\nb".encode(), [0, 3]))
+    assert lines.count('<bdi dir="auto">') == 4
 
 
 @settings(deadline=None, max_examples=50)

@@ -37,7 +37,7 @@ def patch(
     html: File = None,
     device: str = "cpu",
 ) -> None:
-    """Show how a text is cut into patches, and by a tokenizer.
+    """Show how a text is cut into patches.
 
     Examples:
       bytequilt patch "Daenerys Targaryen is in Game of Thrones"
