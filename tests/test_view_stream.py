@@ -18,6 +18,8 @@ RULES = [
     RuleConfig(kind="entropy", threshold=2.4),
     RuleConfig(kind="entropy", threshold=2.4, max_length=3),
     RuleConfig(kind="monotonic", rise=0.3, max_length=5),
+    RuleConfig(kind="budget", threshold=6.0),
+    RuleConfig(kind="entropy", threshold=2.4, characters=True, digits="each", max_length=4),
     RuleConfig(kind="space"),
     RuleConfig(kind="fixed", stride=4),
 ]

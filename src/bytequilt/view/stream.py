@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..codec import BOS, TextStream, encode
+from ..patching import rules
 from ..patching.patcher import CHUNK, Patcher
-from ..patching.rules import Stream
 from .legend import Scale, totals
 from .patched import Patch, PatchedText
 from .terminal import barred, body, legend
@@ -79,15 +79,16 @@ class _Cutter:
     """The text that is not yet given away, and what is known of it."""
 
     def __init__(self, patcher: Patcher) -> None:
-        rule = patcher.rule
         self.patcher, self.cache = patcher, patcher.cache()
-        self.closes = Stream(rule)
-        self.natural = Stream(rule.model_copy(update={"max_length": None}))
+        self.rules = patcher.rule, rules.natural(patcher.rule)
         weights = chain(patcher.model.parameters(), patcher.model.buffers()) if patcher.model is not None else ()
         self.device = next((weight.device for weight in weights), torch.device("cpu"))
+        self.states = [rules.start(rule, 1, self.device) for rule in self.rules]
         self.place, self.data = 0, bytearray()
-        self.nats: list[float | None] = []
-        """Entropy of each byte, and of the one to come."""
+        self.decided = 0
+        """Bytes of the data, and one more, of which it is decided whether they start a patch."""
+        self.bits: list[float] = []
+        """Entropy of each of them, where the rule needs entropies."""
         self.starts: list[int] = []
         self.opened: list[float | None] = []
         """The entropy that opened each patch, in bits, where one did."""
@@ -111,20 +112,28 @@ class _Cutter:
         ends = [*self.starts[1:count], end]
         runs = zip(self.starts[:count], ends, self.opened[:count], strict=True)
         patches = tuple(Patch(start, stop - start, data[start:stop], bits) for start, stop, bits in runs)
-        known = self.cache is not None
-        bits = tuple(nats / math.log(2) for nats in self.nats[:end] if nats is not None) if known else None
-        limit = self.patcher.rule.threshold
-        threshold = limit / math.log(2) if known and limit is not None else None
+        bits = None if self.cache is None else tuple(self.bits[:end])
+        limit = None if self.cache is None else self.patcher.rule.threshold_bits
         place = self.place
-        self.place, self.data, self.nats = place + end, self.data[end:], self.nats[end:]
+        self.place, self.data, self.decided, self.bits = (
+            place + end,
+            self.data[end:],
+            self.decided - end,
+            self.bits[end:],
+        )
         self.starts, self.opened = [start - end for start in self.starts[count:]], self.opened[count:]
-        return place, PatchedText(data, patches, threshold, bits)
+        return place, PatchedText(data, patches, limit, bits)
 
-    def _decide(self, ids_n: np.ndarray) -> None:
-        nats_n = self.patcher.feed(torch.from_numpy(ids_n)[None].to(self.device), self.cache)
-        for id, nats in zip(ids_n.tolist(), nats_n, strict=True):
-            natural = self.natural.feed(id, nats)
-            self.nats.append(nats)
-            if self.closes.feed(id, nats):
-                self.starts.append(len(self.nats) - 1)
-                self.opened.append(nats / math.log(2) if natural and nats is not None else None)
+    def _decide(self, ids: np.ndarray) -> None:
+        ids_N = torch.from_numpy(ids).to(self.device)
+        nats_N = self.patcher.nats_feed(ids_N, self.cache)
+        both = [rules.feed(rule, state, ids_N, nats_N) for rule, state in zip(self.rules, self.states, strict=True)]
+        self.states = [states_NF[-1:] for _, states_NF in both]
+        closes, natural = (closes_N.tolist() for closes_N, _ in both)
+        bits = None if nats_N is None else (nats_N / math.log(2)).tolist()
+        self.bits += bits or []
+        for at, closed in enumerate(closes):
+            if closed:
+                self.starts.append(self.decided + at)
+                self.opened.append(bits[at] if bits is not None and natural[at] else None)
+        self.decided += len(ids)
