@@ -26,15 +26,20 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 def bytes_of(text: str) -> bytes:
     """The bytes of an argument; of standard input where it is `-`."""
+    return bytes_up_to(text, -1)
+
+
+def bytes_up_to(text: str, most: int) -> bytes:
+    """The same, but no more than so many from standard input; all where that is negative."""
     from ..codec import as_bytes
 
-    return standard_input() if text == "-" else as_bytes(text)
+    return standard_input(most) if text == "-" else as_bytes(text)
 
 
-def standard_input() -> bytes:
-    """All of standard input. Raises UserError where it is closed."""
+def standard_input(most: int = -1) -> bytes:
+    """Standard input, or its first `most` bytes. Raises UserError where it is closed."""
     try:
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(most)
     except (AttributeError, ValueError):  # Python has no stream, or a closed one, where the shell closed it
         raise UserError("standard input is closed, and - reads it") from None
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +12,35 @@ import tyro
 
 from ..config import UserError
 from ..config.sampling import Sampling
-from .shared import File, Flag, Model, Positional, bytes_of, check_target, console, load_model, print_json
+from .shared import (
+    File,
+    Flag,
+    Model,
+    Positional,
+    bytes_of,
+    bytes_up_to,
+    check_target,
+    console,
+    load_model,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text as Drawn
+
+    from ..baselines.tokenizer import Tokenizer
     from ..infer.generate import Completion
     from ..infer.writer import Step
+    from ..view.patched import PatchedText
 
 Texts = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT|-", help_behavior_hint="")]
 Reported = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", help_behavior_hint="")]
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+TokenizerName = Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE", help_behavior_hint="")]
+WHOLE = 250_000
+"""Bytes of a text that is patched as a whole; a longer one is printed part by part."""
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
@@ -41,6 +60,7 @@ Draws = Annotated[SamplingFlags, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreate
 def patch(
     text: Texts,
     model: Model = "tiny",
+    tokens: TokenizerName = None,
     report: Reported = None,
     json: Flag = False,
     html: File = None,
@@ -50,6 +70,7 @@ def patch(
 
     Examples:
       bytequilt patch "Daenerys Targaryen is in Game of Thrones"
+      bytequilt patch --tokens default "380 381 strawberry"
       bytequilt patch - --html patches.html < chapter.txt
       bytequilt patch --report tiny english.txt russian.txt
 
@@ -57,6 +78,7 @@ def patch(
         text: The text, of any bytes; - reads standard input. One that starts with a dash follows --. With --report,
             files: one is a document, unless it is .jsonl or .parquet; then each record is one.
         model: A shipped model, a model or run directory, or a hub id.
+        tokens: Also show the tokens of this tokenizer: default, a tokenizer.json, or a file of ranks as Llama 3's.
         report: Show bytes, characters and bits per patch by script instead, of files under this model's patcher.
         json: Print one JSON document instead.
         html: Also write the figure, with the entropy curve above the text, to this file: .html or .svg.
@@ -69,8 +91,15 @@ def patch(
         raise UserError(f"{wrong} (see bytequilt patch --help)")
     if html is not None:
         check_target(html, ".html", ".htm", ".svg")
-    data = bytes_of(text[0])
+    tokenizer = _tokenizer(tokens) if tokens is not None else None
+    data = bytes_up_to(text[0], WHOLE + 1)
+    if len(data) > WHOLE:
+        if tokens is not None or html is not None:
+            raise UserError(f"--tokens and --html are for texts of up to {WHOLE:,} bytes")
+        return _patch_long(text[0], data, model, json, device)
     patched = load_model(model, device).patch(data)
+    if tokenizer is not None:
+        patched = _with_tokens(patched, tokenizer)
     if html is not None:
         from ..files import write_text
         from ..view.html import page, svg
@@ -81,6 +110,43 @@ def patch(
     from ..view.terminal import shown
 
     print(shown(patched))
+
+
+def _with_tokens(patched: "PatchedText", tokenizer: "Tokenizer") -> "PatchedText":
+    from ..view.patched import Tokens
+
+    tokens = Tokens(tokenizer.name, tuple(tokenizer.pieces(patched.data)), tokenizer.about)
+    return replace(patched, tokens=tokens)
+
+
+def _tokenizer(name: str) -> "Tokenizer":
+    from ..baselines.tokenizer import Tokenizer
+
+    return Tokenizer.find(name)
+
+
+def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
+    """The patches of a text that begins with `head`, printed as they come."""
+    from ..view.progress import progress
+    from ..view.stream import patched_parts, print_json_parts, print_parts
+    from ..view.terminal import is_plain
+
+    patcher, out = load_model(model, device).patcher, console()
+    rest = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
+    with progress() as bar:
+        # On a terminal the text itself shows how far it is.
+        line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
+        parts = patched_parts(patcher, chain([head], rest))
+        counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
+        if json:
+            return print_json_parts(counted, sys.stdout.write)
+        print_parts(counted, sys.stdout.write, is_plain(out), lambda drawn: _ansi(out, drawn))
+
+
+def _ansi(out: "Console", drawn: "Drawn") -> str:
+    with out.capture() as capture:
+        out.print(drawn, end="", soft_wrap=True)
+    return capture.get()
 
 
 def _report(model: str, files: tuple[str, ...], json: bool, html: Path | None, device: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ENTROPIES = ("threshold", "rise")
 """Fields of a rule that are in nats in files, and in bits where people read them."""
+RAW = 8
+"""Bits of a byte that nothing is known of."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
 
@@ -42,8 +44,10 @@ def evaluation(results: Mapping[str, Any]) -> RenderableType:
     if len(results["files"]) > 1:
         table.add_section()
         table.add_row("all", f"{results['bytes']:,}", f"{results['bpb']:.4f}", style="bold")
-    patch = results["mean_patch_bytes"]
-    return Group(table, Text(f" {patch:.2f} bytes per patch", "dim")) if patch else table
+    notes = [f"{patch:.2f} bytes per patch"] if (patch := results["mean_patch_bytes"]) else []
+    if any(file["bpb"] > RAW for file in results["files"]):
+        notes.append(f"above {RAW} bits a byte is cheaper as it stands: the model has not learnt such text")
+    return Group(table, Text(f" {' · '.join(notes)}", "dim")) if notes else table
 
 
 def noises(results: Mapping[str, Any]) -> RenderableType:
