@@ -39,6 +39,7 @@ from bytequilt.train import tasks
 from bytequilt.train.device import keep_freed_memory
 from bytequilt.train.loop import Task, step
 from bytequilt.train.optim import optimizers
+from bytequilt.train.rows import Rows
 
 TOLERANCE = 0.02
 
@@ -116,6 +117,7 @@ def measured(options: Options) -> dict[str, Any]:
     found = {
         "shapes": {"BLT": config.model_dump(exclude_none=True), "BPE": stack.model_dump(exclude_none=True)},
         "sides": [{"side": name} | side_report(side, turns[name]) for name, side in sides.items()],
+        "ratio": ratios(turns),
         "summary": summary(turns, sides, max(peaks)),
     }
     return found | {"modules": {name: by_module(sides[name], options) for name in ("BLT", "BPE")}}
@@ -146,6 +148,15 @@ def side_report(side: Side, turns: list[dict[str, float]]) -> dict[str, Any]:
         "bytes_per_cpu_s": statistics.median(turn["bytes"] / turn["cpu"] for turn in turns),
         "gflops": side.passes * flops * statistics.median(speeds) / 1e9,
     }
+
+
+def ratios(turns: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Speed of the BLT over that of the BPE transformer, in turns that stood next to each other."""
+    speeds: dict[str, list[float]] = {"processor": [], "seconds": []}
+    for blt, bpe in zip(turns["BLT"], turns["BPE"], strict=True):
+        for clock, name in (("processor", "cpu"), ("seconds", "seconds")):
+            speeds[clock].append(bpe[name] / bpe["bytes"] * blt["bytes"] / blt[name])
+    return {clock: {"median": statistics.median(x), "min": min(x), "max": max(x)} for clock, x in speeds.items()}
 
 
 def summary(turns: dict[str, list[dict[str, float]]], sides: dict[str, Side], peak: float) -> dict[str, str]:
@@ -312,6 +323,7 @@ def by_module(side: Side, options: Options) -> list[dict[str, Any]]:
         (baseline, "target_nats", "head, loss"),
         (nn.utils, "clip_grad_norm_", "clip, AdamW"),
         (torch.optim.AdamW, "step", "clip, AdamW"),
+        (Rows, "step", "clip, AdamW"),
     ]
     with ExitStack() as restored:
         for owner, method, name in patched:

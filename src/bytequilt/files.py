@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import get_ident
 from typing import Any, BinaryIO
 
 from .config import UserError, one_line, read_text
@@ -139,8 +140,8 @@ def _unlock(file: BinaryIO) -> None:
 
 
 def _partial(path: Path) -> Path:
-    """Beside the file, and of this process alone."""
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    """Beside the file, and of this thread alone."""
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Recipe
 from ..data.batches import held_out
 from ..data.prepare import ingest, score
 from ..data.shards import pq, shard_paths
@@ -13,7 +12,8 @@ from ..data.sources import documents
 from ..files import locked
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
-from ..train.run import entropy_stage, sample_documents
+from ..train.run import entropy_stage
+from ..train.sample import sample_documents
 from ..view.progress import console, progress
 from .jobs import keep_recipe
 from .recipe import Contender, Study
@@ -70,25 +70,10 @@ def _prepared(study: Study, folder: Path) -> Corpus:
     if overlap:
         console.print(f"warning: {overlap:.2%} of the held-out text stands in the training text, line by line")
     name = next((name for name, model in study.models.items() if model.needs_entropy), None)
-    entropy = _entropy_model(study, name, folder) if name else None
+    sections = (study.entropy, study.entropy_train, study.entropy_init)
+    entropy = entropy_stage(folder, *sections, study.data) if name else None
     scored = _score(study.models[name], entropy, folder, train_bytes) if name and entropy else None
     return Corpus(corpus, scored, entropy, split, overlap, train_bytes, val, test)
-
-
-def _entropy_model(study: Study, name: str, folder: Path) -> EntropyModel | None:
-    """The entropy model that all models share which patch by entropy; `name` is one of these models."""
-    patching = study.models[name].patching
-    assert patching is not None
-    recipe = Recipe(
-        data=study.data,
-        entropy=study.entropy,
-        entropy_train=study.entropy_train,
-        entropy_init=study.entropy_init,
-        patching=patching,
-        model=study.network(name, study.sizes(name)[0]),
-        train=study.training(name),
-    )
-    return entropy_stage(recipe, folder)
 
 
 def _score(model: Contender, entropy: EntropyModel, folder: Path, train_bytes: int) -> Path:
