@@ -52,8 +52,8 @@ def measure(lm: LM, documents: list[bytes]) -> dict[str, Any]:
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        scores, report["mean_patch_bytes"] = lm.score_documents(documents, lambda done: bar.update(line, advance=done))
-    report["bpb"] = Score.total(scores).bits_per_byte
+        score = Score.total(lm.score_documents(documents, lambda done: bar.update(line, advance=done)))
+    report |= {"mean_patch_bytes": score.patch_bytes, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
