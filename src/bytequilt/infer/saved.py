@@ -53,7 +53,7 @@ def told_as_damage(path: str | Path) -> Iterator[None]:
     """Raises UserError where a state turns out to be none."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from None
 
 
