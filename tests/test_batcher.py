@@ -152,12 +152,12 @@ def test_a_model_of_no_numbers_leaves_nothing_to_the_next_text():
 def test_memory_does_not_grow_with_the_number_of_prompts():
     batcher = LMS["entropy"].batcher(3)
     session, sizes = batcher.decoder.session, []
-    for turn in range(4):
+    for _ in range(4):
         for seed in range(60):
             batcher.insert(noise(seed % 40, seed), Sampling(max_bytes=4, seed=seed))
         while len(batcher):
             batcher.step()
-        caches = (session.scorer, session.latent, session.decoder, session.encoder.stack)
+        caches = (session.boundaries.cache, session.latent, session.decoder, session.encoder.stack)
         sizes.append([cache.kv.numel() for cache in caches] + [session.encoder.states.data_SRLd.numel()])
     assert sizes[1:] == sizes[:1] * 3
 

@@ -107,7 +107,7 @@ def test_windowed_caches_are_bounded():
     session.feed(ids[:1200])
     for id in ids[1200:]:
         session.step(id[None])
-    for cache in (session.encoder.stack, session.decoder, session.scorer):
+    for cache in (session.encoder.stack, session.decoder, session.boundaries.cache):
         assert cache.columns == cache.config.window
     longest = max(map(len, PATCHERS["entropy"](ids[None]).starts))
     assert session.encoder.states.data_SRLd.shape[2] <= max(STATES, 2 * longest)

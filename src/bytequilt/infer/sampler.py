@@ -19,6 +19,7 @@ from .sampling import Sampling
 from .utf8 import ALLOWED, only, state_of
 
 REPEATS = 64  # ids that the repetition penalty looks back
+BELOW_ONE = 1 - 2**-20  # a number that no rounding in fp32 takes to 1, where no id would be left
 FAILED = -1  # in place of an id, where logits are no numbers
 TEXT_ONLY = only([EOS, *range(OFFSET, VOCAB_SIZE)])
 """(V,): minus infinity for special ids other than EOS, which are never drawn."""
@@ -116,9 +117,7 @@ class Sampler:
         if any(s.repetition_penalty != 1 for s in self.samplings):
             filters.append(self._repetition_penalised)
         if any(t not in (0, 1) for t in (s.temperature for s in self.samplings)):
-            heat_R1 = self._column("temperature")
-            heat_R1 = heat_R1.masked_fill(heat_R1 == 0, 1)
-            filters.append(lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1)
+            filters.append(self._cooled())
         if any(s.top_k for s in self.samplings):
             filters.append(self._top_k)
         if any(s.top_p < 1 for s in self.samplings):
@@ -129,6 +128,14 @@ class Sampler:
             least_R1 = self._column("min_p")
             filters.append(lambda logits, pasts: _min_p(logits, least_R1))
         return filters
+
+    def _cooled(self) -> Filter:
+        """Logits over temperatures, where very cold ones would overflow."""
+        heat_R1 = self._column("temperature")
+        heat_R1 = heat_R1.masked_fill(heat_R1 == 0, 1)
+        if min(s.temperature or 1 for s in self.samplings) > 0.01:
+            return lambda logits, pasts: logits / heat_R1
+        return lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1
 
     def _column(self, name: str) -> Tensor:
         """An option of all texts (R, 1)."""
@@ -167,8 +174,8 @@ def drawn(chances_RV: Tensor, uniforms: Sequence[float]) -> Tensor:
     """Ids (R,) of distributions, which need not sum to 1, by uniform numbers; FAILED where they are no numbers."""
     sums_RV = chances_RV.cumsum(-1)
     total_R1 = sums_RV[:, -1:]
-    share_R1 = torch.tensor(uniforms, device=chances_RV.device)[:, None].clamp(max=1 - 2**-20)  # never rounded up to 1
-    ids_R = torch.searchsorted(sums_RV, share_R1 * total_R1, right=True)[:, 0].clamp(max=chances_RV.shape[1] - 1)
+    share_R1 = torch.tensor([[min(uniform, BELOW_ONE)] for uniform in uniforms], device=chances_RV.device)
+    ids_R = torch.searchsorted(sums_RV, share_R1 * total_R1, right=True)[:, 0]
     return torch.where(total_R1[:, 0] > 0, ids_R, FAILED)
 
 

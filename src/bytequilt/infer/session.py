@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +14,9 @@ from ..config import UserError
 from ..model.blt import BLT
 from ..model.rows import Rows, restored, rows_of
 from ..model.segments import Patches
-from ..patching import rules
 from ..patching.patcher import Patcher
 from . import saved
+from .boundaries import Boundaries
 from .row import Row
 
 CHUNK = 4096  # ids of one parallel pass over a long text, which bounds its memory
@@ -38,18 +37,14 @@ class Session:
         weight = model.decoder.head.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
-        self.scorer = patcher.cache(rows, reserve)
+        self.boundaries = Boundaries(patcher, rows, reserve, self.device)
         self.encoder = model.encoder.cache(rows, reserve)
         self.latent = model.latent.stack.cache(rows, reserve)
         self.decoder = model.decoder.cache(rows, reserve)
-        self.boundaries_RF = rules.start(patcher.rule, rows, self.device)
-        """What the rule remembers of each row."""
         kept = reserve + 1 if reserve else 0
-        self.boundaries_RKF = self.boundaries_RF[:, None].repeat(1, kept, 1)
-        """The same after each id that a crop may go back to: after id i in column i mod K."""
         self.latents_RKD = torch.zeros(rows, kept, model.config.latent.dim, device=self.device, dtype=weight.dtype)
         """Latents of the newest patches: that of patch i in column i mod K."""
-        self.patch_R = self._before_the_first().repeat(rows, *[1] * (self._before_the_first().ndim - 1))
+        self.patch_R = self._before_the_first().repeat_interleave(rows, 0)
         """What the decoder reads of the last complete patch of each row."""
         self.undecided = 0
         """Bytes that were drafted and are not verified yet."""
@@ -101,22 +96,14 @@ class Session:
         ids, closed = torch.stack([ids_n, closes_n]).tolist()
         return self.advance(ids_n, ids, closed, rows)
 
-    @torch.inference_mode()
     def lookahead(self, ids_n: Tensor, rows: Sequence[int], text: bool = False) -> Tensor:
         """First half of a step: which of the next ids (n,) close their patch, as int64 (n,), without a read.
 
-        `advance` must follow with the same ids. `text`: the caller knows that none of them is a BOS.
+        `advance` must follow with the same ids, both under `torch.inference_mode`. `text`: none of them is a BOS.
         """
-        selected = self._at(rows)
-        nats_n = self.patcher.nats_step(ids_n, self.scorer, selected, text)
-        closes_n, state_nF = rules.step(self.patcher.rule, selected.take(self.boundaries_RF), ids_n, nats_n)
-        selected.put(self.boundaries_RF, state_nF)
-        if self.reserve:
-            columns = [self.rows[row].ids % (self.reserve + 1) for row in rows]
-            self.boundaries_RKF[selected.index, torch.tensor(columns, device=self.device)] = state_nF
-        return closes_n.long()
+        places = [self.rows[row].ids for row in rows]
+        return self.boundaries.step(ids_n, self._at(rows), places, text).long()
 
-    @torch.inference_mode()
     def advance(self, ids_n: Tensor, ids: Sequence[int], closed: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Second half of a step, when the host knows ids and closes: logits (n, V)."""
         selected = self._at(rows)
@@ -143,10 +130,8 @@ class Session:
     def clear(self, row: int) -> None:
         """Begin an empty text in a row, in place of the one that was there."""
         self.rows[row] = Row(self.reserve)
-        for cache in (self.scorer, self.encoder, self.latent, self.decoder):
-            if cache is not None:
-                cache.clear(row)
-        self.boundaries_RF[row] = rules.start(self.patcher.rule, 1, self.device)[0]
+        for part in (self.boundaries, self.encoder, self.latent, self.decoder):
+            part.clear(row)
         self.patch_R[row] = self._before_the_first()[0]
 
     @torch.inference_mode()
@@ -168,12 +153,10 @@ class Session:
             return
         before, kept = text.patches, self.reserve + 1
         text.crop(count)
-        for cache in (self.scorer, self.encoder, self.decoder):
-            if cache is not None:
-                cache.crop(row, count)
+        self.boundaries.crop(row, count, text.ids)
+        self.encoder.crop(row, count)
+        self.decoder.crop(row, count)
         self.latent.crop(row, before - text.patches)
-        start_F = rules.start(self.patcher.rule, 1, self.device)[0]
-        self.boundaries_RF[row] = self.boundaries_RKF[row, (text.ids - 1) % kept] if text.ids else start_F
         latent_D = self.latents_RKD[row, (text.patches - 1) % kept]
         read = self.model.decoder.read(latent_D[None, None])[:, 0] if text.patches else self._before_the_first()
         self.patch_R[row] = read[0]
@@ -194,7 +177,6 @@ class Session:
 
     def state(self) -> dict[str, Any]:
         """All that it has read, as tensors and plain values."""
-        scorer = {} if self.scorer is None else {"scorer": self.scorer.state()}
         return {
             "reserve": self.reserve,
             "rows": [row.state() for row in self.rows],
@@ -202,23 +184,18 @@ class Session:
             "encoder": self.encoder.state(),
             "latent": self.latent.state(),
             "decoder": self.decoder.state(),
-            "boundaries": self.boundaries_RF,
-            "earlier_boundaries": self.boundaries_RKF,
+            "boundaries": self.boundaries.state(),
             "latents": self.latents_RKD,
             "patch": self.patch_R,
-            **scorer,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over a state of the same reserve and number of rows. Raises ValueError or KeyError where it is none."""
         for row, saved_row in zip(self.rows, state["rows"], strict=True):
             row.load(saved_row)
-        for name in ("scorer", "encoder", "latent", "decoder"):
-            if (cache := getattr(self, name)) is not None:
-                cache.load(state[name])
+        for name in ("boundaries", "encoder", "latent", "decoder"):
+            getattr(self, name).load(state[name])
         self.counts = Counter({str(name): int(count) for name, count in state["counts"].items()})
-        self.boundaries_RF = restored(state, "boundaries", self.boundaries_RF)
-        self.boundaries_RKF = restored(state, "earlier_boundaries", self.boundaries_RKF)
         self.latents_RKD = restored(state, "latents", self.latents_RKD)
         self.patch_R = restored(state, "patch", self.patch_R)
 
@@ -226,7 +203,7 @@ class Session:
 
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
-        """Logits (V,) after an id of row 0, as if it closed no patch: neither entropy model nor latent transformer run."""
+        """Logits (V,) after an id of row 0, as if it closed no patch: no entropy model, no latent transformer runs."""
         rows, ids_R = self._at([0]), torch.tensor([id], device=self.device)
         self.encoder.states.make_room(self.rows[0].needed_states + self.undecided + 1, self.encoder.stack.lengths)
         opens_R = ids_R == BOS if id == BOS else None
@@ -264,15 +241,8 @@ class Session:
 
     def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:
         """Which of the next ids (1, N) of a row close their patch: (N,) bool; the host counts them."""
-        nats_N = self.patcher.nats_feed(ids_BN[0], self.scorer, self._at([row]), single)
-        state_1F = self.boundaries_RF[row : row + 1]
-        closes_N, states_NF = rules.feed(self.patcher.rule, state_1F, ids_BN[0], nats_N)
-        self.boundaries_RF[row] = states_NF[-1]
         text = self.rows[row]
-        if self.reserve:
-            newest = np.arange(len(states_NF))[-self.reserve - 1 :]
-            columns = torch.from_numpy((text.ids + newest) % (self.reserve + 1)).to(self.device)
-            self.boundaries_RKF[row, columns] = states_NF[-self.reserve - 1 :]
+        closes_N = self.boundaries.feed(ids_BN[0], row, self._at([row]), text.ids, single)
         ids, closed = torch.stack([ids_BN[0], closes_N.long()]).cpu().numpy()
         text.feed(ids, closed > 0)
         return closes_N

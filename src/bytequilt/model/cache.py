@@ -1,12 +1,12 @@
 """What a stack of layers keeps of texts between calls: rings of keys and values, a row for each text.
 
-The number of rows is fixed. A text is admitted to a row and released from it in place: no other row moves, and no key is
-turned again, for each row counts its own positions. Everything is a tensor on the device; the host counts along
+The number of rows is fixed. A text is admitted to a row and released from it in place: no other row moves, and no key
+is turned again, for each row counts its own positions. Everything is a tensor on the device; the host counts along
 (`lengths`), so that it never has to ask.
 
-Position p of a row lies in column p mod C. Where there is a window, C grows up to `window - 1 + max(reserve, 1)`: enough
-for a step to write first and then read its window, and for `reserve` positions to be taken back. Where there is none,
-C grows by doubling.
+Position p of a row lies in column p mod C. Where there is a window, C grows up to `window - 1 + max(reserve, 1)`:
+enough for a step to write first and then read its window, and for `reserve` positions to be taken back. Where there is
+none, C grows by doubling.
 """
 
 from collections.abc import Sequence
@@ -150,13 +150,14 @@ class StackStep:
         self.position_R = rows.take(cache.position_R).clone()
         self.single = opens_R is None and all(cache.single[row] for row in rows.numbers)
         self.opened_R = None if self.single else self._opened(opens_R)
-        self.factors_R11C2 = rotation(self.position_R, end, config.head_dim, config.rope_theta)[:, None, None]
+        factors = rotation(self.position_R, end, config.head_dim, config.rope_theta)
+        self.factors_R11C2 = factors.view(len(lengths), 1, 1, -1, 2)
         self.column_R = self.position_R % cache.columns
         everything = min(lengths) + 1 == end or min(lengths) >= self.seen
         whole = config.window is None or end <= config.window or self.seen == config.window
         self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
         shape = (len(lengths), cache.kv.shape[2], 1, config.head_dim)
-        self._at = self.column_R[:, None, None, None].expand(shape)
+        self._at = self.column_R.view(-1, 1, 1, 1).expand(shape)
         cache.advance(rows, 1, self.single)
 
     @property

@@ -68,9 +68,13 @@ class ByteStates:
 
     def push(self, rows: Rows, states: Sequence[Tensor], position_R: Tensor) -> None:
         """Keep the states (R, d) of one position of each row."""
-        column_R = position_R % self.data_SRLd.shape[2]
+        column_R, shape = position_R % self.data_SRLd.shape[2], (rows.count, 1, self.data_SRLd.shape[3])
+        at_R1d = column_R.view(-1, 1, 1).expand(shape)
         for data_RLd, x_Rd in zip(self.data_SRLd, states, strict=True):
-            data_RLd[rows.index, column_R] = x_Rd
+            if rows.adjacent:
+                data_RLd.narrow(0, rows.first, rows.count).scatter_(1, at_R1d, x_Rd.view(shape))
+            else:
+                data_RLd[rows.index, column_R] = x_Rd
 
     def extend(self, row: int, states: Sequence[Tensor], length: int) -> None:
         """Keep the newest of the states (1, N, d) of a row, which has `length` positions with them."""

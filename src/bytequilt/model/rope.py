@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 TABLE = 8192  # positions of a table: 2 MB at a head size of 64; what lies beyond is composed of two tables
 
@@ -14,9 +15,9 @@ TABLE = 8192  # positions of a table: 2 MB at a head size of 64; what lies beyon
 def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor:
     """Rotary factors (..., head_dim / 2, 2) of positions (...) int64, all of them below `end`."""
     if end <= TABLE:
-        return _table(1, head_dim, theta, positions.device)[positions]
-    low = _table(1, head_dim, theta, positions.device)[positions % TABLE]
-    high = _table(TABLE, head_dim, theta, positions.device)[positions // TABLE]
+        return F.embedding(positions, _table(1, head_dim, theta, positions.device)).unflatten(-1, (-1, 2))
+    low = _table(1, head_dim, theta, positions.device)[positions % TABLE].unflatten(-1, (-1, 2))
+    high = _table(TABLE, head_dim, theta, positions.device)[positions // TABLE].unflatten(-1, (-1, 2))
     (a, b), (c, d) = low.unbind(-1), high.unbind(-1)
     return torch.stack([a * c - b * d, a * d + b * c], -1)
 
@@ -28,7 +29,7 @@ def _table(stride: int, head_dim: int, theta: float, device: torch.device) -> Te
         positions = torch.arange(0, stride * TABLE, stride, dtype=torch.float64, device="cpu")
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim
         angles = torch.outer(positions, theta**-exponent)
-        return torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
+        return torch.stack([angles.cos(), angles.sin()], -1).flatten(1).float().to(device)
 
 
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
