@@ -87,6 +87,11 @@ class RuleConfig(PatchOptions):
         return self.characters or self.kind == "budget"
 
     @property
+    def own_options(self) -> list[str]:
+        """Names of the options in use that no other implementation has."""
+        return [name for name in ("characters", "after", "digits") if getattr(self, name)]
+
+    @property
     def forcing(self) -> bytes:
         """The bytes after which a patch starts in any case."""
         return self.after.encode("ascii") + (DIGITS if self.digits else b"")

@@ -7,15 +7,16 @@ from torch import Tensor
 
 from ..codec import BOE, BOS
 from ..config import RuleConfig
-from .kinds import CONTINUES, NEEDS, classes, parts, threshold_parts, wanted
+from .kinds import CONTINUES, NEEDS, between_characters, classes, parts, threshold_parts, wanted
 
-PLACE, LENGTH, BEFORE, LAST, MISSING, SPENT, PENDING = range(7)
-FIELDS = 7
+PLACE, LENGTH, BEFORE, LAST, MISSING, WAITED, SPENT, PENDING = range(8)
+FIELDS = 8
 """What a rule remembers of a row.
 
 PLACE: ids since the BOS of the document, -1 before the first. LENGTH: bytes of the open patch, 0 where the newest byte
 closed it. BEFORE: the newest entropy, the bits of its float32. LAST: the newest id. MISSING: bytes that its character
-still lacks. SPENT: parts of nats that count against a budget. PENDING: 1 where a start waits for a character's end.
+still lacks. WAITED: newest bytes in a row after which a character lacked some. SPENT: parts of nats that count against
+a budget. PENDING: 1 where a start waits for a character's end.
 """
 
 
@@ -56,6 +57,7 @@ class Chunk:
             BEFORE: nats,
             LAST: self.ids_BN,
             MISSING: self.missing_BN if whole else zeros_BN,
+            WAITED: self.waited_BN if whole else zeros_BN,
             SPENT: self._spent_since(closed_BN) if self.rule.kind == "budget" else zeros_BN,
             PENDING: (self._waiting_BN > self._served_BN).long() if whole else zeros_BN,
         }
@@ -80,10 +82,15 @@ class Chunk:
         return (end_BN.gather(1, begin_BN + 1) - self.position_N).clamp(min=0)
 
     @cached_property
+    def waited_BN(self) -> Tensor:
+        """Bytes in a row, up to each, after which a character lacked some."""
+        return self.position_N - self._newest(self.missing_BN == 0, -1 - self.past[WAITED])
+
+    @cached_property
     def may_BN(self) -> Tensor:
         """After which bytes a patch may start at all."""
         text_BN = self.ids_BN != BOE
-        return text_BN & (self.missing_BN == 0) if self.rule.whole else text_BN
+        return text_BN & between_characters(self.waited_BN) if self.rule.whole else text_BN
 
     @cached_property
     def wanted_BN(self) -> Tensor:

@@ -41,6 +41,17 @@ def needed(byte: int) -> int:
     return (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
 
 
+LONGEST_WAIT = 3  # bytes after which a character of UTF-8 lacks some
+
+
+def between_characters(waited: Tensor) -> Tensor:
+    """Whether a patch may start, after so many bytes in a row that left a character unfinished.
+
+    Bytes that leave one unfinished for longer than UTF-8 does are no text: there, a patch may start anywhere.
+    """
+    return (waited == 0) | (waited > LONGEST_WAIT)
+
+
 def wanted(
     rule: RuleConfig,
     ids: Tensor,

@@ -6,8 +6,9 @@ nothing is remembered across it.
 
 What comes first for every rule: a kind wants starts (`kinds.wanted`), and so do the options `after` and `digits`. A
 patch of `max_length` bytes, or for kind `budget` one whose entropies exceed the budget, closes too. Where characters
-stay whole (option `characters`, kind `budget`) all of these wait for the last byte of a UTF-8 character: for at most
-three bytes, and only as long as continuation bytes come. Padding (id 0) closes nothing.
+stay whole (option `characters`, kind `budget`) all of these wait for the last byte of a UTF-8 character. A byte that
+does not continue the character ends the wait for it, and after three bytes of waiting a patch starts in any case, so
+that bytes which are no UTF-8 are cut, too. Padding (id 0) closes nothing.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..codec import BOE, BOS, OFFSET
 from ..config import RuleConfig
 from ..model.segments import Patches
 from .chunk import FIELDS, PLACE, Chunk
-from .kinds import CONTINUES, NEEDS, SUM_SCALE, classes, needed, parts, threshold_parts, wanted
+from .kinds import CONTINUES, NEEDS, SUM_SCALE, between_characters, classes, needed, parts, threshold_parts, wanted
 
 
 def closes(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None) -> Tensor:
@@ -53,7 +54,7 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
     `nats_R` (R,) fp32 are the entropies after these ids. The state that is given stays as it is, and nothing is read
     from the device.
     """
-    place, length, before, last, missing, spent, pending = state_RF.unbind(1)
+    place, length, before, last, missing, waited, spent, pending = state_RF.unbind(1)
     kinds = classes(rule, ids_R.device)
     kind = kinds[ids_R]
     place = torch.where((ids_R == BOS) | (place < 0), 0, place + 1)
@@ -63,7 +64,8 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
     may = ids_R != BOE
     if rule.whole:
         missing = torch.where((kind & CONTINUES) > 0, (missing - 1).clamp(min=0), kind >> NEEDS)
-        may, asked = may & (missing == 0), asked | (pending > 0)
+        waited = torch.where(missing == 0, 0, waited + 1)
+        may, asked = may & between_characters(waited), asked | (pending > 0)
     due = asked
     if rule.max_length is not None:
         due = due | (length >= rule.max_length)
@@ -79,11 +81,11 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
     if nats_R is not None:
         before = nats_R.contiguous().view(torch.int32).long()
     length = torch.where(closed, 0, length)
-    return closed, torch.stack([place, length, before, ids_R, missing, spent, pending], 1)
+    return closed, torch.stack([place, length, before, ids_R, missing, waited, spent, pending], 1)
 
 
 def feed(rule: RuleConfig, state_1F: Tensor, ids_N: Tensor, nats_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The same for the next ids (N,) of one row at once: which close their patch (N,), and the states (N, F) after them."""
+    """The same for the next ids (N,) of one row at once: (N,) bool, and the states (N, F) after them."""
     chunk = Chunk(rule, state_1F, ids_N[None], None if nats_N is None else nats_N[None])
     return chunk.closes_BN[0], chunk.states_BNF[0]
 
@@ -106,6 +108,7 @@ class Stream:
         self.before: np.float32 | None = None
         self.space_before = False
         self.missing = 0
+        self.waited = 0
         self.spent = 0
         self.pending = False
 
@@ -113,11 +116,11 @@ class Stream:
     def state(self) -> tuple[int | float | bool | None, ...]:
         """All that it remembers, as plain values; setting it goes back there."""
         before = None if self.before is None else float(self.before)
-        return self.place, self.length, before, self.space_before, self.missing, self.spent, self.pending
+        return self.place, self.length, before, self.space_before, self.missing, self.waited, self.spent, self.pending
 
     @state.setter
     def state(self, state: tuple[int | float | bool | None, ...]) -> None:
-        self.place, self.length, before, self.space_before, self.missing, self.spent, self.pending = state
+        self.place, self.length, before, self.space_before, self.missing, self.waited, self.spent, self.pending = state
         self.before = None if before is None else np.float32(before)
 
     def feed(self, id: int, entropy: float | None = None) -> bool:
@@ -126,6 +129,7 @@ class Stream:
         self.place = 0 if self.place < 0 or id == BOS else self.place + 1
         self.length += 1
         self.missing = max(self.missing - 1, 0) if 0x80 <= byte < 0xC0 else needed(byte)
+        self.waited = self.waited + 1 if self.missing else 0
         nats = None if entropy is None else np.float32(entropy)  # rises and ties as in the batch, which is fp32
         cost = max(0, round(float(nats) * SUM_SCALE)) if rule.kind == "budget" else 0
         self.spent += cost
@@ -134,7 +138,7 @@ class Stream:
         self.pending = self.pending or asked
         long = rule.max_length is not None and self.length >= rule.max_length
         dear = rule.kind == "budget" and self.spent > threshold_parts(rule)
-        may = id != BOE and not (rule.whole and self.missing)
+        may = id != BOE and not (rule.whole and 0 < self.waited <= 3)
         closed = may and (self.pending or long or dear)
         if closed:
             self.length, self.spent, self.pending = 0, cost, False
