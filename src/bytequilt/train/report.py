@@ -25,9 +25,9 @@ PARAGRAPH = 600  # bytes of held-out text that are shown in colour
 
 def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[str, Any]:
     """Measure a trained model on all held-out text, where it is; write report.json, curve.png and patches.html."""
-    held = held_out(folder / "corpus")
-    documents = [document.data for document in held]
-    report = measure(lm, held) | training(done)
+    records = held_out(folder / "corpus")
+    documents = [document.data for document in records]
+    report = measure(lm, records) | training(done)
     entropy = lm.patcher.model.config if lm.patcher.model else None
     if report["mean_patch_bytes"]:
         report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
@@ -42,17 +42,17 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     return report
 
 
-def measure(lm: LM, held: list[Document]) -> dict[str, Any]:
+def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
     """Bits per byte of documents under the BLT, its entropy model and compressors, and the sizes of their patches.
 
     The BLT's are those of what is learnt: prompts do not count. The others see whole documents.
     """
-    documents = [document.data for document in held]
+    documents = [document.data for document in records]
     together = b"".join(documents)
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        score, mean_patch = held_out_score(lm, held, lambda done: bar.update(line, advance=done))
+        score, mean_patch = held_out_score(lm, records, lambda done: bar.update(line, advance=done))
     report |= {"mean_patch_bytes": mean_patch, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte

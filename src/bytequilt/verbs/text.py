@@ -132,11 +132,11 @@ def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> 
     from ..view.terminal import is_plain
 
     patcher, out = load_model(model, device).patcher, console()
-    rest = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
+    later = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
     with progress() as bar:
         # On a terminal the text itself shows how far it is.
         line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
-        parts = patched_parts(patcher, chain([head], rest))
+        parts = patched_parts(patcher, chain([head], later))
         counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
         if json:
             return print_json_parts(counted, sys.stdout.write)
