@@ -16,6 +16,7 @@ VERBS = {
     "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
     "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
     "bench": "Measure how fast a model decodes on this machine.",
+    "serve": "Serve models by an API like OpenAI's, with a page to play with.",
     "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",
 }
 
