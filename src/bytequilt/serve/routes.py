@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from .answer import Plan, answer, while_connected
-from .errors import Unavailable
+from .errors import NotFound, Unavailable
 from .forms import ChatForm, CompletionForm
 from .models import Models
 from .patches import Patching
@@ -32,6 +32,7 @@ class Failure(BaseModel):
     error: Problem
 
 
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 STATUSES = (400, 401, 404, 408, 413, 422, 429, 500, 503)
 
 
@@ -99,6 +100,11 @@ def _cards(routes: APIRouter, models: Models) -> None:
     async def card(model: str) -> dict[str, Any]:
         """One of them."""
         return models.card(model)
+
+    @routes.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False, response_model=None)
+    async def nothing(path: str) -> None:
+        """Otherwise the page's files would be looked through, which are there for GET alone."""
+        raise NotFound("there is nothing here")
 
     @routes.get("/metrics", response_model=None)
     async def metrics() -> Response:
