@@ -60,7 +60,7 @@ class Guard:
         caller = (scope["client"] or ("",))[0].encode()
         if self.keys:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            caller = key.strip().encode()
+            caller = key.strip().encode("latin-1")  # as headers are read: the bytes that were sent
             same = [hmac.compare_digest(caller, known) for known in self.keys]  # all of them, in constant time
             if scheme.lower() != "bearer" or not any(same):
                 raise Unauthorized("a key is needed: Authorization: Bearer KEY" if not key else "wrong API key")
