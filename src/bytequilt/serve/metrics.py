@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 if TYPE_CHECKING:
     from ..infer.writer import Step
@@ -46,6 +46,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         options = {"labelnames": ["model_name"], "registry": self.registry}
         self.gauges = {name: Gauge(f"bytequilt:{name}", text, **options) for name, text in GAUGES.items()}
         self.counters = {name: Counter(f"bytequilt:{name}", text, **options) for name, text in COUNTERS.items()}
