@@ -21,7 +21,7 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-FLUSH = 0.01  # seconds between two hand-overs to the event loop, so that waking it costs little beside a step
+FLUSH = 0.02  # seconds between two hand-overs to the event loop, so that waking it costs little beside a step
 log = logging.getLogger("bytequilt.serve")
 
 Work = Generator[None, None, Any]
@@ -67,7 +67,7 @@ class Engine:
         self._running: dict[int, Stream] = {}
         self._jobs: deque[Job] = deque()
         self._outbox: list[tuple[Stream | Job, Any]] = []
-        self._stopping, self._idle = False, True
+        self._stopping, self._idle, self._urgent = False, True, False
         self._turned = self._flushed = self._stepped = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -204,6 +204,7 @@ class Engine:
             stream = self._running[key]
             stream.first = stream.first or now
             stream.given += 1
+            self._urgent |= stream.given == 1 or step.finish_reason is not None
             if step.finish_reason is not None:
                 del self._running[key]
                 self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
@@ -219,6 +220,7 @@ class Engine:
         except StopIteration as end:
             self._jobs.remove(job)
             self._outbox.append((job, end.value))
+            self._urgent = True
         except Exception:
             log.exception("a computation of engine %s", self.name)
             self._drop(job, TextFailed("this computation failed; the others go on"))
@@ -236,11 +238,12 @@ class Engine:
                 del self._running[key]
                 self.meters.dropped(error.code if error is not None else "abort")
         self._outbox.append((item, error))
+        self._urgent = True
 
     def _flush(self) -> None:
-        """Hand over what has gathered, not oftener than every 10 ms while texts are running."""
-        if self._outbox and (self._turned - self._flushed >= FLUSH or not self._running):
-            self._flushed = self._turned
+        """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 20 ms."""
+        if self._outbox and (self._urgent or self._turned - self._flushed >= FLUSH):
+            self._flushed, self._urgent = self._turned, False
             self._call(self._hand_out, self._outbox)
             self._outbox = []
 
