@@ -3,9 +3,16 @@
 import asyncio
 import base64
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlparse
 
 import openai
@@ -19,6 +26,7 @@ from serving import TEXTS, WAIT, process, untrained
 
 from bytequilt import load
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 ROWS, QUEUE = 8, 8
 PROMPT = "Once upon a time"
 
@@ -384,3 +392,21 @@ def test_lm_eval_scores_over_http_as_our_adaptor_does(address, tiny):
     over_http, ours = local.loglikelihood(asked), Harness(tiny).loglikelihood(asked)
     assert [greedy for _, greedy in over_http] == [greedy for _, greedy in ours]
     assert [score for score, _ in over_http] == pytest.approx([score for score, _ in ours], rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ examples
+
+
+def test_the_client_of_the_examples_runs(address):
+    environment = os.environ | {"OPENAI_BASE_URL": f"{address}/v1", "OPENAI_API_KEY": "none"}
+    command = [sys.executable, str(EXAMPLES / "openai_client.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=2 * WAIT, check=True)
+    assert b"nats" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_the_lines_for_curl_run(address):
+    text = (EXAMPLES / "curl.md").read_text(encoding="utf-8").replace("http://127.0.0.1:8000", address)
+    for block in re.findall(r"```sh\n(curl.*?)```", text, re.DOTALL):
+        script = "set -e\n" + block.replace("curl -s", "curl -sSf")
+        assert subprocess.run(["bash", "-c", script], capture_output=True, timeout=WAIT, check=True).stdout
