@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +17,12 @@ from torch import nn
 from .baselines.baseline import Baseline
 from .codec import as_bytes, encode
 from .config import Config, UserError
-from .infer.batcher import Batcher
+from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
-from .infer.sampling import Sampling
-from .infer.saved import restore
-from .infer.score import Feed, Score, score_documents, score_pairs
+from .infer.sampling import sampling_of
+from .infer.score import BLTScorer, Score, score_documents, score_pairs
 from .infer.session import Session
+from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import Directory, hub
 from .interop.native import FORMAT, ModelConfig, beside, read_json
@@ -37,7 +36,8 @@ from .patching.patcher import Patcher
 from .view.card import card
 from .view.patched import Patch, PatchedText
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
+ROWS = 16  # texts of a list that run side by side
 
 
 class LM(ModelHubMixin):
@@ -64,22 +64,23 @@ class LM(ModelHubMixin):
 
     def batcher(self, rows: int = 16) -> Batcher:
         """Generates up to so many texts side by side, which come and go as they please."""
-        return Batcher(self.session, rows)
+        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows)))
 
     @overload
     def generate(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Completion: ...
     @overload
-    def generate(self, prompt: list[str] | list[bytes], **sampling: Any) -> list[Completion]: ...
+    def generate(self, prompt: Sequence[str] | Sequence[bytes], **sampling: Any) -> list[Completion]: ...
     def generate(self, prompt, *, speculate=0, **sampling):
         """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
 
         The same seed gives the same bytes, in whatever company. `speculate` as in `stream`.
         """
-        if not isinstance(prompt, list):
+        if not isinstance(prompt, list | tuple):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
             raise UserError("`speculate` is for one prompt at a time")
-        return complete_all(self.batcher(), [(as_bytes(one), _sampling(sampling)) for one in prompt])
+        requests = [(as_bytes(text), sampling_of(sampling)) for text in prompt]
+        return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Iterator[Step]:
         """Like `generate`, byte by byte; characters come whole.
@@ -87,11 +88,12 @@ class LM(ModelHubMixin):
         With `speculate` the decoder guesses up to so many bytes ahead. Greedy text is the same, and sampled text as
         likely, but a seed draws other bytes.
         """
-        if not isinstance(speculate, int) or speculate < 0:
+        if isinstance(speculate, bool) or not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
-        return stream(
-            self.session(reserve=speculate and speculate + 1), as_bytes(prompt), _sampling(sampling), speculate
-        )
+        data, chosen = as_bytes(prompt), sampling_of(sampling)
+        if speculate:
+            return speculated(self.session(reserve=speculate + 1), data, chosen, speculate)
+        return stream(self.batcher(1), data, chosen)
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
@@ -101,13 +103,13 @@ class LM(ModelHubMixin):
         starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
         if nats is None:
             return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rule.model_copy(update={"max_length": None}), ids, nats).starts[0])
+        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
         bits = (nats[0, : len(data)] / math.log(2)).tolist()
         patches = tuple(
             Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
             for a, b in pairwise([*starts, len(data)])
         )
-        return PatchedText(data, patches, None if rule.threshold is None else rule.threshold / math.log(2), tuple(bits))
+        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...
@@ -125,26 +127,17 @@ class LM(ModelHubMixin):
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
-    ) -> tuple[list[Score], float]:
-        """Scores of documents, EOS included, each in its full context; and the mean bytes per patch of them all."""
-        session, patches = self.session(), 0
-
-        def fresh() -> Feed:
-            nonlocal session, patches
-            patches, session = patches + session.text_patches, self.session()
-            return session.feed
-
-        scores = score_documents(fresh, documents, advance)
-        patches += session.text_patches
-        return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+    ) -> list[Score]:
+        """Scores of documents, EOS and patches included, each in its full context; `advance` hears of ids done."""
+        return score_documents(BLTScorer(self.model, self.patcher), documents, advance)
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""
-        return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
+        return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     def restore(self, path: str | Path) -> Session:
         """A session of this model that was saved, as in `session.save(path)`."""
-        return restore(self.model, self.patcher, path)
+        return Session.restore(self.model, self.patcher, path)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
@@ -182,14 +175,6 @@ class LM(ModelHubMixin):
         return ModelCard(card(self.model.config, report, **fields))
 
 
-def _sampling(options: dict[str, Any]) -> Sampling:
-    """Raises UserError for an option that there is not."""
-    known = [field.name for field in fields(Sampling)]
-    if unknown := sorted(set(options) - set(known)):
-        raise UserError(f"no option {', '.join(unknown)}; there are speculate, {', '.join(known)}")
-    return Sampling(**options)
-
-
 def write_model(
     folder: Path,
     config: ModelConfig,
@@ -222,6 +207,8 @@ def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str 
     if config.blt is None or config.patching is None:
         held = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {held} alone; a BLT is needed here")
+    if dtype == "float16":
+        raise UserError("float16 is too narrow for the residual stream of a BLT: use bfloat16 or float32")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
     tensors = directory.tensors()

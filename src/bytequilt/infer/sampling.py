@@ -1,24 +1,22 @@
-"""How the next byte is drawn from its logits, composed once before generation starts."""
+"""What is asked of a generated text: how its bytes are drawn, and when it ends."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import operator
+from dataclasses import dataclass, fields
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ..codec import EOS, OFFSET, VOCAB_SIZE, as_bytes
+from ..codec import as_bytes
 from ..config import UserError
-
-REPEATS = 64  # bytes that the repetition penalty looks back
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked of one generated text. Raises UserError for what is out of range."""
+    """Options of one generated text. Raises UserError for what is out of range."""
 
     max_bytes: int = 200
+    """The text ends after so many bytes."""
     temperature: float = 0.8
     """0 takes the likeliest byte."""
     top_k: int = 0
@@ -30,160 +28,89 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Above 1, bytes among the last 64 are less likely (Keskar et al. 2019)."""
     seed: int | None = None
-    """The same seed draws the same bytes."""
-    stop: str | bytes | tuple[str | bytes, ...] = ()
+    """The same seed draws the same bytes, whatever else is generated beside them."""
+    stop: str | bytes | tuple[str | bytes, ...] | None = ()
     """The text ends before the first of these."""
     utf8: bool = False
     """Whether only bytes are drawn that keep the text valid UTF-8."""
     logprobs: bool = False
     """Whether steps tell the log-probability, in nats, that the model itself gave each byte."""
+    logit_bias: dict[int, float] | None = None
+    """Added to the logits of these bytes (0 to 255)."""
+    frequency_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of a byte for each time that it has been generated."""
+    presence_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of every byte that has been generated."""
+    top_logprobs: int = 0
+    """0 to 5: of how many likeliest bytes the steps tell the log-probability, in nats, at each place."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str | bytes):
-            object.__setattr__(self, "stop", (self.stop,))
-        rules = [
-            ("max_bytes", "be a whole number of at least 0", _whole(self.max_bytes) and self.max_bytes >= 0),
-            ("temperature", "be at least 0", _real(self.temperature) and self.temperature >= 0),
-            ("top_k", "be a whole number of at least 0", _whole(self.top_k) and self.top_k >= 0),
-            ("top_p", "be above 0 and at most 1", _real(self.top_p) and 0 < self.top_p <= 1),
-            ("min_p", "be at least 0 and below 1", _real(self.min_p) and 0 <= self.min_p < 1),
-            ("repetition_penalty", "be 0.01 to 100", _real(self.repetition_penalty, 0.01, 100)),
-            ("seed", "be a whole number of 64 bits", self.seed is None or _whole(self.seed, -(2**63), 2**63)),
-            ("stop", "be texts, none of them empty", _texts(self.stop)),
-        ]
-        for name, rule, kept in rules:
-            if not kept:
-                raise UserError(f"{name} must {rule}, unlike {getattr(self, name)!r}")
-        object.__setattr__(self, "stop", tuple(as_bytes(stop) for stop in self.stop))
+        for name in ("max_bytes", "top_k"):
+            self._set(name, _whole(getattr(self, name), 0), "be a whole number of at least 0")
+        self._set("top_logprobs", _whole(self.top_logprobs, 0, 5), "be a whole number of 0 to 5")
+        if self.seed is not None:
+            self._set("seed", _whole(self.seed, -(2**63), 2**63 - 1), "be a whole number of 64 bits")
+        ranges = {
+            "temperature": (0, math.inf, "be at least 0"),
+            "top_p": (math.ulp(0), 1, "be above 0 and at most 1"),
+            "min_p": (0, math.nextafter(1, 0), "be at least 0 and below 1"),
+            "repetition_penalty": (0.01, 100, "be 0.01 to 100"),
+            "frequency_penalty": (-2, 2, "be -2 to 2"),
+            "presence_penalty": (-2, 2, "be -2 to 2"),
+        }
+        for name, (least, most, rule) in ranges.items():
+            self._set(name, _real(getattr(self, name), least, most), rule)
+        for name in ("utf8", "logprobs"):
+            value = getattr(self, name)
+            self._set(name, bool(value) if isinstance(value, bool | np.bool_) else None, "be true or false")
+        self._set("stop", _texts(self.stop), "be texts, none of them empty")
+        if self.logit_bias is not None:
+            self._set("logit_bias", _bias(self.logit_bias), "give numbers for bytes of 0 to 255")
+
+    def _set(self, name: str, value: Any, rule: str) -> None:
+        """Keep an option as a plain Python value; None is one that breaks its rule."""
+        if value is None:
+            raise UserError(f"{name} must {rule}, unlike {repr(getattr(self, name))[:100]}")
+        object.__setattr__(self, name, value)
 
 
-def _whole(number: object, least: int = -(2**63), most: int = 2**63) -> bool:
-    return isinstance(number, int) and least <= number < most
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """Raises UserError for an option that there is not."""
+    known = [field.name for field in fields(Sampling)]
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"no option {', '.join(unknown)[:100]}; there are speculate, {', '.join(known)}")
+    return Sampling(**options)
 
 
-def _real(number: object, least: float = -math.inf, most: float = math.inf) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number) and least <= number <= most
+def _whole(number: Any, least: int, most: int = 2**63) -> int | None:
+    """A whole number of Python, numpy or torch."""
+    try:
+        whole = operator.index(number)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return whole if not isinstance(number, bool | np.bool_) and least <= whole <= most else None
 
 
-def _texts(stops: object) -> bool:
-    return isinstance(stops, tuple | list) and all(isinstance(stop, str | bytes) and stop for stop in stops)
+def _real(number: Any, least: float, most: float) -> float | None:
+    """A finite number of Python, numpy or torch."""
+    if isinstance(number, bool | str | bytes | None):
+        return None
+    try:
+        real = float(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return real if math.isfinite(real) and least <= real <= most else None
 
 
-Filter = Callable[[Tensor, bytes, int], Tensor]
-"""Logits (V,) after a text, with so many bytes left to draw -> logits, of which minus infinity is never drawn."""
+def _texts(stops: Any) -> tuple[bytes, ...] | None:
+    stops = () if stops is None else (stops,) if isinstance(stops, str | bytes) else stops
+    if not isinstance(stops, tuple | list) or not all(isinstance(stop, str | bytes) and stop for stop in stops):
+        return None
+    return tuple(as_bytes(stop) for stop in stops)
 
 
-class Sampler:
-    """Draws ids of bytes and EOS; the other special ids are never drawn."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.greedy = sampling.temperature == 0
-        self.generator = torch.Generator()
-        self.generator.seed() if sampling.seed is None else self.generator.manual_seed(sampling.seed)
-        self.filters = list(_filters(sampling))
-
-    def probabilities(self, logits: Tensor, text: bytes = b"", left: int = 4) -> Tensor:
-        """The distribution (V,) that the next id is drawn from, on the CPU; one certain id where sampling is greedy."""
-        logits = logits.float().cpu() + TEXT_ONLY
-        for change in self.filters:
-            logits = change(logits, text, left)
-        if self.greedy:
-            return torch.zeros(VOCAB_SIZE).index_fill_(0, logits.argmax(), 1.0)
-        return logits.softmax(-1)
-
-    def draw(self, probabilities: Tensor) -> int:
-        """An id out of a distribution, which need not sum to 1."""
-        if self.greedy:
-            return int(probabilities.argmax())
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
-
-    def accepts(self, id: int, true: Tensor, drafted: Tensor) -> bool:
-        """Whether an id drawn from the distribution `drafted` passes as one of `true` (Leviathan et al. 2023)."""
-        return float(torch.rand((), generator=self.generator)) * float(drafted[id]) < float(true[id])
-
-    def redraw(self, true: Tensor, drafted: Tensor) -> int:
-        """An id instead of one that did not pass, so that the two together are distributed as `true`."""
-        missing = (true - drafted).clamp(min=0)
-        return self.draw(missing if missing.any() else true)  # nothing is missing but what rounding left
-
-
-def _filters(sampling: Sampling) -> "list[Filter]":
-    """In the order in which they work: first what may come at all, then how likely it is."""
-    found: list[Filter] = []
-    if sampling.utf8:
-        found.append(valid_utf8)
-    if sampling.repetition_penalty != 1:
-        found.append(partial(_penalised, penalty=sampling.repetition_penalty))
-    if sampling.temperature not in (0, 1):
-        found.append(lambda logits, text, left: (logits - logits.max()) / sampling.temperature)
-    if sampling.top_k:
-        found.append(partial(_top_k, k=sampling.top_k))
-    if sampling.top_p < 1:
-        found.append(partial(_top_p, p=sampling.top_p))
-    if sampling.min_p:
-        found.append(partial(_min_p, p=sampling.min_p))
-    return found
-
-
-def _only(ids: list[int]) -> Tensor:
-    """Zero for these ids, minus infinity for the rest."""
-    return torch.full((VOCAB_SIZE,), -torch.inf).index_fill_(0, torch.tensor(ids), 0.0)
-
-
-TEXT_ONLY = _only([EOS, *range(OFFSET, VOCAB_SIZE)])
-
-
-def _penalised(logits: Tensor, text: bytes, left: int, penalty: float) -> Tensor:
-    seen = torch.tensor(sorted({byte + OFFSET for byte in text[-REPEATS:]}), dtype=torch.long)
-    before = logits[seen]
-    return logits.index_copy(0, seen, torch.where(before > 0, before / penalty, before * penalty))
-
-
-def _top_k(logits: Tensor, text: bytes, left: int, k: int) -> Tensor:
-    return logits.masked_fill(logits < logits.topk(min(k, len(logits))).values[-1], -torch.inf)
-
-
-def _top_p(logits: Tensor, text: bytes, left: int, p: float) -> Tensor:
-    ordered, index = logits.sort(descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter(0, index, before >= p), -torch.inf)
-
-
-def _min_p(logits: Tensor, text: bytes, left: int, p: float) -> Tensor:
-    chances = logits.softmax(-1)
-    return logits.masked_fill(chances < p * chances.max(), -torch.inf)
-
-
-# ---------------------------------------------------------------------------------------------------------- valid UTF-8
-
-LENGTH = dict.fromkeys(range(194, 224), 2) | dict.fromkeys(range(224, 240), 3)
-LENGTH |= dict.fromkeys(range(240, 245), 4)
-SECOND = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0xF4: (0x80, 0x8F)}
-"""Where the byte after a lead byte has a narrower range (Unicode 15, table 3-7)."""
-
-
-def valid_utf8(logits: Tensor, text: bytes, left: int) -> Tensor:
-    """Keep what goes on with valid UTF-8, and starts no character that `left` bytes cannot end."""
-    begun = _unfinished(text)
-    if not begun:
-        return logits + _BEGINS[min(left, 4)]
-    low, high = SECOND.get(begun[0], (0x80, 0xBF)) if len(begun) == 1 else (0x80, 0xBF)
-    return logits + _only(list(range(low + OFFSET, high + OFFSET + 1)))
-
-
-def _unfinished(text: bytes) -> bytes:
-    """The first bytes of a character that a text breaks off in; nothing where it ends well, or is no UTF-8 anyway."""
-    for size in range(1, min(3, len(text)) + 1):
-        tail = text[-size:]
-        if tail[0] in LENGTH:
-            low, high = SECOND.get(tail[0], (0x80, 0xBF))
-            return tail if size < LENGTH[tail[0]] and (size == 1 or low <= tail[1] <= high) else b""
-        if not 0x80 <= tail[0] < 0xC0:
-            break
-    return b""
-
-
-_BEGINS = [
-    _only([EOS, *range(OFFSET, 0x80 + OFFSET), *(lead + OFFSET for lead, size in LENGTH.items() if size <= left)])
-    for left in range(5)
-]
+def _bias(bias: Any) -> dict[int, float] | None:
+    if not isinstance(bias, dict):
+        return None
+    pairs = {_whole(byte, 0, 255): _real(value, -math.inf, math.inf) for byte, value in bias.items()}
+    return None if None in pairs or None in pairs.values() else pairs

@@ -1,11 +1,9 @@
 """The Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from ..config import BLTConfig
-from .cache import Gathered, StackCache
+from .cache import StackChunk, StackStep
 from .decoder import Decoder
 from .encoder import Encoder
 from .layers import Stack, linear
@@ -21,14 +19,13 @@ class Latent(nn.Module):
         self.project = nn.Identity() if inputs == width else linear(inputs, width)
         self.stack = Stack(config.latent)
 
-    def forward(self, x_BPD: Tensor, opens_BP: Tensor, cache: StackCache | None = None) -> Tensor:
+    def forward(self, x_BPD: Tensor, opens_BP: Tensor, chunk: StackChunk | None = None) -> Tensor:
         """A patch sees the patches before it, back to the one that opens its document."""
-        return self.stack(self.project(x_BPD).to(x_BPD.dtype), self.stack.spans(opens_BP, cache), cache)
+        return self.stack(self.project(x_BPD).to(x_BPD.dtype), opens_BP, chunk)
 
-    def step(self, x_RD: Tensor, opens: Sequence[bool], cache: StackCache | Gathered) -> Tensor:
+    def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
         """The next patch of each row."""
-        cache.begin(opens)
-        return self.stack.step(self.project(x_RD), cache)
+        return self.stack.step(self.project(x_RD), step)
 
 
 class BLT(nn.Module):

@@ -175,8 +175,8 @@ def _step_seconds(task: Task, batches: Iterator, draft: TrainConfig) -> float:
 def _score(model: Model, texts: list[bytes]) -> tuple[float, float | None]:
     """Bits per byte of the texts under the trained model, and their mean patch."""
     model.network.eval()
-    scores, mean_patch = model.scorer.score_documents(texts)
-    return Score.total(scores).bits_per_byte, mean_patch
+    score = Score.total(model.scorer.score_documents(texts))
+    return score.bits_per_byte, score.patch_bytes or None
 
 
 def _seconds(home: Path, config: TrainConfig) -> float:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import lzma
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,13 @@ def measure(lm: LM, documents: list[bytes]) -> dict[str, Any]:
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        scores, report["mean_patch_bytes"] = lm.score_documents(documents, lambda done: bar.update(line, advance=done))
-    report["bpb"] = Score.total(scores).bits_per_byte
+        score = Score.total(lm.score_documents(documents, lambda done: bar.update(line, advance=done)))
+    report |= {"mean_patch_bytes": score.patch_bytes, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
     report["patch_histogram"] = patch_lengths(lm, documents)
-    threshold = lm.patcher.rule.threshold
-    report["threshold_bits"] = None if threshold is None else threshold / math.log(2)
+    report["threshold_bits"] = lm.patcher.rule.threshold_bits
     return report
 
 

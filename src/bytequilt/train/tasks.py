@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..baselines.baseline import Baseline
 from ..data.batches import Batch
-from ..infer.score import Feed, Score, score_documents
+from ..infer.score import NetworkScorer, Score, score_documents
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
@@ -51,8 +51,8 @@ class BLTTask:
         return nats, {"ids": int(text.sum()), "patches": int((patches.start_BN & text).sum())}
 
     def evaluate(self) -> dict[str, float]:
-        scores, mean_patch = LM(self.network, self.patcher).score_documents(self.held_out)
-        return {"val_bpb": Score.total(scores).bits_per_byte, "val_mean_patch": mean_patch}
+        score = Score.total(LM(self.network, self.patcher).score_documents(self.held_out))
+        return {"val_bpb": score.bits_per_byte, "val_mean_patch": score.patch_bytes}
 
 
 class TokenTask:
@@ -69,21 +69,11 @@ class TokenTask:
         return target_nats(self.network(batch.ids_BN), batch), {"bytes": size}
 
     def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": Score.total(self.baseline.score_documents(self.held_out)[0]).bits_per_byte}
+        return {"val_bpb": Score.total(self.baseline.score_documents(self.held_out)).bits_per_byte}
 
 
 def entropy_scores(
     network: EntropyModel, documents: list[bytes], advance: Callable[[int], None] = lambda _: None
 ) -> list[Score]:
     """Scores of documents under the entropy model, as a language model of its own."""
-
-    def fresh() -> Feed:
-        cache, device = network.cache(), network.embed.weight.device
-
-        @torch.no_grad()
-        def feed(ids_n: Tensor) -> Tensor:
-            return network(ids_n.to(device)[None], cache)[0]
-
-        return feed
-
-    return score_documents(fresh, documents, advance)
+    return score_documents(NetworkScorer(network), documents, advance)
