@@ -96,7 +96,7 @@ def test_what_has_no_room_is_refused_at_once_and_all_or_nothing():
 
 def test_a_reader_that_goes_frees_its_row_within_a_step():
     async def test(working):
-        working._batcher = Slow(LM.session, 4)
+        working._batcher = Slow(LM.batcher(4).decoder)
         (stream,) = working.submit([(b"a", LONG)])
         await until(lambda: stream.given > 3)
         working.cancel(stream)
@@ -134,7 +134,7 @@ def test_a_reader_that_does_not_read_is_dropped():
 
 def test_a_text_ends_at_its_deadline():
     async def test(working):
-        working._batcher = Slow(LM.session, 4)
+        working._batcher = Slow(LM.batcher(4).decoder)
         with pytest.raises(Expired):
             await data_of(working.submit([(b"a", LONG)]))
         assert len(working._batcher) == 0
@@ -199,7 +199,7 @@ def test_a_text_that_fails_ends_alone():
             return [(key, Step("", b"", "error") if key == 1 and step.data else step) for key, step in steps]
 
     async def test(working):
-        working._batcher = Failing(LM.session, 4)
+        working._batcher = Failing(LM.batcher(4).decoder)
         bad, good = working.submit([(b"a", Sampling(max_bytes=1)), (b"b", Sampling(max_bytes=1))])
         with pytest.raises(TextFailed):
             await data_of([bad, good])
@@ -214,7 +214,7 @@ def test_an_engine_that_fails_tells_everybody_and_admits_nothing_more():
         raise RuntimeError("secret")
 
     async def test(working):
-        working._batcher = Slow(LM.session, 4)
+        working._batcher = Slow(LM.batcher(4).decoder)
         streams = working.submit([(b"a", LONG)] * 3)
         await until(lambda: streams[0].given > 0)
         working._batcher.fault = fault
@@ -232,7 +232,7 @@ def test_an_engine_that_hangs_is_noticed():
     freed = threading.Event()
 
     async def test(working):
-        working._batcher = Slow(LM.session, 4)
+        working._batcher = Slow(LM.batcher(4).decoder)
         working._batcher.fault = freed.wait
         streams = working.submit([(b"a", Sampling(max_bytes=10))])
         working.check()

@@ -184,10 +184,11 @@ def test_log_probabilities_come_with_each_byte(client, tiny):
 def test_biases_and_penalties_change_what_is_drawn(client):
     forced = complete(client, temperature=0, logit_bias={str(ord("z")): 100}, max_tokens=5)
     assert forced.choices[0].text == "zzzzz"
-    varied = complete(client, temperature=0, logit_bias={"122": 100, "113": 99.9}, max_tokens=4, frequency_penalty=2)
-    assert set(varied.choices[0].text) == {"z", "q"}
-    present = complete(client, temperature=0, logit_bias={"122": 100, "113": 99}, max_tokens=4, presence_penalty=2)
-    assert set(present.choices[0].text) == {"z", "q"}
+    ask = {"temperature": 0, "logit_bias": {"122": 100, "113": 100}, "max_tokens": 16}
+    assert len(set(complete(client, **ask).choices[0].text)) == 1
+    assert set(complete(client, **ask, frequency_penalty=2).choices[0].text) == {"z", "q"}
+    likely = complete(client, temperature=0, max_tokens=40).choices[0].text
+    assert complete(client, temperature=0, max_tokens=40, presence_penalty=2).choices[0].text != likely
 
 
 # ---------------------------------------------------------------------------------------------------------------- chat
@@ -241,7 +242,7 @@ def test_patches_are_those_of_the_model(address, tiny):
         ]
         assert shown["entropy_bits"] == pytest.approx(patched.entropy_bits, abs=1e-3)
         assert shown["threshold_bits"] == pytest.approx(patched.threshold_bits)
-        assert {"space", "fixed"} <= {rule["kind"] for rule in shown["rules"]}
+        assert {"words", "fixed", "monotonic"} <= {rule["kind"] for rule in shown["rules"]}
     higher = post(address, "/v1/patches", {"input": TEXTS[0], "threshold_bits": 7.0})[1]
     assert len(higher["patches"]) < len(tiny.patch(TEXTS[0]))
 
@@ -347,7 +348,7 @@ def test_whatever_a_fuzzer_makes_of_the_schema_is_answered(address):
     operations = [operation.ok() for operation in schema.get_all_operations()]
     cases = [operation.as_strategy(generation_mode=mode) for operation in operations for mode in GenerationMode]
 
-    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(cases))
     def fuzz(case):
         if isinstance(case.body, dict):  # what is in range, but would take long

@@ -65,8 +65,8 @@ def entries_of(steps: list[Step]) -> list[Entry]:
     """Log-probabilities of the bytes of some steps; none where they were not asked for."""
     entries = []
     for step in steps:
-        tops = getattr(step, "top_logprobs", ()) or ((),) * len(step.data)
-        entries += [Entry(*entry) for entry in zip(step.data, step.logprobs, tops, strict=False)]
+        tops = step.top_logprobs or ((),) * len(step.data)
+        entries += [Entry(*entry) for entry in zip(step.data, step.logprobs, tops, strict=bool(step.logprobs))]
     return entries
 
 

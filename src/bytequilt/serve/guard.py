@@ -48,6 +48,7 @@ class Guard:
         try:
             self._check(scope)
         except ApiError as error:
+            await _discard(receive, 16 * self.most)
             refusal = JSONResponse(error.body(), error.status, error.headers())
             return await refusal(scope, receive, with_headers)
         await self.app(scope, receive, with_headers)
@@ -69,6 +70,15 @@ class Guard:
         size = Headers(scope=scope).get("content-length", "0")
         if size.isdecimal() and int(size) > self.most:
             raise TooLarge(f"a request may have at most {self.most} bytes")
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read a body of up to so many bytes for nothing: clients that are still sending would not see the answer."""
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b"")) + 1
+        if not message.get("more_body", False):
+            return
 
 
 class Rates:

@@ -3,16 +3,16 @@
 import math
 from collections import OrderedDict
 from collections.abc import Generator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..codec import encode
+from ..codec import OFFSET, encode
 from ..config import RuleConfig
 from ..patching import rules
-from ..patching.patcher import Patcher
+from ..patching.patcher import Patcher, exact
 from .errors import BadRequest
 from .schema import to_base64
 
@@ -24,11 +24,13 @@ REASONS = {
     "entropy": "entropy above the threshold",
     "monotonic": "entropy risen by more than the threshold",
     "combined": "entropy above the threshold, and risen",
-    "budget": "entropies of the patch add up to the budget",
+    "budget": "with it, the entropies of the patch before would sum to more than the threshold",
     "space": "a space or sign before it",
+    "words": "a space or sign before it",
     "fixed": "the stride is over",
     "byte": "every byte is a patch",
 }
+LARGEST = 64.0  # nats: above the sums that a budget of a few bytes can reach
 
 
 class Patching:
@@ -79,10 +81,11 @@ class Patching:
         if self.patcher.model is None:
             return None
         if data not in self._entropies:
-            cache, parts = self.patcher.model.cache(), []
+            model, parts = self.patcher.model, []
+            cache, device = model.cache(), next(chain(model.parameters(), model.buffers())).device
             for part in torch.from_numpy(encode(data))[None].split(CHUNK, 1):
-                with torch.inference_mode():
-                    parts.append(self.patcher.model.nats(part, cache).cpu())
+                with torch.inference_mode(), exact(device):
+                    parts.append(model.nats(part.to(device), cache).cpu())
                 yield
             self._entropies[data] = torch.cat(parts, 1)
         self._entropies.move_to_end(data)
@@ -94,18 +97,30 @@ class Patching:
 def _cut(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> dict[str, Any]:
     """Where the patches of a text start under a rule, and why."""
     starts = _starts(rule, ids, nats)
-    natural = set(_starts(rule.model_copy(update={"max_length": None}), ids, nats))
-    reason = REASONS.get(rule.kind, rule.kind)
-    longest = f"longer than {rule.max_length} bytes otherwise"
-    size = ids.shape[1] - 1
+    natural = set(_starts(rules.natural(rule), ids, nats))
+    text = bytes((ids[0, 1:] - OFFSET).tolist())
+    before = [0, *starts]
+    reasons = [_reason(rule, text, *place, place[1] in natural) for place in zip(before, starts, strict=False)]
     return {
         "kind": rule.kind,
         "threshold_bits": _threshold_bits(rule),
         "stride": rule.stride,
         "starts": starts,
-        "reasons": ["the text begins" if s == 0 else reason if s in natural else longest for s in starts],
-        "mean_patch_bytes": size / len(starts) if starts else 0.0,
+        "reasons": reasons,
+        "mean_patch_bytes": len(text) / len(starts) if starts else 0.0,
     }
+
+
+def _reason(rule: RuleConfig, text: bytes, before: int, start: int, natural: bool) -> str:
+    """Why a patch starts here, after one that started there; `natural` as in rules.natural."""
+    if start == 0:
+        return "the text begins"
+    if text[start - 1] in rule.forcing:
+        return "the character before it ends every patch"
+    long = rule.max_length is not None and start - before >= rule.max_length
+    if long and (not natural or rule.kind == "budget"):
+        return f"the patch before would be longer than {rule.max_length} bytes"
+    return REASONS[rule.kind]
 
 
 def _starts(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> list[int]:
@@ -139,21 +154,19 @@ def _with_threshold(rule: RuleConfig, bits: float) -> RuleConfig:
 def _others(rule: RuleConfig, ids: Tensor, nats: Tensor | None, count: int) -> list[RuleConfig]:
     """The other rules, with about as many patches of this text as there are now, so that they can be compared."""
     size = ids.shape[1] - 1
-    others = [RuleConfig(kind="space"), RuleConfig(kind="fixed", stride=max(1, round(size / max(count, 1))))]
+    others = [RuleConfig(kind="words"), RuleConfig(kind="fixed", stride=max(1, round(size / max(count, 1))))]
     if nats is not None:
-        named = {
-            "entropy": RuleConfig(kind="entropy", threshold=0.0),
-            "monotonic": RuleConfig(kind="monotonic", rise=0.0),
-        }
-        others = [_matched(other, ids, nats, count) for other in named.values()] + others
+        kinds = {"budget": "threshold", "entropy": "threshold", "monotonic": "rise"}
+        guesses = [RuleConfig(kind=kind, **{field: 0.0}) for kind, field in kinds.items() if kind != rule.kind]
+        others = [_matched(guess, ids, nats, count) for guess in guesses] + others
     return [other for other in others if other.kind != rule.kind]
 
 
 def _matched(rule: RuleConfig, ids: Tensor, nats: Tensor, count: int) -> RuleConfig:
     """The rule with the threshold at which a text has about so many patches: their number falls as it rises."""
     field = _field(rule) or "threshold"
-    low, high = -16.0, 16.0
-    for _ in range(16):  # to within 0.0005 nats
+    low, high = -LARGEST, LARGEST
+    for _ in range(17):  # to within 0.001 nats
         middle = (low + high) / 2
         fewer = len(_starts(rule.model_copy(update={field: middle}), ids, nats)) <= count
         low, high = (low, middle) if fewer else (middle, high)

@@ -47,7 +47,7 @@ class Generation(Request):
     """What completions and chat have in common."""
 
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
     frequency_penalty: Penalty = 0.0
@@ -76,15 +76,13 @@ class Generation(Request):
             "stop": (*([self.stop] if isinstance(self.stop, str) else self.stop or ()), *stops),
             "utf8": self.utf8,
             "logprobs": top is not None,
-        }
-        asked = {
-            "logit_bias": self.logit_bias or {},
+            "logit_bias": self.logit_bias,
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
             "top_logprobs": top or 0,
         }
         try:
-            return Sampling(**fields, **{name: value for name, value in asked.items() if value})
+            return Sampling(**fields)
         except UserError as error:
             raise BadRequest(str(error)) from None
 

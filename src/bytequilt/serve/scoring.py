@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..codec import EOS, OFFSET, encode
-from ..infer.sampling import TEXT_ONLY
+from ..infer.sampler import TEXT_ONLY
 from ..infer.session import Session
 
 CHUNK = 512  # ids of one piece, as of one piece of a prompt in the batcher
