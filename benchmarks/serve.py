@@ -36,7 +36,7 @@ class Options:
     model: str = "tiny"
     streams: tuple[int, ...] = (1, 4, 16, 64)
     """Streams side by side; the server has a row for each of up to 64."""
-    output: int = 128
+    output: int = 320
     """Bytes of a stream."""
     rows: int = 16
     """Texts side by side under overload, and as many may wait; ten times both come at once."""

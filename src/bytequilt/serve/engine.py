@@ -21,7 +21,7 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-FLUSH = 0.02  # seconds between two hand-overs to the event loop, so that waking it costs little beside a step
+FLUSH = 0.05  # seconds between two hand-overs to the event loop: waking it, and a chunk, cost as much as some steps
 log = logging.getLogger("bytequilt.serve")
 
 Work = Generator[None, None, Any]
@@ -241,7 +241,7 @@ class Engine:
         self._urgent = True
 
     def _flush(self) -> None:
-        """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 20 ms."""
+        """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 50 ms."""
         if self._outbox and (self._urgent or self._turned - self._flushed >= FLUSH):
             self._flushed, self._urgent = self._turned, False
             self._call(self._hand_out, self._outbox)
