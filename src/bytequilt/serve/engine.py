@@ -36,14 +36,14 @@ class Job:
         self.deadline = time.monotonic() + seconds
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    def put(self, item: Any) -> None:
+    def put(self, items: list[Any]) -> None:
         """The result or the error; one that nobody waits for any more is dropped."""
         if self.result.done():
             return
-        if isinstance(item, ApiError):
-            self.result.set_exception(item)
+        if isinstance(items[0], ApiError):
+            self.result.set_exception(items[0])
         else:
-            self.result.set_result(item)
+            self.result.set_result(items[0])
 
 
 class Engine:
@@ -66,7 +66,7 @@ class Engine:
         self._waiting: deque[Stream] = deque()
         self._running: dict[int, Stream] = {}
         self._jobs: deque[Job] = deque()
-        self._outbox: list[tuple[Stream | Job, Any]] = []
+        self._outbox: dict[Stream | Job, list[Any]] = {}
         self._stopping, self._idle, self._urgent = False, True, False
         self._turned = self._flushed = self._stepped = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
@@ -137,17 +137,17 @@ class Engine:
     def _end_all(self, error: ApiError) -> None:
         """In the event loop."""
         for item in self.open:
-            item.put(error)
+            item.put([error])
         self.open.clear()
 
-    def _hand_out(self, outbox: list[tuple[Stream | Job, Any]]) -> None:
-        """In the event loop: give steps, results and errors to those who wait for them."""
-        for item, value in outbox:
+    def _hand_out(self, outbox: dict[Stream | Job, list[Any]]) -> None:
+        """In the event loop: give steps, results and errors to those who wait for them. None is nothing to give."""
+        for item, values in outbox.items():
             if item not in self.open:
                 continue
-            if value is not None:
-                item.put(value)
-            if not isinstance(value, Step) or value.finish_reason is not None:
+            if given := [value for value in values if value is not None]:
+                item.put(given)
+            if not isinstance(values[-1], Step) or values[-1].finish_reason is not None:
                 self.open.discard(item)
 
     # ------------------------------------------------------------------------------------------ in the engine's thread
@@ -210,7 +210,7 @@ class Engine:
                 self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
                 self.meters.ended(stream, step, now)
             failed = step.finish_reason == "error"
-            self._outbox.append((stream, TextFailed("this text failed; the others go on") if failed else step))
+            self._put(stream, TextFailed("this text failed; the others go on") if failed else step)
 
     def _advance(self, job: Job) -> None:
         """One piece of a job. What it raises is its own."""
@@ -219,7 +219,7 @@ class Engine:
             self._jobs.rotate(-1)
         except StopIteration as end:
             self._jobs.remove(job)
-            self._outbox.append((job, end.value))
+            self._put(job, end.value)
             self._urgent = True
         except Exception:
             log.exception("a computation of engine %s", self.name)
@@ -237,15 +237,19 @@ class Engine:
                 self._batcher.remove(key)
                 del self._running[key]
                 self.meters.dropped(error.code if error is not None else "abort")
-        self._outbox.append((item, error))
+        self._put(item, error)
         self._urgent = True
+
+    def _put(self, item: Stream | Job, value: Any) -> None:
+        """What is handed over next."""
+        self._outbox.setdefault(item, []).append(value)
 
     def _flush(self) -> None:
         """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 50 ms."""
         if self._outbox and (self._urgent or self._turned - self._flushed >= FLUSH):
             self._flushed, self._urgent = self._turned, False
             self._call(self._hand_out, self._outbox)
-            self._outbox = []
+            self._outbox = {}
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the event loop call it. A loop that is closed has nobody left who waits."""

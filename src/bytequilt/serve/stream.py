@@ -8,8 +8,8 @@ from ..infer.sampling import Sampling
 from ..infer.writer import Step
 from .errors import ApiError
 
-Items = asyncio.Queue[tuple[int, Step | ApiError]]
-"""Steps of the texts of one request, or what ended them, each with the place of its text in the request."""
+Items = asyncio.Queue[tuple[int, list[Step | ApiError]]]
+"""Steps of the texts of one request, and what ended them, with the place of their text in the request."""
 
 PING = 15.0  # seconds of silence after which a reader is told that the server is there, before a proxy gives up
 
@@ -33,9 +33,9 @@ class Stream:
         """Steps that wait for the reader."""
         return self.given - self.taken
 
-    def put(self, item: Step | ApiError) -> None:
+    def put(self, items: list[Step | ApiError]) -> None:
         """Called in the event loop. Nothing comes after an error or a step with a finish reason."""
-        self.items.put_nowait((self.index, item))
+        self.items.put_nowait((self.index, items))
 
 
 async def steps_of(streams: list[Stream]) -> AsyncIterator[tuple[int, list[Step]]]:
@@ -54,10 +54,10 @@ async def steps_of(streams: list[Stream]) -> AsyncIterator[tuple[int, list[Step]
         while not items.empty():
             batch.append(items.get_nowait())
         gathered: dict[int, list[Step]] = {}
-        for index, item in batch:
-            if isinstance(item, ApiError):
-                raise item
-            gathered.setdefault(index, []).append(item)
+        for index, parts in batch:
+            if isinstance(parts[-1], ApiError):
+                raise parts[-1]
+            gathered.setdefault(index, []).extend(parts)
         for index, steps in gathered.items():
             streams[index].taken += len(steps)
             open_texts -= steps[-1].finish_reason is not None
