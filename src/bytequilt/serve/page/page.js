@@ -176,7 +176,7 @@ function cell({ text, start, end, hex }, view, owner, place) {
     column.classList.toggle("opens", opens && at > 0);
     column.classList.toggle("closes", owner.has(at + 1));
     column.dataset.byte = at;
-    column.style.setProperty("--e", Math.max(0, Math.min(view.entropy_bits[at] ?? 0, view.most)));
+    column.style.setProperty("--e", Math.max(0, Math.min(view.heights[at] ?? 0, view.most)));
     element.append(column);
   }
   const glyph = node("span", hex ? "glyph raw" : "glyph", text);
@@ -210,7 +210,9 @@ function level(view, patch) {
 
 function scale(view) {
   const limit = view.threshold_bits;
-  view.most = Math.max(4, 2 * Math.ceil(Math.max(0, ...view.entropy_bits) / 2));
+  view.heights = view.kind === "budget" ? sums(view) : view.entropy_bits;
+  const highest = view.kind === "budget" ? 1.5 * view.model_threshold_bits : Math.max(0, ...view.entropy_bits);
+  view.most = Math.max(4, 2 * Math.ceil(highest / 2));
   const { style, classList } = $("quilt");
   style.setProperty("--max", view.most);
   classList.toggle("lined", limit !== null);
@@ -218,6 +220,14 @@ function scale(view) {
   slider.disabled = limit === null;
   slider.max = Math.max(8, Math.ceil((view.model_threshold_bits ?? 0) * 2));
   if (limit !== null) show(limit);
+}
+
+// What a budget counts: the entropies of a patch up to each byte.
+function sums({ entropy_bits, patches }) {
+  return patches.flatMap(({ start, length }) => {
+    let sum = 0;
+    return entropy_bits.slice(start, start + length).map((bits) => (sum += bits));
+  });
 }
 
 function show(bits) {
@@ -237,7 +247,8 @@ function tell() {
   $("mean").textContent = `${view.mean_patch_bytes.toFixed(2)} bytes`;
   $("saved").textContent = view.bytes ? `${Math.round(100 * (1 - count / view.bytes))} %` : "0 %";
   const cut = view.bytes > SHOWN ? `; the first ${SHOWN} bytes are drawn` : "";
-  $("kind").textContent = `rule: ${view.kind}${cut}`;
+  const sum = view.kind === "budget" ? "; bars add up within a patch" : "";
+  $("kind").textContent = `rule: ${view.kind}${sum}${cut}`;
 }
 
 // What is known of a byte.
@@ -268,7 +279,7 @@ function compare() {
 }
 
 function note({ kind, starts, threshold_bits, stride, mean_patch_bytes }) {
-  const limit = { entropy: `> ${threshold_bits?.toFixed(2)} bits, `, monotonic: `rise > ${threshold_bits?.toFixed(2)} bits, `, fixed: `${stride} bytes, ` }[kind] ?? "";
+  const limit = { entropy: `> ${threshold_bits?.toFixed(2)} bits, `, budget: `sum > ${threshold_bits?.toFixed(2)} bits, `, monotonic: `rise > ${threshold_bits?.toFixed(2)} bits, `, fixed: `${stride} bytes, ` }[kind] ?? "";
   return `${limit}${starts.length} patches of ${mean_patch_bytes.toFixed(2)}`;
 }
 
