@@ -187,7 +187,7 @@ class Batcher:
         steps = []
         for text, (id, known, *told) in zip(texts, columns.tolist(), strict=True):
             text.id, text.known = id, known
-            step = text.writer.push(id, *_told(told))
+            step = text.writer.push(id, *logprobs_of(told))
             if step.finish_reason is not None:
                 counts, closed = self.decoder.counts(text.row)
                 step = replace(step, stats=text.meter.stats(text.writer, counts, closed))
@@ -216,7 +216,7 @@ class Batcher:
             self._running = texts
 
 
-def _told(told: list[int]) -> tuple[float | None, TopLogprobs]:
+def logprobs_of(told: list[int]) -> tuple[float | None, TopLogprobs]:
     """Log-probabilities out of a `Sampler.report` that was read."""
     if not told:
         return None, ()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..codec import EOS, encode
-from .batcher import _told
+from .batcher import logprobs_of
 from .sampler import Past, Sampler, accepted, drawn, redrawn
 from .sampling import Sampling
 from .session import Session
@@ -97,4 +97,4 @@ class _Speculation:
 
     def push(self, id: int, logits_V: Tensor) -> Step:
         told = self.sampler.report(logits_V[None], torch.tensor([id], device=logits_V.device)).tolist()[0]
-        return self.writer.push(id, *_told(told)) if self.sampler.tells else self.writer.push(id)
+        return self.writer.push(id, *logprobs_of(told)) if self.sampler.tells else self.writer.push(id)
