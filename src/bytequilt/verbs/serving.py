@@ -33,7 +33,7 @@ def serve(
     """Serve models by an API like OpenAI's, and a page to play with at its address.
 
     Examples:
-      bytequilt serve
+      bytequilt serve tiny
       bytequilt serve tiny runs/mine --port 8080
       bytequilt serve tiny --host 0.0.0.0 --api-key "$KEY" --rate 600
 
