@@ -243,6 +243,10 @@ def test_patches_are_those_of_the_model(address, tiny):
         assert shown["entropy_bits"] == pytest.approx(patched.entropy_bits, abs=1e-3)
         assert shown["threshold_bits"] == pytest.approx(patched.threshold_bits)
         assert {"words", "fixed", "monotonic"} <= {rule["kind"] for rule in shown["rules"]}
+    tokens = post(address, "/v1/patches", {"input": TEXTS[0], "tokens": "default"})[1]["tokens"]
+    assert tokens["count"] == len(tokens["pieces"])
+    assert sum(piece["length"] for piece in tokens["pieces"]) == len(TEXTS[0])
+    assert post(address, "/v1/patches", {"input": "a", "tokens": "/etc/passwd"})[0] == 400
     higher = post(address, "/v1/patches", {"input": TEXTS[0], "threshold_bits": 7.0})[1]
     assert len(higher["patches"]) < len(tiny.patch(TEXTS[0]))
 

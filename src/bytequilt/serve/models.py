@@ -2,24 +2,28 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import UserError
 from .engine import Engine
-from .errors import NotFound
+from .errors import BadRequest, NotFound
 from .limits import Limits
 from .metrics import Meters, Metrics
 
 if TYPE_CHECKING:
+    from ..baselines.tokenizer import Tokenizer
     from ..lm import LM
 
 
 class Models:
     """One engine for each model. A model is known by its name, and by what it was called on the command line."""
 
-    def __init__(self, models: dict[str, "LM"], limits: Limits) -> None:
+    def __init__(self, models: dict[str, "LM"], limits: Limits, tokenizers: Sequence["Tokenizer"] = ()) -> None:
+        """`tokenizers` are those whose tokens can be shown beside patches, by name."""
         self.limits, self.metrics, self.created = limits, Metrics(), int(time.time())
+        self.tokenizers = {tokenizer.name: tokenizer for tokenizer in tokenizers}
         self.engines: dict[str, Engine] = {}
         self._aliases: dict[str, str] = {}
         for called, lm in models.items():
@@ -49,7 +53,15 @@ class Models:
             "unit": "byte",
             "max_prompt_bytes": self.limits.prompt_bytes,
             "max_output_bytes": self.limits.output_bytes,
+            "tokenizers": list(self.tokenizers),
         }
+
+    def tokens(self, name: str, data: bytes) -> dict[str, Any]:
+        """How a tokenizer cuts a text. Raises BadRequest for one that there is not."""
+        if name not in self.tokenizers:
+            raise BadRequest(f"no such tokenizer; there are {', '.join(self.tokenizers) or 'none'}", param="tokens")
+        pieces = [{"start": start, "length": length} for start, length in self.tokenizers[name].pieces(data)]
+        return {"name": name, "count": len(pieces), "pieces": pieces}
 
     @property
     def fault(self) -> str | None:

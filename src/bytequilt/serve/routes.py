@@ -85,9 +85,10 @@ def _patches(routes: APIRouter, models: Models) -> None:
     async def patches(request: Request, body: PatchesRequest) -> dict[str, Any]:
         """The patches of a text, the entropy of each byte, and why each patch opened."""
         engine, data = models.engine(body.model), body.check(models.limits)
+        tokens = {} if body.tokens is None else {"tokens": models.tokens(body.tokens, data)}
         work = patchings[engine.name].show(data, body.threshold_bits, body.compare)
         shown = await while_connected(request, engine.compute(work))
-        return {"model": engine.name, **shown}
+        return {"model": engine.name, **shown, **tokens}
 
 
 def _cards(routes: APIRouter, models: Models) -> None:

@@ -186,6 +186,8 @@ class PatchesRequest(Request):
     input_b64: str | None = None
     threshold_bits: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
     """In place of the model's own threshold; for rules without one it is refused."""
+    tokens: Text | None = None
+    """Name of a tokenizer whose tokens are to be told, too."""
     compare: bool = False
     """Whether the answer also has the patches of other rules, as long in the mean."""
 

@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import logging
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from .limits import Limits
 from .models import Models
 
 if TYPE_CHECKING:
+    from ..baselines.tokenizer import Tokenizer
     from ..lm import LM
 
 WATCH = 0.25  # seconds between two looks of the watchdog
@@ -81,6 +83,7 @@ def serve(
     keys: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     hosts: tuple[str, ...] = (),
+    tokenizers: Sequence["Tokenizer"] = (),
 ) -> int:
     """Serve models until a signal comes or an engine fails, and return the exit code.
 
@@ -88,7 +91,7 @@ def serve(
     names can be made to point here, reach nothing.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    served = Models(models, limits)
+    served = Models(models, limits, tokenizers)
     names = hosts or ((*LOOPBACK[:2], "[::1]") if host in LOOPBACK else ())
     config = uvicorn.Config(
         application(served, keys, origins, names),

@@ -19,6 +19,7 @@ def serve(
     api_key: Many = (),
     cors_origin: Many = (),
     allowed_host: Many = (),
+    tokens: Many = (),
     rows: int = 16,
     queue: int = 64,
     max_prompt: int = 65_536,
@@ -44,6 +45,7 @@ def serve(
         api_key: Needed by every client then, beside those in BYTEQUILT_API_KEYS; may be given more than once.
         cors_origin: A web page that may call the server from a browser; may be given more than once.
         allowed_host: A name that clients may call the server by; only local ones on 127.0.0.1, else any.
+        tokens: A tokenizer.json or file of ranks to show beside patches, next to our own BPE; may be repeated.
         rows: Texts of a model that are generated side by side.
         queue: Texts of a model that wait; more are refused with 429.
         max_prompt: Bytes of a prompt at most.
@@ -58,6 +60,7 @@ def serve(
     from ..config.base import one_line
 
     _need_libraries()
+    from ..baselines.tokenizer import Tokenizer
     from ..serve.limits import Limits
     from ..serve.server import serve as run
 
@@ -78,8 +81,9 @@ def serve(
     if not 0 < port < 65536:
         raise UserError(f"port must be 1 to 65535, not {port}")
     keys = (*api_key, *filter(None, os.environ.get("BYTEQUILT_API_KEYS", "").split(",")))
+    tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
     loaded = {name: load_model(name, device) for name in models or ("tiny",)}
-    raise SystemExit(run(loaded, limits, host, port, keys, cors_origin, allowed_host))
+    raise SystemExit(run(loaded, limits, host, port, keys, cors_origin, allowed_host, tokenizers))
 
 
 def _need_libraries() -> None:
@@ -87,6 +91,7 @@ def _need_libraries() -> None:
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import tokenizers  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'bytequilt[serve]'") from None

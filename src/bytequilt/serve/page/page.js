@@ -21,6 +21,7 @@ const SAMPLES = {
 const state = {
   bytes: new Uint8Array(), // the text itself; the box shows it, as far as it is text
   view: null, // what the server said of it last
+  tokens: null, // a tokenizer that the server knows
   threshold: null, // in bits; null for the model's own
   from: null, // where the generated part begins
   writing: null, // stops the generation that runs
@@ -54,6 +55,7 @@ async function patch() {
   try {
     const bytes = state.bytes;
     const body = { model: $("model").value || undefined, input_b64: to64(bytes), compare: state.writing === null };
+    if (state.tokens && body.compare) body.tokens = state.tokens;
     if (state.threshold !== null) body.threshold_bits = state.threshold;
     const view = await (await ask("/v1/patches", body)).json();
     state.view = { ...view, data: bytes };
@@ -274,7 +276,7 @@ function compare() {
   const { view } = state;
   if (state.writing !== null) return;
   const rows = view.rules.map((rule) => [rule.kind, note(rule), rule.starts]);
-  if (view.tokens) rows.push([view.tokens.name, `${view.tokens.count} tokens`, view.tokens.pieces.map((piece) => piece.start)]);
+  if (view.tokens) rows.push(["BPE", `${view.tokens.name}: ${view.tokens.count} tokens of ${(view.bytes / view.tokens.count || 0).toFixed(2)}`, view.tokens.pieces.map((piece) => piece.start)]);
   $("rules").replaceChildren(...rows.flatMap(([name, words, starts]) => [node("span", "name", name), node("span", "note", words), strip(starts)]));
 }
 
@@ -452,6 +454,7 @@ async function start() {
   try {
     const { data } = await (await ask("/v1/models")).json();
     $("model").replaceChildren(...data.map(({ id }) => node("option", "", id)));
+    state.tokens = data[0].tokenizers[0] ?? null;
     const parts = new URLSearchParams(location.hash.slice(1));
     if (parts.has("m")) $("model").value = parts.get("m");
     if (parts.has("b")) state.threshold = Number(parts.get("b"));
