@@ -245,7 +245,7 @@ async def _soak(address: str, options: Options) -> dict[str, int]:
     counts = dict.fromkeys(("whole", "vanished", "refused", "wrong", "lost"), 0)
     until = time.monotonic() + options.soak
 
-    async def one(client: httpx2.AsyncClient, dice: random.Random) -> str:
+    async def visit(client: httpx2.AsyncClient, dice: random.Random) -> str:
         kind = dice.random()
         if kind < 0.1:
             answer = await client.post("/v1/completions", content=dice.randbytes(100))
@@ -261,7 +261,7 @@ async def _soak(address: str, options: Options) -> dict[str, int]:
         dice = random.Random(seed)
         async with httpx2.AsyncClient(base_url=address, timeout=LONGEST) as client:
             while time.monotonic() < until:
-                counts[await one(client, dice)] += 1
+                counts[await visit(client, dice)] += 1
 
     await asyncio.gather(*(go(seed) for seed in range(options.clients)))
     return counts

@@ -109,7 +109,8 @@ def test_models_have_short_names(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--port", "0"], "port"),
+        (["--port", "70000"], "port"),
+        (["--host", "192.0.2.1"], "192.0.2.1"),
         (["--rows", "0"], "rows"),
         (["--timeout", "nan"], "seconds"),
         (["no-such-model"], "no-such-model"),

@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from ..config import UserError
 from .app import application
 from .errors import Unavailable
 from .limits import Limits
@@ -28,9 +30,9 @@ log = logging.getLogger("bytequilt.serve")
 class Server(uvicorn.Server):
     """uvicorn, with a longer way to its end: no admission, then time for running texts, then an error to the rest."""
 
-    def __init__(self, config: uvicorn.Config, models: Models) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, listener: socket.socket) -> None:
         super().__init__(config)
-        self.models = models
+        self.models, self.listener = models, listener
         self.ending = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -46,7 +48,7 @@ class Server(uvicorn.Server):
             engine.start()
         tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._end())]
         try:
-            await self.serve()
+            await self.serve([self.listener])
         finally:
             faulthandler.cancel_dump_traceback_later()
             for task in tasks:
@@ -75,11 +77,21 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """A place to listen at, where nobody is heard yet. Raises UserError where it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    return listener
+
+
 def serve(
     models: dict[str, "LM"],
     limits: Limits,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    listener: socket.socket,
     keys: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     hosts: tuple[str, ...] = (),
@@ -90,13 +102,12 @@ def serve(
     A server on a loopback address answers to that name alone, unless `hosts` are given: pages of other sites, whose
     names can be made to point here, reach nothing.
     """
+    host = listener.getsockname()[0]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     served = Models(models, limits, tokenizers)
     names = hosts or ((*LOOPBACK[:2], "[::1]") if host in LOOPBACK else ())
     config = uvicorn.Config(
         application(served, keys, origins, names),
-        host=host,
-        port=port,
         access_log=False,
         log_config=None,
         server_header=False,
@@ -104,8 +115,8 @@ def serve(
         timeout_graceful_shutdown=LAST_WORDS,
         ws="none",
     )
-    return asyncio.run(_serve(config, served))
+    return asyncio.run(_serve(config, served, listener))
 
 
-async def _serve(config: uvicorn.Config, models: Models) -> int:
-    return await Server(config, models).run_until_end()
+async def _serve(config: uvicorn.Config, models: Models, listener: socket.socket) -> int:
+    return await Server(config, models, listener).run_until_end()

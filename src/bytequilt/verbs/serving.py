@@ -41,7 +41,7 @@ def serve(
     Args:
         models: Shipped models, model or run directories, or hub ids; tiny where none is named.
         host: The address to listen on; others than this machine reach 0.0.0.0.
-        port: The port to listen on.
+        port: The port to listen on; 0 takes any that is free, and says which.
         api_key: Needed by every client then, beside those in BYTEQUILT_API_KEYS; may be given more than once.
         cors_origin: A web page that may call the server from a browser; may be given more than once.
         allowed_host: A name that clients may call the server by; only local ones on 127.0.0.1, else any.
@@ -62,6 +62,7 @@ def serve(
     _need_libraries()
     from ..baselines.tokenizer import Tokenizer
     from ..serve.limits import Limits
+    from ..serve.server import bind
     from ..serve.server import serve as run
 
     try:
@@ -78,12 +79,13 @@ def serve(
         )
     except ValueError as error:
         raise UserError(one_line(error)) from None
-    if not 0 < port < 65536:
-        raise UserError(f"port must be 1 to 65535, not {port}")
+    if not 0 <= port < 65536:
+        raise UserError(f"port must be 0 to 65535, not {port}")
+    listener = bind(host, port)
     keys = (*api_key, *filter(None, os.environ.get("BYTEQUILT_API_KEYS", "").split(",")))
     tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
     loaded = {name: load_model(name, device) for name in models or ("tiny",)}
-    raise SystemExit(run(loaded, limits, host, port, keys, cors_origin, allowed_host, tokenizers))
+    raise SystemExit(run(loaded, limits, listener, keys, cors_origin, allowed_host, tokenizers))
 
 
 def _need_libraries() -> None:

@@ -92,7 +92,7 @@ const from64 = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0
 
 // What is to be drawn: characters that people see as one, but for those that a patch divides; bytes that are no text alone.
 function cells(bytes, starts) {
-  const found = [];
+  const drawn = [];
   const segmenter = new Intl.Segmenter();
   let run = "", begin = 0;
   const flush = () => {
@@ -100,11 +100,11 @@ function cells(bytes, starts) {
     for (const { segment } of segmenter.segment(run)) {
       let text = "", first = at;
       for (const char of segment) {
-        if (text && starts.has(at)) found.push({ text, start: first, end: at }), (text = ""), (first = at);
+        if (text && starts.has(at)) drawn.push({ text, start: first, end: at }), (text = ""), (first = at);
         text += char;
         at += encoder.encode(char).length;
       }
-      found.push({ text, start: first, end: at });
+      drawn.push({ text, start: first, end: at });
     }
     run = "";
   };
@@ -116,12 +116,12 @@ function cells(bytes, starts) {
       at += size;
     } catch {
       if (run) flush();
-      found.push({ text: "\ufffd", start: at, end: at + 1, hex: hex(bytes[at]) });
+      drawn.push({ text: "\ufffd", start: at, end: at + 1, hex: hex(bytes[at]) });
       at += 1;
     }
   }
   flush();
-  return found;
+  return drawn;
 }
 
 const hex = (byte) => byte.toString(16).padStart(2, "0");
@@ -341,10 +341,10 @@ function grow(data) {
 }
 
 async function* events(answer) {
-  let rest = "";
+  let unread = "";
   for await (const text of answer.body.pipeThrough(new TextDecoderStream())) {
-    const blocks = (rest + text).split("\n\n");
-    rest = blocks.pop();
+    const blocks = (unread + text).split("\n\n");
+    unread = blocks.pop();
     for (const block of blocks) {
       if (block.startsWith("data: ") && block !== "data: [DONE]") yield JSON.parse(block.slice(6));
     }
@@ -392,10 +392,10 @@ function bitsAt(event, row) {
 }
 
 function drag(event) {
-  const held = event.target.closest(".grip, .cell");
-  if (!held || !state.view || state.view.threshold_bits === null || (event.pointerType !== "mouse" && !held.matches(".grip"))) return;
-  const top = held.matches(".grip") ? document.querySelector(".cell")?.getBoundingClientRect().top : held.getBoundingClientRect().top;
-  if (top === undefined || (held.matches(".cell") && event.clientY > top + 72)) return;
+  const grabbed = event.target.closest(".grip, .cell");
+  if (!grabbed || !state.view || state.view.threshold_bits === null || (event.pointerType !== "mouse" && !grabbed.matches(".grip"))) return;
+  const top = grabbed.matches(".grip") ? document.querySelector(".cell")?.getBoundingClientRect().top : grabbed.getBoundingClientRect().top;
+  if (top === undefined || (grabbed.matches(".cell") && event.clientY > top + 72)) return;
   event.preventDefault();
   const quilt = $("quilt");
   quilt.focus({ preventScroll: true });
