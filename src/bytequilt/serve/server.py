@@ -35,6 +35,13 @@ class Server(uvicorn.Server):
         self.models, self.listener = models, listener
         self.ending = asyncio.Event()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        host, port = self.listener.getsockname()[:2]
+        address = f"[{host}]" if ":" in host else host
+        log.info("%s at http://%s:%d", ", ".join(self.models.engines), address, port)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A first signal begins the end, and a second one hastens it."""
         if self.ending.is_set():
