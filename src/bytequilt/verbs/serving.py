@@ -93,7 +93,6 @@ def _need_libraries() -> None:
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import tokenizers  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'bytequilt[serve]'") from None
