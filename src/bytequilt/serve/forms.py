@@ -117,10 +117,10 @@ def _token(byte: int | None, logprob: float) -> dict[str, Any]:
 
 def usage_of(prompts: list[bytes], stats: list[Stats]) -> dict[str, int]:
     """Bytes, where others count tokens; a prompt counts once however many choices follow it."""
-    read, written = sum(map(len, prompts)), sum(text.bytes for text in stats)
+    prompted, written = sum(map(len, prompts)), sum(text.bytes for text in stats)
     return {
-        "prompt_tokens": read,
+        "prompt_tokens": prompted,
         "completion_tokens": written,
-        "total_tokens": read + written,
+        "total_tokens": prompted + written,
         "patches": sum(text.patches for text in stats),
     }
