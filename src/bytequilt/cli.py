@@ -8,6 +8,7 @@ from typing import NoReturn
 VERBS = {
     "patch": "Show how a text is cut into patches.",
     "generate": "Continue a text, byte by byte.",
+    "ask": "Answer a question on the letters of a word or on two numbers, in English or Russian.",
     "train": "Train what a recipe describes, from corpus to report; what is done is not done again.",
     "prepare": "Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.",
     "distill": "Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.",

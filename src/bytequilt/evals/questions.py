@@ -21,8 +21,8 @@ from random import Random
 
 from ..config import DataConfig
 from ..data.sources import documents
+from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question
 from .words import TRIES, Lexicon, NoFit, is_held_out
-from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, RUSSIAN, TASKS, Language, Name, Question
 
 RUSSIAN_WORDS = "package:words-ru.txt.xz"
 MARK = "= "

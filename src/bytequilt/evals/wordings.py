@@ -131,7 +131,7 @@ def understand(text: str) -> Question | None:
     Quotes, capitals, spaces and the mark at the end do not matter; words are taken in lower case, and numbers without
     zeros in front.
     """
-    plain = " ".join(text.translate(dict.fromkeys(map(ord, QUOTES))).replace("−", "-").split()).lower()
+    plain = " ".join(_unquoted(text).replace("−", "-").split()).lower()
     for language in LANGUAGES:
         for task, patterns in _patterns(language.name).items():
             for pattern in patterns:
@@ -154,7 +154,11 @@ def _patterns(name: str) -> dict[Name, list[re.Pattern[str]]]:
 
 def _pattern(wording: str) -> re.Pattern[str]:
     """A wording as it looks without quotes; commas, and spaces around signs, are optional."""
-    plain = wording.translate(dict.fromkeys(map(ord, QUOTES))).rstrip("?.")
-    parts = [FIELDS.get(part, re.escape(part.lower())) for part in re.split(r"\b([WLAB])\b", plain)]
-    parts = [re.sub(r"\\ ([-+]|\\[-+])\\ ", r" ?\1 ?", part).replace(",", ",?") for part in parts]
+    parts = re.split(r"\b([WLAB])\b", wording.rstrip("?."))
+    plain = [FIELDS.get(part, re.escape(_unquoted(part).lower())) for part in parts]
+    parts = [re.sub(r"\\ ([-+]|\\[-+])\\ ", r" ?\1 ?", part).replace(",", ",?") for part in plain]
     return re.compile("".join(parts) + r" ?[?.!]?")
+
+
+def _unquoted(text: str) -> str:
+    return text.translate(dict.fromkeys(map(ord, QUOTES)))

@@ -63,7 +63,7 @@ class Tape:
         """Put the rows of another tape behind these, newest column beside newest; a shorter one begins with zeros."""
         columns = max(self.held, other.held)
         both = [tape._padded(columns) for tape in (self, other) if tape.data is not None]
-        self.data, self.end = torch.cat(both, axis) if columns else None, columns
+        self.data, self.end = torch.cat(both, axis) if both else None, columns
 
     def _padded(self, columns: int) -> Tensor:
         assert self.data is not None
