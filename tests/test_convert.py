@@ -197,6 +197,20 @@ NOT_METAS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (RuleConfig(kind="budget", threshold=9), "kind 'budget'"),
+        (RuleConfig(kind="words"), "kind 'words'"),
+        (RuleConfig(kind="space", after="=", digits="each"), "`after`, `digits`"),
+    ],
+)
+def test_rules_that_metas_code_does_not_know_are_refused(tmp_path, rule, said):
+    metas_widths(rule).save(tmp_path / "ours")
+    with pytest.raises(UserError, match=f"no place for patching of .*{said}"):
+        convert(tmp_path / "ours", tmp_path / "meta", "meta", lossy=True)
+
+
 @pytest.mark.parametrize("name", NOT_METAS)
 def test_what_metas_layout_has_no_place_for_is_refused(tmp_path, name):
     fields, said = NOT_METAS[name]

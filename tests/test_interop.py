@@ -288,6 +288,8 @@ LOSSY = {
     "fixed": ({"rule": RuleConfig(kind="fixed", stride=4)}, "one patch per byte"),
     "monotonic": ({"rule": RuleConfig(kind="monotonic", rise=0.1)}, "one patch per byte"),
     "combined": ({"rule": RuleConfig(kind="combined", threshold=4.0, rise=0.1)}, "threshold alone"),
+    "budget": ({"rule": RuleConfig(kind="budget", threshold=9.0)}, "not patching by budget"),
+    "characters": ({"rule": RuleConfig(threshold=4.0, characters=True)}, "no `characters`"),
     "longest": ({"rule": RuleConfig(threshold=4.0, max_length=6)}, "forgets"),
     "newlines": ({"rule": RuleConfig(threshold=4.0), "entropy": {"newline_reset": True}}, "newlines"),
     "residual": ({"rule": RuleConfig(kind="byte"), "cross_residual": 1.0}, "residual"),

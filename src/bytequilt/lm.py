@@ -101,13 +101,13 @@ class LM(ModelHubMixin):
         starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
         if nats is None:
             return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rule.model_copy(update={"max_length": None}), ids, nats).starts[0])
+        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
         bits = (nats[0, : len(data)] / math.log(2)).tolist()
         patches = tuple(
             Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
             for a, b in pairwise([*starts, len(data)])
         )
-        return PatchedText(data, patches, None if rule.threshold is None else rule.threshold / math.log(2), tuple(bits))
+        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...

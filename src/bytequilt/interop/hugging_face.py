@@ -200,6 +200,7 @@ def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
         changed = [f"there is one patch per byte there, not patching by {kind}"] if kind != "byte" else []
         return inside | {"patching_mode": "byte"}, changed
     changed = ["patches open at the threshold alone there, whatever the rise"] if rule.kind == "combined" else []
+    changed += [f"patches heed no `{name}` there" for name in rule.own_options]
     if rule.max_length is not None:
         changed.append("the last byte forgets the patch that it completes there, under a longest patch")
     threshold = {"patching_threshold": rule.threshold, "max_patch_length": rule.max_length}

@@ -178,7 +178,8 @@ def _reads(model: Contender) -> str:
     if model.patching is not None:
         rule = model.patching
         aim = f", {rule.target_bytes:g} bytes aimed at" if rule.target_bytes else ""
-        others = settings(rule.model_dump(include={"threshold", "rise", "stride", "max_length"}))
+        named_elsewhere = {"kind", "target_bytes", "sample_bytes"}
+        others = settings(rule.model_dump(exclude=named_elsewhere, exclude_defaults=True))
         return f"bytes in patches, rule `{rule.kind}`{aim}{f', {others}' if others else ''}"
     if model.tokenizer is not None:
         kept = "all ranks" if model.vocabulary is None else f"the first {model.vocabulary:,} ranks"

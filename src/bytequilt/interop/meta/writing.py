@@ -111,6 +111,10 @@ def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
 
 
 def _patching(rule: RuleConfig) -> dict[str, Any]:
+    """Raises UserError for a rule that Meta's code does not know."""
+    if rule.kind in ("budget", "words") or rule.own_options:
+        names = ", ".join([f"kind '{rule.kind}'", *(f"`{name}`" for name in rule.own_options)])
+        raise UserError(f"Meta's layout has no place for patching of {names}")
     mode = {"space": "space", "fixed": "static", "byte": "byte"}.get(rule.kind, "entropy")
     return {
         "patching_mode": mode,
