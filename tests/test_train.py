@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import blt
+from safetensors.torch import load_file
 
 from bytequilt.codec import decode
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
@@ -105,7 +106,11 @@ class Killed(Terminated):
 
 
 @pytest.mark.parametrize(("end", "raised"), [(Terminated, Interrupted), (Killed, ConnectionResetError)])
-@pytest.mark.parametrize("change", [{}, {"optimizer": "muon", "schedule": "wsd"}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"optimizer": "muon", "schedule": "wsd"}, {"accumulate": 2}, {"row_bytes": 16}, {"table_optimizer": "dense"}],
+    ids=str,
+)
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(corpus, tmp_path, end, raised, change):
     whole, _, written = run(corpus, tmp_path / "whole", **change)
     handlers = signal.getsignal(signal.SIGTERM)
@@ -123,6 +128,19 @@ def test_a_stopped_run_has_saved_where_it_is(corpus, tmp_path):
     with pytest.raises(Interrupted, match="stopped at step 5 of 7"):
         run(corpus, tmp_path, Terminated)
     assert checkpoint.found(tmp_path / "checkpoints" / "blt")[-1].name == "step-00000005"
+
+
+def test_a_checkpoint_holds_the_weights_as_they_are_used(corpus, tmp_path):
+    # the first six steps of both are the same, and each reads a part of the table
+    constant = {"schedule": "wsd", "decay": 0.01, "eval_every": 100, "row_bytes": 16}
+    short, *_ = run(corpus, tmp_path / "short", steps=6, **constant)
+    run(corpus, tmp_path / "long", steps=9, **constant)
+    path = tmp_path / "long" / "checkpoints" / "blt" / "step-00000006"
+    stored, kept = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    for name, weight in short.network.state_dict().items():
+        torch.testing.assert_close(stored[name], weight, atol=1e-7, rtol=1e-5, msg=name)
+    behind = [weight for name, weight in kept.items() if name.endswith(".weight")]
+    assert not any(torch.equal(weight, stored["encoder.hash.weight"]) for weight in behind)
 
 
 def test_a_finished_run_does_not_train_again(corpus, tmp_path):
@@ -278,7 +296,7 @@ def test_every_parameter_is_in_one_group_and_norms_and_embeddings_do_not_decay(o
 
 def test_muon_has_the_matrices_inside_blocks():
     network = blt(**SHAPE)
-    _, muon = optimizers(network, TRAIN.model_copy(update={"optimizer": "muon"}))
+    _, muon, _ = optimizers(network, TRAIN.model_copy(update={"optimizer": "muon"}))
     names = {id(weight): name for name, weight in network.named_parameters()}
     found = {names[id(weight)] for weight in muon.param_groups[0]["params"]}
     assert found == {n for n, w in network.named_parameters() if ".blocks." in n and w.ndim == 2}

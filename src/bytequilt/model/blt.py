@@ -8,7 +8,8 @@ from ..config import BLTConfig
 from .cache import Gathered, StackCache
 from .decoder import Decoder
 from .encoder import Encoder
-from .layers import Stack, linear
+from .initial import Network
+from .layers import Linear, Stack
 from .segments import Patches
 
 
@@ -18,7 +19,7 @@ class Latent(nn.Module):
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
         inputs, width = config.slots * config.encoder.dim, config.latent.dim
-        self.project = nn.Identity() if inputs == width else linear(inputs, width)
+        self.project = nn.Identity() if inputs == width else Linear(inputs, width)
         self.stack = Stack(config.latent)
 
     def forward(self, x_BPD: Tensor, opens_BP: Tensor, cache: StackCache | None = None) -> Tensor:
@@ -31,7 +32,7 @@ class Latent(nn.Module):
         return self.stack.step(self.project(x_RD), cache)
 
 
-class BLT(nn.Module):
+class BLT(Network):
     """Language model on bytes whose big transformer runs once a patch. Where patches start comes from outside."""
 
     def __init__(self, config: BLTConfig) -> None:

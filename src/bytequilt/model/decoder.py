@@ -9,7 +9,7 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import StackCache
 from .cross import ByteReadsPatch
-from .layers import RMSNorm, Stack, linear
+from .layers import Linear, RMSNorm, Stack
 from .segments import flat
 
 
@@ -20,12 +20,12 @@ class Decoder(nn.Module):
         super().__init__()
         dim, width = config.decoder.dim, config.latent.dim
         self.slots = config.slots
-        self.project = linear(width, config.slots * dim)
+        self.project = Linear(width, config.slots * dim)
         self.stack = Stack(config.decoder)
         count = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
         self.cross = nn.ModuleList(ByteReadsPatch(config) for _ in range(count))
         self.norm = RMSNorm(dim, config.decoder.norm_eps)
-        self.head = linear(dim, VOCAB_SIZE)
+        self.head = Linear(dim, VOCAB_SIZE)
 
     @property
     def patch_axis(self) -> int:

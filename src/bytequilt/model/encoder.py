@@ -6,8 +6,9 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import EncoderCache
 from .cross import PatchReadsBytes
+from .embedding import Embedding
 from .hashing import HashEmbedding
-from .layers import Stack, init_normal, linear
+from .layers import Linear, Stack
 from .segments import Patches, segment_max
 
 
@@ -18,11 +19,10 @@ class Encoder(nn.Module):
         super().__init__()
         dim, layers = config.encoder.dim, config.encoder.layers
         self.slots = config.slots
-        self.embed = nn.Embedding(VOCAB_SIZE, dim)
-        init_normal(self.embed.weight, dim)
+        self.embed = Embedding(VOCAB_SIZE, dim)
         self.hash = HashEmbedding(config.hash, dim) if config.hash.sizes else None
         self.stack = Stack(config.encoder)
-        self.project = linear(dim, config.slots * dim)
+        self.project = Linear(dim, config.slots * dim)
         self.reading = {"last": [layers - 1], "all": list(range(layers)), "none": [layers - 1]}[config.encoder_cross]
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))

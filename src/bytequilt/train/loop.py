@@ -20,7 +20,7 @@ from ..data.batches import Batch, Batches
 from ..view.progress import console, progress
 from . import checkpoint
 from .metrics import Metrics
-from .optim import lr_factor, optimizers, set_lr
+from .optim import catch_up, clip_, lr_factor, optimizers, release, set_lr
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of <malloc.h>
 
@@ -112,6 +112,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
         batches.restore(state["batches"])
         done = Progress(**state["progress"])
     if done.step >= config.steps:
+        release(found)
         return done
     arrange(network, config)
     metrics = Metrics(folder / "metrics.jsonl", stage, done.step, config.tracker, config.model_dump())
@@ -137,6 +138,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
             record |= {"lr": config.lr * factor, "bytes_per_second": round(speed, 1), "skipped": done.skipped}
             record["processor_seconds"] = round(used, 4)
             if done.step % config.eval_every == 0 or done.step == config.steps:
+                catch_up(found)
                 record |= evaluate(task)
                 bar.update(line, note=f"held-out {record['val_bpb']:.3f}")
             metrics.log(record)
@@ -153,6 +155,7 @@ def fit(task: Task, batches: Batches, config: TrainConfig, folder: Path, stage: 
                 raise Interrupted(
                     f"{stage} stopped at step {done.step} of {config.steps}; the same command goes on from there"
                 )
+    release(found)
     if done.skipped:
         console.print(f"{stage}: {done.skipped} steps were skipped for a loss or gradient that was not finite")
     return done
@@ -170,12 +173,13 @@ def step(
         (loss / targets).backward()
         nats += float(loss.detach())
         numbers = {name: numbers.get(name, 0.0) + value for name, value in extra.items()}
-    norm = float(nn.utils.clip_grad_norm_(task.network.parameters(), config.clip))
+    norm = float(clip_(task.network, found, config.clip))
     good = math.isfinite(nats) and math.isfinite(norm)
     if good:
         for optimizer in found:
             optimizer.step()
-    task.network.zero_grad(set_to_none=True)
+    for optimizer in found:
+        optimizer.zero_grad()
     learnt = int(numbers.get("bytes", targets))
     record = {
         "good": good,
