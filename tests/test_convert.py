@@ -8,7 +8,7 @@ from math import prod
 
 import pytest
 import torch
-from conftest import blt, patcher
+from conftest import blt, noise, patcher
 from safetensors.torch import load_file, save_file
 from test_interop import SHAPES, TEXTS, assert_parity, change, hugging_face, ours
 
@@ -584,6 +584,23 @@ def test_the_verb_says_what_it_wrote_and_what_changed(tmp_path, capfd):
     assert "note: there is one patch per byte there, not patching by space" in err
     main(["convert", str(tmp_path / "theirs"), str(tmp_path / "back")])
     assert "from hf to bytequilt" in capfd.readouterr().out
+
+
+def test_a_rule_that_is_not_theirs_leaves_as_one_that_is(tmp_path, capfd):
+    ours(RuleConfig(kind="budget", threshold=9.0)).save(tmp_path / "ours")
+    (tmp_path / "text").write_bytes(noise(600))
+    source, theirs, text = (str(tmp_path / name) for name in ("ours", "theirs", "text"))
+    with pytest.raises(SystemExit):
+        main(["convert", source, theirs, "--to", "hf"])
+    assert "not patching by budget" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", source, theirs, "--to", "hf", "--rule", "entropy"])
+    assert "go together" in capfd.readouterr().err
+    main(["convert", source, theirs, text, "--to", "hf", "--rule", "entropy", "--target-bytes", "3"])
+    assert "patches differ" in capfd.readouterr().err
+    patched = load(theirs).patch(noise(600))
+    assert load(theirs).patcher.rule.kind == "entropy"
+    assert 600 / len(patched.patches) == pytest.approx(3, rel=0.05)
 
 
 def test_an_ngram_patcher_has_no_other_layout(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytequilt.codec import BOE, BOS, EOS
-from bytequilt.config import RuleConfig
+from bytequilt.config import PatchingConfig, RuleConfig
 from bytequilt.patching import rules
 
 ENTROPIES = [0, 0, 2, 1, 3, 0, 2, 2]  # after the BOS and seven bytes
@@ -86,6 +86,25 @@ def test_characters_that_are_none_are_waited_for_as_long_as_they_could_be_one(te
     rule = RuleConfig(kind="budget", threshold=-1)
     ids_BN = ids_of(text, eos=False)
     assert shown(rules.closes(rule, ids_BN, torch.zeros(ids_BN.shape))[0]) == "x" + waits
+
+
+def test_a_budget_is_bounded_unless_told_otherwise():
+    assert RuleConfig(kind="budget", threshold=1).max_length == 16
+    unbounded = RuleConfig(kind="budget", threshold=1, max_length=None)
+    assert RuleConfig.model_validate_json(unbounded.model_dump_json()) == unbounded
+    assert PatchingConfig(kind="budget", target_bytes=4.5).rule(threshold=2.0).max_length == 16
+    assert RuleConfig(kind="entropy", threshold=1).max_length is None
+
+
+def test_a_recipe_hands_its_options_to_its_rule():
+    options = {"kind": "words", "characters": True, "after": "=\n", "digits": "each", "max_length": 5}
+    assert PatchingConfig(**options).rule() == RuleConfig(**options)
+
+
+@pytest.mark.parametrize("after", ["я", "a\x80", "\udcff"])
+def test_starts_are_forced_after_single_bytes_alone(after):
+    with pytest.raises(ValueError, match="characters of one byte"):
+        RuleConfig(kind="byte", after=after)
 
 
 NATS = st.one_of(st.floats(0, 6, width=32), st.sampled_from([0.0, 0.1, 1.0, 1.1, 2.0, 4.18]))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ..config import UserError, one_line
+from ..config import RuleConfig, UserError, one_line
 from . import hub, hugging_face, meta, names, native
 from .native import ModelConfig, beside
 from .stored import Stored
@@ -75,6 +75,7 @@ def convert(
     to: Layout = "bytequilt",
     *,
     lossy: bool = False,
+    patching: RuleConfig | None = None,
     revision: str | None = None,
     token: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -82,7 +83,8 @@ def convert(
     """Write a model in another layout, byte by byte as its weights are stored; returns what was done.
 
     `src` is a shipped model, a directory or a hub id; `dst` must not exist. With `lossy`, what the layout cannot
-    express is changed, and the result says how. `advance` is told the bytes copied since its last call, and all.
+    express is changed, and the result says how. `patching` takes the place of the model's rule. `advance` is told the
+    bytes copied since its last call, and all.
     Raises UserError where a model cannot be read or expressed; nothing is left behind then.
     """
     if to not in LAYOUTS:
@@ -94,7 +96,8 @@ def convert(
     if source.config.baseline is not None:
         raise UserError(f"{source.folder} holds a baseline, which has no other layout; a BLT is needed here")
     ours = source.tensors()
-    files, changes = LAYOUTS[to].export(source.config, {stored.dtype for stored in ours.values()})
+    config = source.config if patching is None else source.config.model_copy(update={"patching": patching})
+    files, changes = LAYOUTS[to].export(config, {stored.dtype for stored in ours.values()})
     if changes and not lossy:
         raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy converts it all the same")
     tensors = names.translate(ours, source.config, names.OURS, COLUMNS[to])

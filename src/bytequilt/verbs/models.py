@@ -12,6 +12,7 @@ from ..config import UserError
 from .shared import File, Files, Flag, Folder, Model, Named, Positional, console, load_any_model, load_model, print_json
 
 if TYPE_CHECKING:
+    from ..config import RuleConfig
     from ..evals.harness import HarnessTasks
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
@@ -20,6 +21,8 @@ Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=""
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
+Rule = Annotated[Literal["entropy", "monotonic", "budget"] | None, tyro.conf.arg(help_behavior_hint="")]
+Mean = Annotated[float | None, tyro.conf.arg(metavar="BYTES", help_behavior_hint="")]
 Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
 
 
@@ -178,8 +181,11 @@ def bench(
 def convert(
     src: Source,
     dst: Target,
+    files: Files = (),
     to: Literal["bytequilt", "hf", "meta"] = "bytequilt",
     lossy: Flag = False,
+    rule: Rule = None,
+    target_bytes: Mean = None,
     revision: Revision = None,
     json: Flag = False,
 ) -> None:
@@ -190,18 +196,29 @@ def convert(
     Examples:
       bytequilt convert facebook/blt-1b blt-1b
       bytequilt convert runs/mine mine-hf --to hf
+      bytequilt convert runs/mine mine-hf held-out.txt --to hf --rule entropy --target-bytes 4.5
 
     Args:
         src: A shipped model, a model or run directory, or a hub id.
         dst: The directory to write, which must not exist.
+        files: Text to calibrate another rule on.
         to: The layout to write.
         lossy: Convert even what the layout cannot express, and say what changes.
+        rule: Patch by this rule instead of the model's, with the same entropy model.
+        target_bytes: Mean bytes per patch that its threshold is calibrated to, on FILE...
         revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
         json: Print one JSON document instead.
     """
     from ..interop import convert as write
     from ..view.progress import progress
 
+    if (rule is None) != (target_bytes is None) or (rule is None) != (not files):
+        raise UserError(
+            "--rule, --target-bytes and FILE... go together: convert SRC DST FILE... --rule R --target-bytes X"
+        )
+    if dst.exists():
+        raise UserError(f"{dst} exists already; give another name, or remove it")
+    patching = _recalibrated(src, rule, target_bytes, files, revision) if rule and target_bytes else None
     with ExitStack() as stack:
         bar = progress()
 
@@ -210,12 +227,32 @@ def convert(
                 stack.enter_context(bar).add_task("convert", total=total)
             bar.advance(bar.task_ids[0], done)
 
-        found = write(src, dst, to, lossy=lossy, revision=revision, advance=advance)
+        found = write(src, dst, to, lossy=lossy, patching=patching, revision=revision, advance=advance)
     for said in (*found["notes"], *found["changed"]):
         print(f"note: {said}", file=sys.stderr)
     if json:
         return print_json(found)
     print(f"{dst}: {found['tensors']} tensors, {found['bytes'] / 1e6:,.1f} MB, from {found['from']} to {found['to']}")
+
+
+def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
+    """Another rule for the entropy model of a model, calibrated on the first megabyte of the files."""
+    from ..config import PatchingConfig
+    from ..evals.corpora import texts
+    from ..lm import load
+    from ..patching.calibration import first_bytes
+    from ..patching.patcher import Patcher
+
+    documents = [text for path in files for text in texts(path)]
+    lm, options = load(src, revision=revision), PatchingConfig(kind=kind, target_bytes=target)
+    patcher = Patcher(options.rule(**{str(options.calibrated): 0.0}), lm.patcher.model)
+    reached = patcher.calibrate(first_bytes(documents, options.sample_bytes), target)
+    print(
+        f"note: patches differ from the model's own: kind '{kind}' instead of '{lm.patcher.rule.kind}', "
+        f"{reached.threshold_bits:.3f} bits for {reached.mean_patch_bytes:.2f} bytes per patch",
+        file=sys.stderr,
+    )
+    return patcher.rule
 
 
 def _speed(one: dict[str, Any]) -> tuple[str, float, float]:

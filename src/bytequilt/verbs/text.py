@@ -5,32 +5,45 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .shared import File, Flag, Model, Positional, bytes_of, load_model, print_json, write_text
+from ..config import UserError
+from .shared import File, Flag, Model, Positional, bytes_of, console, load_model, print_json, write_text
 
 if TYPE_CHECKING:
     from ..infer.generate import Completion
     from ..infer.writer import Step
 
-Text = Annotated[Positional[str], tyro.conf.arg(metavar="TEXT|-")]
+Texts = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT|-", help_behavior_hint="")]
+Reported = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", help_behavior_hint="")]
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
-def patch(text: Text, model: Model = "tiny", json: Flag = False, html: File = None, device: str = "cpu") -> None:
+def patch(
+    text: Texts,
+    model: Model = "tiny",
+    report: Reported = None,
+    json: Flag = False,
+    html: File = None,
+    device: str = "cpu",
+) -> None:
     """Show how a text is cut into patches.
 
     Examples:
       bytequilt patch "Daenerys Targaryen is in Game of Thrones"
       bytequilt patch - --html patches.html < chapter.txt
+      bytequilt patch --report tiny english.txt russian.txt
 
     Args:
-        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --.
+        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --. With --report,
+            files: one is a document, unless it is .jsonl or .parquet; then each record is one.
         model: A shipped model, a model or run directory, or a hub id.
+        report: Show bytes, characters and bits per patch by script instead, of files under this model's patcher.
         json: Print one JSON document instead.
         html: Also write the figure, with the entropy curve above the text, to this file: HTML, or SVG by its name.
         device: Where the model runs: cpu, cuda, mps.
@@ -38,11 +51,27 @@ def patch(text: Text, model: Model = "tiny", json: Flag = False, html: File = No
     from ..view.html import page, svg
     from ..view.terminal import shown
 
-    data = bytes_of(text)
+    if report is not None:
+        return _report(report, text, json, html, device)
+    if len(text) != 1:
+        more = f", and {text[1]!r} is a second one; put a text of several words in quotes" if text else ""
+        raise UserError(f"patch takes one TEXT{more} (see bytequilt patch --help)")
+    data = bytes_of(text[0])
     found = load_model(model, device).patch(data)
     if html is not None:
         write_text(html, svg(found) if html.suffix.lower() == ".svg" else page(found))
     print_json(found.json()) if json else print(shown(found))
+
+
+def _report(model: str, files: tuple[str, ...], json: bool, html: Path | None, device: str) -> None:
+    """Patches of files by script."""
+    from ..evals.scripts import report
+    from ..view.tables import scripts
+
+    if not files or html is not None:
+        raise UserError("patch --report takes a MODEL and one FILE at least, and no --html")
+    found = report(load_model(model, device), files)
+    print_json(found) if json else console().print(scripts(found))
 
 
 def generate(

@@ -74,6 +74,27 @@ def languages(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def scripts(found: Mapping[str, Any]) -> RenderableType:
+    """Patches by script, and by file where there are several: what `bytequilt patch --report --json` prints."""
+    table = _table("script", "bytes", "bytes/patch", "chars/patch", "bits/patch", "longest", "cuts inside")
+    for row in found["scripts"]:
+        table.add_row(row["script"], *_per_patch(row))
+    if len(found["scripts"]) > 1:
+        table.add_section()
+        table.add_row("all", *_per_patch(found["all"]), style="bold")
+    if len(found["files"]) > 1:
+        table.add_section()
+        for row in found["files"]:
+            table.add_row(harmless(row["path"]), *_per_patch(row))
+    return table
+
+
+def _per_patch(row: Mapping[str, Any]) -> list[str]:
+    means = [row[f"{kind}_per_patch"] for kind in ("bytes", "characters", "bits")]
+    shown = ["" if mean is None else f"{mean:.2f}" for mean in means]
+    return [f"{row['bytes']:,}", *shown, f"{row['longest']:,}", f"{row['cuts_inside'] / max(row['patches'], 1):.0%}"]
+
+
 def comparison(found: Mapping[str, Any]) -> RenderableType:
     """Test bits per byte of each model of a study at each size: what `bytequilt compare --json` prints."""
     table = _table("model", "size", "seed", "bits per byte", "training FLOPs", "FLOPs per byte", "seconds")
