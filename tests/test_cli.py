@@ -317,7 +317,7 @@ def test_prepare_stops_before_the_blt(micro, tmp_path):
 def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
     recipe, run = micro
     before = (run / "report.json").read_bytes()
-    assert "another recipe" in complaint("train", recipe, "--out", run, "--train.steps", 4)
+    assert "another recipe" in complaint("train", recipe, "--out", run, "--train.lr", 0.5)
     assert (run / "report.json").read_bytes() == before
 
 

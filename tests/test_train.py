@@ -15,16 +15,18 @@ from safetensors.torch import load_file
 
 from bytequilt.codec import decode
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
-from bytequilt.data.batches import Batches, held_out
+from bytequilt.data.batches import Batch, Batches, held_out
 from bytequilt.data.prepare import ingest
-from bytequilt.lm import load
+from bytequilt.lm import LM, load
 from bytequilt.model.entropy import EntropyModel
+from bytequilt.model.loss import target_nats
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train import checkpoint, metrics
-from bytequilt.train.loop import Interrupted, arrange, fit, step
+from bytequilt.train.arrange import arrange
+from bytequilt.train.loop import Interrupted, fit, step
 from bytequilt.train.optim import lr_factor, optimizers
 from bytequilt.train.run import train
-from bytequilt.train.tasks import BLTTask, EntropyTask, target_nats
+from bytequilt.train.tasks import EntropyTask, LanguageTask
 
 SPACE = RuleConfig(kind="space")
 TRAIN = TrainConfig(
@@ -58,12 +60,12 @@ def batches_of(corpus, config=TRAIN):
     return Batches(corpus / "train", config, SPACE)
 
 
-def task_of(corpus, kind=BLTTask, seed=0):
+def task_of(corpus, kind=LanguageTask, seed=0):
     held = [document.data for document in held_out(corpus, TRAIN.eval_bytes)]
-    return kind(blt(seed, **SHAPE), Patcher(SPACE), held)
+    return kind(LM(blt(seed, **SHAPE), Patcher(SPACE)), held)
 
 
-def run(corpus, folder, kind=BLTTask, **change):
+def run(corpus, folder, kind=LanguageTask, **change):
     """One training run of a fresh network: its task, how far it came, and what it wrote down, times aside."""
     config, task = TRAIN.model_copy(update=change), task_of(corpus, kind)
     done = fit(task, batches_of(corpus, config), config, folder, "blt")
@@ -83,7 +85,7 @@ def assert_same_weights(one, other):
 # ----------------------------------------------------------------------------------------------- going on, stopping
 
 
-class Terminated(BLTTask):
+class Terminated(LanguageTask):
     """Somebody ends the process politely in the middle of its fifth batch."""
 
     left = 5
@@ -102,7 +104,7 @@ class Killed(Terminated):
         if self.left == 1:
             raise ConnectionResetError
         self.left -= 1
-        return BLTTask.loss(self, batch)
+        return LanguageTask.loss(self, batch)
 
 
 @pytest.mark.parametrize(("end", "raised"), [(Terminated, Interrupted), (Killed, ConnectionResetError)])
@@ -187,12 +189,41 @@ def weights_after(corpus, batches, **change):
 
 def test_two_batches_are_one_batch_of_twice_the_rows(corpus):
     batch = next(batches_of(corpus, TRAIN.model_copy(update={"rows": 4})))
-    halves = [type(batch)(*(getattr(batch, n)[half] for n in vars(batch))) for half in (slice(0, 2), slice(2, 4))]
+    tensors = (batch.ids_BN, batch.closes_BN, batch.learn_BN)
+    halves = [Batch.of(*(tensor[half] for tensor in tensors)) for half in (slice(0, 2), slice(2, 4))]
     (one, whole), (two, parts) = weights_after(corpus, [batch]), weights_after(corpus, halves)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
     assert whole["targets"] == parts["targets"] == int(batch.learn_BN.sum())
     assert whole["bpb"] == pytest.approx(parts["bpb"], abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_blocks_give_the_same_gradients_and_leave_evaluation_alone(corpus, backend):
+    batch, compiled = next(batches_of(corpus)), []
+
+    def watched(graph, inputs):
+        compiled.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    plain, task = task_of(corpus), task_of(corpus)
+    arrange(task.network, TRAIN.model_copy(update={"compile": True}), watched)
+    for each in (plain, task):
+        each.loss(batch).backward()
+    assert compiled
+    count = len(compiled)
+    assert task.evaluate() == plain.evaluate()  # chunks of many lengths
+    assert len(compiled) == count
+    pairs = zip(plain.network.named_parameters(), task.network.parameters(), strict=True)
+    for (name, one), other in pairs:
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_arranging_again_undoes_what_was_arranged(corpus):
+    network = task_of(corpus).network
+    for change in ({"checkpoint_activations": True}, {"checkpoint_activations": True}, {}):
+        arrange(network, TRAIN.model_copy(update=change))
+    assert not any("forward" in vars(module) for module in network.modules())
 
 
 def test_recomputed_activations_give_the_same_gradients(corpus):
@@ -210,25 +241,25 @@ def test_the_gradient_is_clipped(corpus):
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
-class BadLoss(BLTTask):
+class BadLoss(LanguageTask):
     """The loss is not a number in these batches, counted from 1."""
 
     bad, number = frozenset({3, 4}), 0
 
     def loss(self, batch):
-        nats, extra = super().loss(batch)
+        nats = super().loss(batch)
         self.number += 1
-        return (nats * math.nan if self.number in self.bad else nats), extra
+        return nats * math.nan if self.number in self.bad else nats
 
 
 class BadGradient(BadLoss):
     """The loss is finite and its gradient is not."""
 
     def loss(self, batch):
-        nats, extra = BLTTask.loss(self, batch)
+        nats = LanguageTask.loss(self, batch)
         self.number += 1
         weight = self.network.decoder.norm.weight
-        return (nats + (weight - weight.detach()).abs().sqrt().sum() if self.number in self.bad else nats), extra
+        return nats + (weight - weight.detach()).abs().sqrt().sum() if self.number in self.bad else nats
 
 
 @pytest.mark.parametrize("kind", [BadLoss, BadGradient])
@@ -260,7 +291,7 @@ def test_only_targets_to_learn_cost(corpus, learnt):
     logits = torch.randn(*batch.ids_BN.shape, 260)
     log_p = logits.double().log_softmax(-1)
     slow = -sum(float(log_p[b, t - 1, batch.ids_BN[b, t]]) for b, t in batch.learn_BN.nonzero().tolist())
-    assert float(target_nats(logits, batch)) == pytest.approx(slow, rel=1e-5)
+    assert float(target_nats(logits, batch.ids_BN, batch.learn_BN)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_prompts_are_read_and_not_learnt(text, tmp_path):
@@ -378,7 +409,9 @@ def test_what_is_done_stays_done(trained):
 def test_a_run_directory_belongs_to_its_recipe(trained, tmp_path):
     made, folder, _ = trained
     with pytest.raises(UserError, match="another recipe"):
-        train(made.model_copy(update={"train": TRAIN}), folder)
+        train(made.model_copy(update={"train": made.train.model_copy(update={"lr": 1.0})}), folder)
+    with pytest.raises(UserError, match="run of 4 steps, which is more than 3"):
+        train(made.model_copy(update={"train": made.train.model_copy(update={"steps": 3})}), folder)
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UserError, match="neither empty nor a run directory"):
         train(made, tmp_path)
@@ -409,7 +442,7 @@ def test_a_model_of_another_shape_is_no_start(trained, text, tmp_path):
 def test_memory_that_is_freed_is_kept_and_not_asked_for_again():
     script = """
 import resource, sys, torch
-from bytequilt.train.loop import keep_freed_memory
+from bytequilt.train.device import keep_freed_memory
 if sys.argv[1] == "kept": keep_freed_memory()
 def use(): torch.ones(16 * 2**20)
 for _ in range(3): use()

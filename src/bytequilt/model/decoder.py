@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
+from .attention import Spans
 from .cache import StackCache
 from .cross import ByteReadsPatch
 from .layers import Linear, RMSNorm, Stack
@@ -45,13 +46,19 @@ class Decoder(nn.Module):
         return torch.stack([cross.read(slots) for cross in self.cross]) if self.cross else slots.sum(2)
 
     def forward(
-        self, x_BNd: Tensor, reads: Tensor, read_BN: Tensor, ids_BN: Tensor, cache: StackCache | None = None
+        self,
+        x_BNd: Tensor,
+        reads: Tensor,
+        read_BN: Tensor,
+        ids_BN: Tensor,
+        cache: StackCache | None = None,
+        spans: Spans | None = None,
     ) -> Tensor:
         """Byte states (B, N, d), what `read` made of P patches, and which each byte reads -> logits (B, N, V), fp32."""
         read_S = flat(read_BN, reads.shape[self.patch_axis])
         if not self.cross:
             x_BNd = x_BNd + reads.flatten(0, 1)[read_S].view_as(x_BNd)
-        spans = self.stack.spans(ids_BN == BOS, cache)
+        spans = self.stack.spans(ids_BN == BOS, cache) if spans is None else spans
         rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
         for layer, block in enumerate(self.stack.blocks):
             if layer < len(self.cross):

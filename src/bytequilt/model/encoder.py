@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
+from .attention import Spans
 from .cache import EncoderCache
 from .cross import PatchReadsBytes
 from .embedding import Embedding
@@ -27,12 +28,12 @@ class Encoder(nn.Module):
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))
 
-    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None) -> list[Tensor]:
+    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None, spans: Spans | None = None) -> list[Tensor]:
         """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder."""
         x_BNd = self.embed(ids_BN)
         if self.hash is not None:
             x_BNd = x_BNd + self.hash(ids_BN, cache, x_BNd.dtype)
-        spans = self.stack.spans(ids_BN == BOS, cache)
+        spans = self.stack.spans(ids_BN == BOS, cache) if spans is None else spans
         rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
         states = []
         for layer, block in enumerate(self.stack.blocks):

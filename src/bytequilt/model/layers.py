@@ -141,9 +141,11 @@ class Stack(nn.Module):
         positions = torch.arange(begin, begin + queries, device=device)
         return rotation(positions, self.config.head_dim, self.config.rope_theta)
 
-    def spans(self, opens_BN: Tensor, cache: StackCache | None = None) -> Spans:
-        """Which keys each position sees: contexts open where `opens_BN` says so."""
-        return Spans.of(opens_BN, self.config.window) if cache is None else cache.spans(opens_BN)
+    def spans(
+        self, opens_BN: Tensor, cache: StackCache | None = None, single: bool = False, fixed: bool = True
+    ) -> Spans:
+        """Which keys each position sees: contexts open where `opens_BN` says so. For the rest see `Spans`."""
+        return cache.spans(opens_BN) if cache is not None else Spans.of(opens_BN, self.config.window, single, fixed)
 
     def forward(self, x_BND: Tensor, spans: Spans, cache: StackCache | None = None) -> Tensor:
         """With a cache, x continues the positions that the cache has seen."""

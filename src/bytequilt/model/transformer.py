@@ -24,12 +24,16 @@ class Transformer(Network):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = Linear(config.dim, vocabulary)
 
-    def forward(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""
+    def forward(self, ids_BN: Tensor, cache: StackCache | None = None, single: bool = False) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen.
+
+        `single` says that each row holds one document, from its first id: masks are saved.
+        """
         opens_BN = ids_BN == self.opening[0]
         for id in self.opening[1:]:
             opens_BN = opens_BN | (ids_BN == id)
-        x_BND = self.stack(self.embed(ids_BN), self.stack.spans(opens_BN, cache), cache)
+        spans = self.stack.spans(opens_BN, cache, single and self.opening == (BOS,))
+        x_BND = self.stack(self.embed(ids_BN), spans, cache)
         return self.head(self.norm(x_BND)).float()
 
     def step(self, ids_R: Tensor, cache: StackCache) -> Tensor:
