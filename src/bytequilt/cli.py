@@ -9,6 +9,7 @@ from typing import NoReturn
 VERBS = {
     "patch": "Show how a text is cut into patches.",
     "generate": "Continue a text, byte by byte.",
+    "ask": "Answer a question on the letters of a word or on two numbers, in English or Russian.",
     "train": "Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.",
     "prepare": "Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.",
     "distill": "Give a model a cheap patcher, which takes the place of its entropy model.",
