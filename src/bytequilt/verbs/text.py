@@ -127,8 +127,9 @@ def _tokenizer(name: str) -> "Tokenizer":
 
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
     """The patches of a text that begins with `head`, printed as they come."""
+    from ..view.cut import patched_parts
     from ..view.progress import progress
-    from ..view.stream import patched_parts, print_json_parts, print_parts
+    from ..view.stream import print_json_parts, print_parts
     from ..view.terminal import is_plain
 
     patcher, out = load_model(model, device).patcher, console()
