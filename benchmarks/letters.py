@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from torch import Tensor
 
 from bytequilt import load
 from bytequilt.baselines.config import BaselineConfig
@@ -135,8 +136,11 @@ class Examined:
         self.model, self.items, self.task = model, items, model.task([])
         self.network = self.task.network
 
-    def loss(self, batch: Batch) -> tuple[Any, dict[str, float]]:
+    def loss(self, batch: Batch) -> Tensor:
         return self.task.loss(batch)
+
+    def bytes_of(self, batch: Batch) -> int:
+        return self.task.bytes_of(batch)
 
     def evaluate(self) -> dict[str, float]:
         right = examine(self.model.scorer, self.items)
