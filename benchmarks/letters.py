@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from bytequilt.baselines.config import BaselineConfig
-from bytequilt.study.contender import Model, PatchModel, TokenModel
+from torch import Tensor
 
-from bytequilt import load
+from bytequilt import BLT, LM, Patcher, load
+from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.vocabulary import BPE
-from bytequilt.config import DataConfig, Recipe, StackConfig, load_recipe
+from bytequilt.config import BaselineConfig, DataConfig, Recipe, StackConfig, load_recipe
 from bytequilt.data.batches import Batch
 from bytequilt.data.prepare import ingest
 from bytequilt.evals.ask import examine
 from bytequilt.evals.questions import records
 from bytequilt.evals.wordings import LANGUAGES
 from bytequilt.files import replacing, write_json
-from bytequilt.patching.patcher import Patcher
 from bytequilt.train.loop import Task, fit
+from bytequilt.train.tasks import LanguageTask
 
 RANKS = 4096  # of the BPE: half a vocabulary of 8,192 is left without merges by words as short as these
 LAYERS, WIDTHS = 3, range(32, 257, 8)
@@ -93,12 +93,12 @@ class Compare:
 
     def _side(self, side: str, recipe: Recipe, data: DataConfig) -> dict[str, Any]:
         sample = list(islice(records(SAMPLE), SAMPLE))
-        texts = [(one["prompt"] + one["text"]).encode() for one in sample]
+        texts = [(record["prompt"] + record["text"]).encode() for record in sample]
         size = sum(map(len, texts)) / len(texts)
-        blt = PatchModel(recipe.model, Patcher(recipe.patching.rule(), None), recipe.patching.stride)
+        blt = LM(BLT(recipe.model), Patcher(recipe.patching.rule(), None), recipe.patching.stride)
         flops = blt.flops(float(recipe.patching.stride or 1), size)["total"] * size
-        model: Model = blt if side == "blt" else self._tokens(texts, size, flops)
-        units = 1.0 if side == "blt" else model.scorer.config.token_bytes
+        model = blt if side == "blt" else self._tokens(texts, size, flops)
+        units = 1.0 if isinstance(model, LM) else model.config.token_bytes
         row = round(recipe.train.row_bytes / units)
         steps = round(self.examples * (size + 2) / (recipe.train.rows * recipe.train.row_bytes))
         every = max(1, steps // self.points)
@@ -106,13 +106,13 @@ class Compare:
         config = recipe.train.model_copy(update=update)
         task = Examined(model, self.items)
         fit(task, model.batches(self.out / "corpus" / "train", config), config, self.out / side, side)
-        model.scorer.save(self.out / side / "model")
-        each = model.flops(units if side == "bpe" else float(recipe.patching.stride or 1), size)["total"] * size
+        model.save(self.out / side / "model")
+        spent = model.flops(units if side == "bpe" else float(recipe.patching.stride or 1), size)["total"] * size
         points = curve(self.out / side / "metrics.jsonl", self.examples / steps)
         parameters = sum(weight.numel() for weight in model.network.parameters())
-        return {"parameters": parameters, "flops_per_example": each, "items": self.items, "points": points}
+        return {"parameters": parameters, "flops_per_example": spent, "items": self.items, "points": points}
 
-    def _tokens(self, texts: list[bytes], size: float, flops: float) -> TokenModel:
+    def _tokens(self, texts: list[bytes], size: float, flops: float) -> Baseline:
         """A transformer over the tokens of these texts, of about so many FLOPs an example."""
         saved = self.out / "tokenizer.model"
         if not saved.is_file():
@@ -120,10 +120,10 @@ class Compare:
         vocabulary = BPE.read(saved)
         token_bytes = sum(map(len, texts)) / sum(len(vocabulary.encode(text, bos=False)) for text in texts)
 
-        def of(width: int) -> TokenModel:
+        def of(width: int) -> Baseline:
             stack = StackConfig(dim=width, layers=LAYERS, heads=4, ffn_dim=3 * width)
             config = BaselineConfig(stack=stack, vocabulary=vocabulary.size, token_bytes=token_bytes)
-            return TokenModel(config, vocabulary)
+            return Baseline(build(config), vocabulary, config)
 
         return of(min(WIDTHS, key=lambda width: abs(of(width).flops(token_bytes, size)["total"] * size - flops)))
 
@@ -131,15 +131,18 @@ class Compare:
 class Examined:
     """Trains a model as its own task does; held-out measurements are its answers."""
 
-    def __init__(self, model: Model, items: int) -> None:
-        self.model, self.items, self.task = model, items, model.task([])
+    def __init__(self, model: LM | Baseline, items: int) -> None:
+        self.model, self.items, self.task = model, items, LanguageTask(model, [])
         self.network = self.task.network
 
-    def loss(self, batch: Batch) -> tuple[Any, dict[str, float]]:
+    def loss(self, batch: Batch) -> Tensor:
         return self.task.loss(batch)
 
+    def bytes_of(self, batch: Batch) -> int:
+        return self.task.bytes_of(batch)
+
     def evaluate(self) -> dict[str, float]:
-        right = examine(self.model.scorer, self.items)
+        right = examine(self.model, self.items)
         shares = {f"{task}, {name}": count / self.items for task, own in right.items() for name, count in own.items()}
         mean = sum(shares.values()) / len(shares)
         return shares | {"val_bpb": 1 - mean, "right": mean}  # the loop shows what it calls held-out: the wrong ones
@@ -148,7 +151,7 @@ class Examined:
 _: type[Task] = Examined
 
 
-def curve(metrics: Path, each: float) -> list[dict[str, Any]]:
+def curve(metrics: Path, step_examples: float) -> list[dict[str, Any]]:
     """The points at which a model was examined, with examples and processor seconds up to there."""
     points, seconds = [], 0.0
     for line in metrics.read_text(encoding="utf-8").splitlines():
@@ -156,7 +159,7 @@ def curve(metrics: Path, each: float) -> list[dict[str, Any]]:
         seconds += record["processor_seconds"]
         if "right" in record:
             names = [name for name in record if name.endswith(tuple(f", {language.name}" for language in LANGUAGES))]
-            spent = {"examples": round(record["step"] * each), "processor_seconds": round(seconds, 1)}
+            spent = {"examples": round(record["step"] * step_examples), "processor_seconds": round(seconds, 1)}
             points.append(spent | {"right": record["right"]} | {name: record[name] for name in names})
     return points
 
