@@ -295,5 +295,5 @@ class Session:
         latent_RD = self.model.latent.step(self.model.encoder.step_patch(states, absent_RL), step)
         self.counts["latent_calls"] += 1
         if self.reserve:
-            self.latents_RKD[selected.index, step.position_R % (self.reserve + 1)] = latent_RD
+            self.latents_RKD[selected.index, step.positions.tensor_R % (self.reserve + 1)] = latent_RD
         selected.put(self.patch_R, self.model.decoder.read(latent_RD[:, None])[:, 0])

@@ -85,7 +85,7 @@ class Attention(nn.Module):
         """What attention reads (R, H * head_dim), before the last projection."""
         rows, keys = len(x_RD), self.kv_heads
         qkv = self.qkv(x_RD).view(rows, -1, 1, self.head_dim)
-        rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C2)
+        rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C)
         kv_R2G1D = qkv.narrow(1, self.heads, 2 * keys)
         return step.attend(layer, qkv.narrow(1, 0, self.heads), kv_R2G1D).view(rows, -1)
 
