@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans
-from .rope import TABLE, rotation, rotation_at, turning
+from .rope import TABLE, rotation, turning, turns
 from .rows import Column, Positions, Rows, restored, rows_of
 
 COLUMNS = 64  # of a new cache; it doubles when they are full
@@ -158,7 +158,8 @@ class StackStep:
         self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
         self._column = Column(cache.kv, self.positions)
         seen = (rows.take(cache.kv, 1) if rows.adjacent else cache.kv).narrow(3, 0, self.seen)
-        self._keys, self._values = (part.unbind(0) for part in seen.split(config.num_kv_heads, 2))
+        groups = config.num_kv_heads
+        self._keys, self._values = seen.narrow(2, 0, groups).unbind(0), seen.narrow(2, groups, groups).unbind(0)
 
     @property
     def since_R(self) -> Tensor:
@@ -179,8 +180,7 @@ class StackStep:
         """Rotary factors of the position, as `rotate_` takes them."""
         config, common = self.cache.config, self.positions.common
         if common is not None and common < TABLE:
-            factors_C2 = rotation_at(common, config.head_dim, config.rope_theta, self.cache.device)
-            return turning(factors_C2[None, None, None], self.cache.kv.dtype)
+            return turns(config.head_dim, config.rope_theta, self.cache.device, self.cache.kv.dtype)[common]
         factors_RC2 = rotation(self.positions.tensor_R, end, config.head_dim, config.rope_theta)
         return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
 

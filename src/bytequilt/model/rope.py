@@ -22,9 +22,11 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
     return torch.stack([a * c - b * d, a * d + b * c], -1)
 
 
-def rotation_at(position: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
-    """The same (head_dim / 2, 2) of one position below TABLE that the host knows: a view, not a look-up."""
-    return _table(1, head_dim, theta, device)[position].view(-1, 2)
+@lru_cache(maxsize=64)
+def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Factors (TABLE, 1, 1, 1, ...) as `rotate_` takes them: of a position that the host knows, a view."""
+    with torch.inference_mode(False):
+        return turning(_table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
 
 
 @lru_cache(maxsize=64)
