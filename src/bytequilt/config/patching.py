@@ -87,6 +87,16 @@ class RuleConfig(PatchOptions):
         return self.characters or self.kind == "budget"
 
     @property
+    def reads_bytes(self) -> bool:
+        """Whether the bytes themselves count, not only their entropies and places."""
+        return self.kind in ("space", "words") or self.whole or bool(self.after) or self.digits is not None
+
+    @property
+    def reads_rises(self) -> bool:
+        """Whether the entropy before the newest counts."""
+        return self.kind in RULE_FIELDS["rise"]
+
+    @property
     def own_options(self) -> list[str]:
         """Names of the options in use that no other implementation has."""
         return [name for name in ("characters", "after", "digits") if getattr(self, name)]

@@ -88,9 +88,16 @@ class Session:
         return logits_nV[-1]
 
     @torch.inference_mode()
-    def step(self, ids_n: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given."""
+    def step(self, ids_n: Tensor | Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given.
+
+        Ids that are given as numbers cost least: those of a tensor must be read, and may open documents until then.
+        """
         rows = range(len(self.rows)) if rows is None else rows
+        if not isinstance(ids_n, Tensor):
+            given_n = torch.tensor(ids_n, device=self.device)
+            closes_n = self.lookahead(given_n, rows, text=BOS not in ids_n)
+            return self.advance(given_n, ids_n, closes_n.tolist(), rows)
         ids_n = ids_n.to(self.device)
         closes_n = self.lookahead(ids_n, rows)
         ids, closed = torch.stack([ids_n, closes_n]).tolist()
@@ -295,5 +302,5 @@ class Session:
         latent_RD = self.model.latent.step(self.model.encoder.step_patch(states, absent_RL), step)
         self.counts["latent_calls"] += 1
         if self.reserve:
-            self.latents_RKD[selected.index, step.position_R % (self.reserve + 1)] = latent_RD
+            self.latents_RKD[selected.index, step.positions.tensor_R % (self.reserve + 1)] = latent_RD
         selected.put(self.patch_R, self.model.decoder.read(latent_RD[:, None])[:, 0])

@@ -56,15 +56,16 @@ def wanted(
     rule: RuleConfig,
     ids: Tensor,
     place: Tensor,
-    kind: Tensor,
-    kind_before: Tensor,
+    kind: Tensor | None,
+    kind_before: Tensor | None,
     nats: Tensor | None,
     nats_before: Tensor | None,
 ) -> Tensor:
     """Whether a patch should start after each id, before longest lengths, budgets and unfinished characters.
 
     `place` counts ids since the BOS of the document, `kind` and `kind_before` are the classes of the id and of the one
-    before it, `nats` the entropy of the next byte and `nats_before` that of this one. All have one shape.
+    before it, `nats` the entropy of the next byte and `nats_before` that of this one; they may be absent for rules
+    that have no need of them. All have one shape.
     """
     match rule.kind:
         case "entropy":
