@@ -27,7 +27,7 @@ from bytequilt.info import describe
 from bytequilt.interop import convert
 from bytequilt.lm import load_any
 from bytequilt.train.loop import fit
-from bytequilt.train.tasks import TokenTask
+from bytequilt.train.tasks import LanguageTask
 from bytequilt.view.tables import description, evaluation
 
 TEXT = b"The cat sat on the mat, and the dog sat on the cat; the mat was flat.\n" * 20
@@ -251,11 +251,11 @@ def test_the_loop_trains_a_baseline_and_counts_bytes_not_tokens(tmp_path, model)
     config = TrainConfig(steps=12, rows=2, row_bytes=64, lr=1e-2, warmup=2, precision="fp32", device="cpu")
     batches = Batches(tmp_path / "corpus" / "train", config, None, encode=model.vocabulary.encode)
     batch = next(batches)
-    nats, numbers = TokenTask(model, [TEXT]).loss(batch)
+    task = LanguageTask(model, [TEXT])
     rows = [ids[learn].tolist() for ids, learn in zip(batch.ids_BN, batch.learn_BN, strict=True)]
-    assert numbers["bytes"] == sum(max(1, len(model.vocabulary.text(id))) for row in rows for id in row)
-    assert nats > 0
+    assert task.bytes_of(batch) == sum(max(1, len(model.vocabulary.text(id))) for row in rows for id in row)
+    assert task.loss(batch) > 0
     before = model.bits_per_byte(TEXT)
-    done = fit(TokenTask(model, [TEXT]), batches, config, tmp_path / "run", "study")
+    done = fit(task, batches, config, tmp_path / "run", "study")
     assert model.bits_per_byte(TEXT) < before - 0.5
     assert done.bytes > 12 * (2 * 64 - 40) * (1 if model.config.vocabulary == 260 else 1.5)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bytequilt import lm
 from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
 from bytequilt.model.flops import flops_per_byte
-from bytequilt.train import tasks
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "wall_clock.py"
 
@@ -53,5 +53,5 @@ def test_speed_and_modules_are_reported_and_nothing_stays_marked(clock):
         *parts, whole = rows
         assert sum(row["time_share"] for row in parts) == pytest.approx(1.0)
         assert sum(row["flops_share"] for row in parts) == pytest.approx(whole["flops_share"]) == pytest.approx(1.0)
-    shared = (tasks.target_nats, torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step)
+    shared = (lm.target_nats, torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step)
     assert "timed" not in {function.__name__ for function in shared}

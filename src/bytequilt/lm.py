@@ -8,12 +8,12 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .baselines.baseline import Baseline
 from .codec import as_bytes, encode
@@ -30,12 +30,18 @@ from .interop.native import FORMAT, ModelConfig, beside, read_json
 from .interop.stored import Stored
 from .model.blt import BLT
 from .model.entropy import EntropyModel
+from .model.flops import flops_per_byte
 from .model.layers import lay_out
+from .model.loss import target_nats
 from .model.ngram import NgramEntropy
+from .model.segments import Patches
 from .patching import rules
 from .patching.patcher import Patcher
 from .view.card import card
 from .view.patched import Patch, PatchedText
+
+if TYPE_CHECKING:  # what training needs is optional
+    from .data.batches import Batch
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -137,6 +143,25 @@ class LM(ModelHubMixin):
         scores = score_documents(fresh, documents, advance)
         patches += session.text_patches
         return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+
+    @property
+    def network(self) -> BLT:
+        """What training trains."""
+        return self.model
+
+    def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch, on the patches that the batch comes with."""
+        patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, batch.count, batch.single, batch.fixed)
+        return target_nats(self.model(batch.ids_BN, patches), batch.ids_BN, batch.learn_BN)
+
+    def bytes_of(self, batch: "Batch") -> int:
+        """Bytes that the targets of a batch stand for, an EOS for one."""
+        return batch.targets
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, and their `total`, at a mean patch and in a context of so many bytes."""
+        scorer = self.patcher.model
+        return flops_per_byte(self.model.config, scorer.config if scorer else None, unit_bytes, context)
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,10 +16,15 @@ from ..infer.sampling import Sampling
 from ..infer.score import BATCH, Feed, Score, batches, nats_of, score_documents
 from ..interop.native import FORMAT, ModelConfig, beside
 from ..model.layers import lay_out
+from ..model.loss import target_nats
 from ..model.transformer import Transformer
 from .config import BaselineConfig
+from .flops import baseline_flops
 from .mamba import Mamba
 from .vocabulary import BPE, Bytes, Vocabulary
+
+if TYPE_CHECKING:  # what training needs is optional
+    from ..data.batches import Batch
 
 TOKENIZER = "tokenizer.model"
 ROWS = 64  # texts that are generated side by side
@@ -55,6 +61,23 @@ class Baseline:
         each = self.config.token_bytes
         found = score_documents(self._feed, documents, lambda ids: advance(round(ids * each)), self.vocabulary.encode)
         return found, None
+
+    def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch."""
+        single = {"single": batch.single} if isinstance(self.network, Transformer) else {}
+        return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
+
+    def bytes_of(self, batch: "Batch") -> int:
+        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        return int(self._sizes_V[batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]].sum())
+
+    @cached_property
+    def _sizes_V(self) -> Tensor:
+        return torch.tensor([len(self.vocabulary.text(id)) or 1 for id in range(self.vocabulary.size)])
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, their `total`, and `head`, in a context of so many bytes."""
+        return baseline_flops(self.config.model_copy(update={"token_bytes": unit_bytes}), context)
 
     def _feed(self) -> Feed:
         cache = self.network.cache()

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from ..codec import BOS
 from ..config import Config, Positive, UserError
-from ..model.layers import init_normal, linear
+from ..model.embedding import Embedding
+from ..model.initial import Network
+from ..model.layers import Linear
 
 CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
 
@@ -64,16 +66,34 @@ class MambaCache:
         self.layers = [(tail_RKE[rows], state_RSE[rows]) for tail_RKE, state_RSE in self.layers]
 
 
-class Mamba(nn.Module):
+class Mamba(Network):
     """Language model over ids; documents in a row, and rows in a batch, do not see each other."""
 
     def __init__(self, config: MambaConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
-        init_normal(self.embed.weight, config.dim)
-        self.backbone = backbone(config)
-        self.head = linear(config.dim, vocabulary)
+        self.embed = Embedding(vocabulary, config.dim)
+        self.head = Linear(config.dim, vocabulary)
+        with torch.device("meta"):  # where the library draws no random numbers, of which it throws some away
+            self.backbone = backbone(config)
+        if not self.head.weight.is_meta:
+            self.backbone.to_empty(device=self.head.weight.device)
+            self._init_backbone()
+
+    def init_weights(self) -> None:
+        """Fill all weights anew; those of the layers as the library does."""
+        self.embed.reset_parameters()
+        self.head.reset_parameters()
+        self._init_backbone()
+
+    @torch.no_grad()
+    def _init_backbone(self) -> None:
+        self.backbone.apply(self.backbone._init_weights)
+
+    @property
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
+        return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(self, ids_BN: Tensor, cache: MambaCache | None = None) -> Tensor:
         """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""

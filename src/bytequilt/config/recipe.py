@@ -60,6 +60,9 @@ class TrainConfig(Config):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW. Muon multiplies
     in bf16, and is slow where the hardware does not."""
+    table_optimizer: Literal["rows", "dense"] = "rows"
+    """rows: AdamW of hash tables and byte embeddings goes through the rows that a step reads, and the others catch up
+    when they are read; dense: through all of them at every step."""
     lr: Annotated[float, Field(gt=0)] = 4e-4
     hash_lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import BLTConfig, StackConfig
-from .layers import RMSNorm, add_product, linear
+from .layers import Linear, RMSNorm, add_product
 from .segments import Patches, segment_softmax
 
 
@@ -21,9 +21,9 @@ class CrossAttention(nn.Module):
         self.heads, self.kv_heads, self.residual = heads, kv_heads, residual
         self.query_norm = RMSNorm(dim, stack.norm_eps)
         self.key_norm = RMSNorm(dim, stack.norm_eps)
-        self.query = linear(dim, dim)
-        self.key_value = linear(dim, 2 * dim // heads * kv_heads)
-        self.out = linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim // heads * kv_heads)
+        self.out = Linear(dim, dim)
 
     def queries(self, x: Tensor) -> Tensor:
         """Scaled queries (..., H, head_dim) of the vectors (..., d) that read."""

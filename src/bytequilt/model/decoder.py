@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
+from .attention import Spans
 from .cache import StackCache
 from .cross import ByteReadsPatch
-from .layers import RMSNorm, Stack, linear
+from .layers import Linear, RMSNorm, Stack
 from .segments import flat
 
 
@@ -20,12 +21,12 @@ class Decoder(nn.Module):
         super().__init__()
         dim, width = config.decoder.dim, config.latent.dim
         self.slots = config.slots
-        self.project = linear(width, config.slots * dim)
+        self.project = Linear(width, config.slots * dim)
         self.stack = Stack(config.decoder)
         count = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
         self.cross = nn.ModuleList(ByteReadsPatch(config) for _ in range(count))
         self.norm = RMSNorm(dim, config.decoder.norm_eps)
-        self.head = linear(dim, VOCAB_SIZE)
+        self.head = Linear(dim, VOCAB_SIZE)
 
     @property
     def patch_axis(self) -> int:
@@ -45,13 +46,19 @@ class Decoder(nn.Module):
         return torch.stack([cross.read(slots) for cross in self.cross]) if self.cross else slots.sum(2)
 
     def forward(
-        self, x_BNd: Tensor, reads: Tensor, read_BN: Tensor, ids_BN: Tensor, cache: StackCache | None = None
+        self,
+        x_BNd: Tensor,
+        reads: Tensor,
+        read_BN: Tensor,
+        ids_BN: Tensor,
+        cache: StackCache | None = None,
+        spans: Spans | None = None,
     ) -> Tensor:
         """Byte states (B, N, d), what `read` made of P patches, and which each byte reads -> logits (B, N, V), fp32."""
         read_S = flat(read_BN, reads.shape[self.patch_axis])
         if not self.cross:
             x_BNd = x_BNd + reads.flatten(0, 1)[read_S].view_as(x_BNd)
-        spans = self.stack.spans(ids_BN == BOS, cache)
+        spans = self.stack.spans(ids_BN == BOS, cache) if spans is None else spans
         rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
         for layer, block in enumerate(self.stack.blocks):
             if layer < len(self.cross):

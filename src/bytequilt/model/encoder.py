@@ -4,10 +4,12 @@ from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
+from .attention import Spans
 from .cache import EncoderCache
 from .cross import PatchReadsBytes
+from .embedding import Embedding
 from .hashing import HashEmbedding
-from .layers import Stack, init_normal, linear
+from .layers import Linear, Stack
 from .segments import Patches, segment_max
 
 
@@ -18,21 +20,20 @@ class Encoder(nn.Module):
         super().__init__()
         dim, layers = config.encoder.dim, config.encoder.layers
         self.slots = config.slots
-        self.embed = nn.Embedding(VOCAB_SIZE, dim)
-        init_normal(self.embed.weight, dim)
+        self.embed = Embedding(VOCAB_SIZE, dim)
         self.hash = HashEmbedding(config.hash, dim) if config.hash.sizes else None
         self.stack = Stack(config.encoder)
-        self.project = linear(dim, config.slots * dim)
+        self.project = Linear(dim, config.slots * dim)
         self.reading = {"last": [layers - 1], "all": list(range(layers)), "none": [layers - 1]}[config.encoder_cross]
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))
 
-    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None) -> list[Tensor]:
+    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None, spans: Spans | None = None) -> list[Tensor]:
         """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder."""
         x_BNd = self.embed(ids_BN)
         if self.hash is not None:
             x_BNd = x_BNd + self.hash(ids_BN, cache, x_BNd.dtype)
-        spans = self.stack.spans(ids_BN == BOS, cache)
+        spans = self.stack.spans(ids_BN == BOS, cache) if spans is None else spans
         rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
         states = []
         for layer, block in enumerate(self.stack.blocks):

@@ -14,14 +14,18 @@ from torch.nn import functional as F
 from ..config import StackConfig
 from .attention import Spans, attend
 from .cache import Gathered, StackCache
+from .initial import init_normal
 from .rope import rotate, rotate_, rotation
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+class Linear(nn.Linear):
     """A projection without bias, initialised by a normal of deviation inputs**-0.5, cut at three deviations."""
-    layer = nn.Linear(inputs, outputs, bias=False)
-    init_normal(layer.weight, inputs)
-    return layer
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        init_normal(self.weight, self.in_features)
 
 
 def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0) -> Tensor:
@@ -34,12 +38,6 @@ def lay_out(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
             layer.weight.data = layer.weight.data.t().contiguous().t()
-
-
-def init_normal(weight: Tensor, width: int) -> None:
-    """Fill with a truncated normal of deviation width**-0.5."""
-    std = width**-0.5
-    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -67,8 +65,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.num_kv_heads
         self.head_dim = config.head_dim
-        self.qkv = linear(config.dim, (config.heads + 2 * config.num_kv_heads) * config.head_dim)
-        self.out = linear(config.dim, config.dim)
+        self.qkv = Linear(config.dim, (config.heads + 2 * config.num_kv_heads) * config.head_dim)
+        self.out = Linear(config.dim, config.dim)
 
     def forward(
         self, x_BND: Tensor, spans: Spans, rotation_N1C: Tensor, cache: StackCache | None, layer: int
@@ -95,8 +93,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.gate_up = linear(config.dim, 2 * config.hidden_dim)
-        self.down = linear(config.hidden_dim, config.dim)
+        self.gate_up = Linear(config.dim, 2 * config.hidden_dim)
+        self.down = Linear(config.hidden_dim, config.dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return self.down(self.hidden(x_BND))
@@ -143,9 +141,11 @@ class Stack(nn.Module):
         positions = torch.arange(begin, begin + queries, device=device)
         return rotation(positions, self.config.head_dim, self.config.rope_theta)
 
-    def spans(self, opens_BN: Tensor, cache: StackCache | None = None) -> Spans:
-        """Which keys each position sees: contexts open where `opens_BN` says so."""
-        return Spans.of(opens_BN, self.config.window) if cache is None else cache.spans(opens_BN)
+    def spans(
+        self, opens_BN: Tensor, cache: StackCache | None = None, single: bool = False, fixed: bool = True
+    ) -> Spans:
+        """Which keys each position sees: contexts open where `opens_BN` says so. For the rest see `Spans`."""
+        return cache.spans(opens_BN) if cache is not None else Spans.of(opens_BN, self.config.window, single, fixed)
 
     def forward(self, x_BND: Tensor, spans: Spans, cache: StackCache | None = None) -> Tensor:
         """With a cache, x continues the positions that the cache has seen."""

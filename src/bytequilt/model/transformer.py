@@ -1,14 +1,16 @@
 """A transformer over ids, from embedding to logits: the entropy model is one, and so are the baselines."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import StackConfig
 from .cache import StackCache
-from .layers import RMSNorm, Stack, init_normal, linear
+from .embedding import Embedding
+from .initial import Network
+from .layers import Linear, RMSNorm, Stack
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """Predicts the next id; documents in a row, and rows in a batch, do not see each other."""
 
     opening: tuple[int, ...] = (BOS,)
@@ -17,18 +19,21 @@ class Transformer(nn.Module):
     def __init__(self, config: StackConfig, vocabulary: int = VOCAB_SIZE) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
-        init_normal(self.embed.weight, config.dim)
+        self.embed = Embedding(vocabulary, config.dim)
         self.stack = Stack(config)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = linear(config.dim, vocabulary)
+        self.head = Linear(config.dim, vocabulary)
 
-    def forward(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""
+    def forward(self, ids_BN: Tensor, cache: StackCache | None = None, single: bool = False) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen.
+
+        `single` says that each row holds one document, from its first id: masks are saved.
+        """
         opens_BN = ids_BN == self.opening[0]
         for id in self.opening[1:]:
             opens_BN = opens_BN | (ids_BN == id)
-        x_BND = self.stack(self.embed(ids_BN), self.stack.spans(opens_BN, cache), cache)
+        spans = self.stack.spans(opens_BN, cache, single and self.opening == (BOS,))
+        x_BND = self.stack(self.embed(ids_BN), spans, cache)
         return self.head(self.norm(x_BND)).float()
 
     def step(self, ids_R: Tensor, cache: StackCache) -> Tensor:

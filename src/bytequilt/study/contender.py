@@ -22,7 +22,7 @@ from ..model.flops import flops_per_byte
 from ..model.segments import Patches
 from ..patching.patcher import Patcher
 from ..train.loop import Task
-from ..train.tasks import BLTTask, TokenTask
+from ..train.tasks import LanguageTask
 
 GRAIN = 32  # bytes to which sizes of contexts are rounded up where FLOPs are counted
 TOLERANCE = 1e-3  # of logits; rounding moves them by a hundredth of that
@@ -76,7 +76,7 @@ class PatchModel:
         self.needs_entropy = patcher.rule.needs_entropy
 
     def task(self, held_out: list[bytes]) -> Task:
-        return BLTTask(self.network, self.patcher, held_out)
+        return LanguageTask(self.scorer, held_out)
 
     def batches(self, shards: Path, train: TrainConfig) -> Batches:
         fingerprint = self.patcher.fingerprint if self.needs_entropy else None
@@ -117,7 +117,7 @@ class TokenModel:
         self.sizes_V = torch.tensor([len(vocabulary.text(id)) for id in range(vocabulary.size)])
 
     def task(self, held_out: list[bytes]) -> Task:
-        return TokenTask(self.scorer, held_out)
+        return LanguageTask(self.scorer, held_out)
 
     def batches(self, shards: Path, train: TrainConfig) -> Batches:
         return Batches(shards, train, None, encode=self.vocabulary.encode)

@@ -24,7 +24,8 @@ from ..evals.words import Lexicon
 from ..infer.score import Score
 from ..lm import LM, load_any
 from ..patching import rules
-from ..train.loop import Diverged, device_of, fit
+from ..train.device import device_of
+from ..train.loop import Diverged, fit
 from ..view.progress import console
 from .contender import Model, PatchModel, TokenModel, pace, training_flops
 from .corpus import same_as_before
@@ -65,7 +66,7 @@ class Examples:
             raise StopIteration
         self.step += 1
         ids_BN, learn_BN = (torch.cat(parts)[None] for parts in zip(*map(self._ids, chosen), strict=True))
-        return Batch(ids_BN, self._closes(ids_BN), learn_BN)
+        return Batch.of(ids_BN, self._closes(ids_BN), learn_BN)
 
     def state(self) -> dict[str, int]:
         """Where the iterator stands, as that of `Batches`."""
@@ -96,7 +97,10 @@ class AnswerTask:
         self.model, self.others, self.task = model, others, model.task([])
         self.network = self.task.network
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def bytes_of(self, batch: Batch) -> int:
+        return self.task.bytes_of(batch)
+
+    def loss(self, batch: Batch) -> Tensor:
         return self.task.loss(batch)
 
     def evaluate(self) -> dict[str, float]:

@@ -15,7 +15,8 @@ from ..config import TrainConfig, UserError
 from ..data.batches import Batches
 from ..infer.score import Score
 from ..train import metrics
-from ..train.loop import Diverged, Progress, Task, device_of, fit, step, uses_bf16
+from ..train.device import device_of, uses_bf16
+from ..train.loop import Diverged, Progress, Task, fit, step
 from ..train.optim import optimizers
 from ..train.run import threshold_stage
 from .contender import (
@@ -164,9 +165,8 @@ def _step_seconds(task: Task, batches: Iterator, draft: TrainConfig) -> float:
     found, seconds = optimizers(task.network, draft), []
     for _ in range(WARMUP + TIMED):
         begun = time.perf_counter()
-        step(
-            task, [next(batches).to(device_of(draft)) for _ in range(draft.accumulate)], found, draft, uses_bf16(draft)
-        )
+        bf16 = uses_bf16(draft, task.network)
+        step(task, [next(batches) for _ in range(draft.accumulate)], found, draft, bf16)
         seconds.append(time.perf_counter() - begun)
     task.network.load_state_dict(before)
     return statistics.median(seconds[WARMUP:])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..config import UserError
+from .optim import row_optimizers
 
 
 def save(
@@ -26,9 +27,7 @@ def save(
     path, partial = folder / f"step-{step:08d}", folder / f"step-{step:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(
-        {name: w.detach().contiguous() for name, w in network.state_dict().items()}, partial / "model.safetensors"
-    )
+    save_file(_weights(network, optimizers), partial / "model.safetensors")
     tensors, groups = _flatten(optimizers)
     save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(state | {"step": step, "groups": groups}))
@@ -58,6 +57,16 @@ def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimiz
             "delete it to go on from the one before it"
         ) from None
     return state
+
+
+def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All weights as they are used; an optimizer of touched rows keeps those that it goes on with."""
+    tables = {id(weight): rows for rows in row_optimizers(optimizers) for weight in rows.moments}
+    weights = {}
+    for name, weight in network.state_dict(keep_vars=True).items():
+        rows = tables.get(id(weight))
+        weights[name] = rows.caught_up(weight) if rows else weight.detach().contiguous()
+    return weights
 
 
 def _flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:

@@ -54,12 +54,15 @@ class DistillTask:
     def __init__(self, network: EntropyModel, teacher: EntropyModel, held_out: list[bytes]) -> None:
         self.network, self.teacher, self.held_out = network, teacher, held_out
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def bytes_of(self, batch: Batch) -> int:
+        return batch.targets
+
+    def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             wanted = self.teacher(batch.ids_BN)[:, :-1].softmax(-1)
-        learn = batch.learn_BN[:, 1:]
-        logits = self.network(batch.ids_BN)[:, :-1]
-        return F.cross_entropy(logits[learn].float(), wanted[learn], reduction="sum"), {}
+        logits = self.network(batch.ids_BN)[:, :-1].float()
+        costs_BN = F.cross_entropy(logits.transpose(1, 2), wanted.transpose(1, 2), reduction="none")
+        return (costs_BN * batch.learn_BN[:, 1:]).sum()
 
     def evaluate(self) -> dict[str, float]:
         return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}

@@ -17,9 +17,10 @@ from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..view.progress import console, progress
-from .loop import device_of, fit
+from .device import device_of
+from .loop import fit
 from .report import write_report
-from .tasks import BLTTask, EntropyTask
+from .tasks import EntropyTask, LanguageTask
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -129,12 +130,9 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> None:
         start_from(network, load(config.init).model, config.init)
     shards = folder / ("shards" if patcher.rule.needs_entropy else "corpus/train")
     batches = _batches(recipe, shards, config, patcher)
-    task = BLTTask(
-        network, patcher, _held_out(folder, config.eval_bytes), config.row_patches if config.compile else None
-    )
-    fit(task, batches, config, folder, "blt")
-    target = recipe.patching.target_bytes or recipe.patching.stride
-    LM(network.cpu(), patcher, target).save(folder / "model")
+    lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
+    fit(LanguageTask(lm, _held_out(folder, config.eval_bytes)), batches, config, folder, "blt")
+    lm.save(folder / "model")
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
@@ -177,7 +175,10 @@ def _held_out(folder: Path, limit: int | None) -> list[bytes]:
 def _batches(recipe: Recipe, shards: Path, config: TrainConfig, patcher: Patcher | None) -> Batches:
     rule = patcher.rule if patcher else None
     fingerprint = patcher.fingerprint if patcher and patcher.rule.needs_entropy else None
-    return Batches(shards, config, rule, weights=recipe.data.weights, fingerprint=fingerprint)
+    pad = config.compile or device_of(config).type != "cpu"
+    return Batches(
+        shards, config, rule, weights=recipe.data.weights, fingerprint=fingerprint, pad_patches=pad and rule is not None
+    )
 
 
 def _entropy_of(name: str) -> EntropyModel:
