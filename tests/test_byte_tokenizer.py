@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from conftest import blt, patcher
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bytequilt import LM, convert, load
 from bytequilt.codec import encode
-from conftest import blt, patcher
 
 transformers = pytest.importorskip("transformers")
 
