@@ -10,16 +10,22 @@ from pydantic import ValidationError
 from .config import Config, Recipe, UserError, one_line
 
 COLUMN = 38  # where the words of a listing begin
+OF_THE_CORPUS = ("where", "share", "weights")
+"""Fields of [data] that speak of its own sources: others, given on the command line, start from the defaults."""
 
 
 def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
     """The recipe with some fields replaced, each given as `--section.field` and its values.
 
-    `none` empties an optional field or section. Raises UserError with one line that names the field at fault.
+    `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back
+    to their defaults; flags of their own still set them. Raises UserError with one line that names the field at fault.
     """
     raw = recipe.model_dump(mode="json", exclude_unset=True)
-    for name, values in _options(arguments):
-        _put(raw, Recipe, name.replace("-", "_").split("."), values, name)
+    options = [(name, name.replace("-", "_").split("."), values) for name, values in _options(arguments)]
+    if any(path == ["data", "train"] for _, path, _ in options):  # these belong to the corpus of the recipe
+        raw["data"] = {field: value for field, value in raw.get("data", {}).items() if field not in OF_THE_CORPUS}
+    for name, path, values in options:
+        _put(raw, Recipe, path, values, name)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

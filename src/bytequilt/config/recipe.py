@@ -19,7 +19,8 @@ class DataConfig(Config):
 
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
-    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out."""
+    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out; of
+    fewer documents, the last tenth of their bytes, cut at a paragraph."""
     val_every: Annotated[int, Field(ge=2)] = 50
     weights: tuple[float, ...] = ()
     """Share of the bytes that each source of `train` has, one number a source; where none are given, its size."""

@@ -27,9 +27,18 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 def bytes_of(text: str) -> bytes:
     """The bytes of an argument; of standard input where it is `-`."""
+    return bytes_up_to(text, -1)
+
+
+def bytes_up_to(text: str, most: int) -> bytes:
+    """The same, but no more than so many from standard input; all where that is negative."""
     from ..codec import as_bytes
 
-    return sys.stdin.buffer.read() if text == "-" else as_bytes(text)
+    if text != "-":
+        return as_bytes(text)
+    if sys.stdin is None:
+        raise UserError("standard input is closed")
+    return sys.stdin.buffer.read(most)
 
 
 def load_model(model: str, device: str) -> "LM":

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import UserError
-from .shared import File, Flag, Model, Positional, bytes_of, console, load_model, print_json, write_text
+from .shared import File, Flag, Model, Positional, bytes_of, bytes_up_to, console, load_model, print_json, write_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text as Drawn
+
+    from ..baselines.tokenizer import Tokenizer
     from ..infer.generate import Completion
     from ..infer.writer import Step
 
@@ -21,12 +25,16 @@ Texts = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT|-", h
 Reported = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", help_behavior_hint="")]
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+TokenizerName = Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE", help_behavior_hint="")]
+WHOLE = 250_000
+"""Bytes of a text that is patched as a whole; a longer one is printed part by part."""
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
 def patch(
     text: Texts,
     model: Model = "tiny",
+    tokens: TokenizerName = None,
     report: Reported = None,
     json: Flag = False,
     html: File = None,
@@ -36,6 +44,7 @@ def patch(
 
     Examples:
       bytequilt patch "Daenerys Targaryen is in Game of Thrones"
+      bytequilt patch --tokens default "380 381 strawberry"
       bytequilt patch - --html patches.html < chapter.txt
       bytequilt patch --report tiny english.txt russian.txt
 
@@ -43,12 +52,14 @@ def patch(
         text: The text, of any bytes; - reads standard input. One that starts with a dash follows --. With --report,
             files: one is a document, unless it is .jsonl or .parquet; then each record is one.
         model: A shipped model, a model or run directory, or a hub id.
+        tokens: Also show the tokens of this tokenizer: default, a tokenizer.json, or a file of ranks as Llama 3's.
         report: Show bytes, characters and bits per patch by script instead, of files under this model's patcher.
         json: Print one JSON document instead.
         html: Also write the figure, with the entropy curve above the text, to this file: HTML, or SVG by its name.
         device: Where the model runs: cpu, cuda, mps.
     """
     from ..view.html import page, svg
+    from ..view.patched import Tokens
     from ..view.terminal import shown
 
     if report is not None:
@@ -56,8 +67,15 @@ def patch(
     if len(text) != 1:
         more = f", and {text[1]!r} is a second one; put a text of several words in quotes" if text else ""
         raise UserError(f"patch takes one TEXT{more} (see bytequilt patch --help)")
-    data = bytes_of(text[0])
+    tokenizer = _tokenizer(tokens) if tokens is not None else None
+    data = bytes_up_to(text[0], WHOLE + 1)
+    if len(data) > WHOLE:
+        if tokens is not None or html is not None:
+            raise UserError(f"--tokens and --html are for texts of up to {WHOLE:,} bytes")
+        return _patch_long(text[0], data, model, json, device)
     found = load_model(model, device).patch(data)
+    if tokenizer is not None:
+        found = replace(found, tokens=Tokens(tokenizer.name, tuple(tokenizer.pieces(data)), tokenizer.about))
     if html is not None:
         write_text(html, svg(found) if html.suffix.lower() == ".svg" else page(found))
     print_json(found.json()) if json else print(shown(found))
@@ -142,6 +160,36 @@ def generate(
             _print_steps(line, lm.stream(line, **options))
         except KeyboardInterrupt:  # ends the text, not the conversation
             sys.stdout.write("\n")
+
+
+def _tokenizer(name: str) -> "Tokenizer":
+    from ..baselines.tokenizer import Tokenizer
+
+    return Tokenizer.find(name)
+
+
+def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
+    """The patches of a text that begins with `head`, printed as they come."""
+    from ..view.progress import progress
+    from ..view.stream import patched_parts, print_json_parts, print_parts
+    from ..view.terminal import is_plain
+
+    patcher, out = load_model(model, device).patcher, console()
+    rest = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
+    with progress() as bar:
+        # On a terminal the text itself shows how far it is.
+        line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
+        parts = patched_parts(patcher, chain([head], rest))
+        counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
+        if json:
+            return print_json_parts(counted, sys.stdout.write)
+        print_parts(counted, sys.stdout.write, is_plain(out), lambda drawn: _ansi(out, drawn))
+
+
+def _ansi(out: "Console", drawn: "Drawn") -> str:
+    with out.capture() as capture:
+        out.print(drawn, end="", soft_wrap=True)
+    return capture.get()
 
 
 def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:

@@ -10,6 +10,8 @@ from rich.text import Text
 from .glyphs import harmless
 from .terminal import si
 
+RAW = 8
+"""Bits of a byte that nothing is known of."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
 
@@ -21,8 +23,10 @@ def evaluation(found: Mapping[str, Any]) -> RenderableType:
     if len(found["files"]) > 1:
         table.add_section()
         table.add_row("all", f"{found['bytes']:,}", f"{found['bpb']:.4f}", style="bold")
-    patch = found["mean_patch_bytes"]
-    return Group(table, Text(f" {patch:.2f} bytes per patch", "dim")) if patch else table
+    notes = [f"{patch:.2f} bytes per patch"] if (patch := found["mean_patch_bytes"]) else []
+    if any(file["bpb"] > RAW for file in found["files"]):
+        notes.append(f"above {RAW} bits a byte is cheaper as it stands: the model has not learnt such text")
+    return Group(table, Text(f" {' · '.join(notes)}", "dim")) if notes else table
 
 
 def noises(found: Mapping[str, Any]) -> RenderableType:
