@@ -40,6 +40,7 @@ from bytequilt.train import tasks
 from bytequilt.train.device import keep_freed_memory
 from bytequilt.train.loop import Task, step
 from bytequilt.train.optim import optimizers
+from bytequilt.train.rows import Rows
 
 TOLERANCE = 0.02
 
@@ -313,6 +314,7 @@ def by_module(side: Side, options: Options) -> list[dict[str, Any]]:
         (baseline, "target_nats", "head, loss"),
         (nn.utils, "clip_grad_norm_", "clip, AdamW"),
         (torch.optim.AdamW, "step", "clip, AdamW"),
+        (Rows, "step", "clip, AdamW"),
     ]
     with ExitStack() as restored:
         for owner, method, name in patched:

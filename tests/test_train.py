@@ -409,7 +409,9 @@ def test_what_is_done_stays_done(trained):
 def test_a_run_directory_belongs_to_its_recipe(trained, tmp_path):
     made, folder, _ = trained
     with pytest.raises(UserError, match="another recipe"):
-        train(made.model_copy(update={"train": TRAIN}), folder)
+        train(made.model_copy(update={"train": made.train.model_copy(update={"lr": 1.0})}), folder)
+    with pytest.raises(UserError, match="run of 4 steps, which is more than 3"):
+        train(made.model_copy(update={"train": made.train.model_copy(update={"steps": 3})}), folder)
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UserError, match="neither empty nor a run directory"):
         train(made, tmp_path)

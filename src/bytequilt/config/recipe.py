@@ -94,7 +94,8 @@ class TrainConfig(Config):
     max_bad_steps: Positive = 5
     """Steps in a row with a non-finite loss or gradient that end the run."""
     init: str | None = None
-    """Model directory, or name of a shipped model, whose weights training starts from."""
+    """Model directory, or name of a shipped model, whose weights training starts from. A BLT brings its patcher, unless
+    [patching] is of another kind or gives a threshold."""
     tracker: str | None = None
     """Module with init, log and finish, such as trackio or wandb."""
 
@@ -123,7 +124,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _entropy_is_known(self) -> "Recipe":
-        if self.patching.needs_entropy and self.entropy is None and self.entropy_init is None:
+        given = self.entropy or self.entropy_init or (self.patching.calibrated and self.train.init)
+        if self.patching.needs_entropy and not given:
             raise ValueError(f"patching of kind '{self.patching.kind}' needs [entropy] or `entropy_init`")
         if self.entropy_init and (self.entropy or self.entropy_train):
             raise ValueError("`entropy_init` takes the place of [entropy] and [entropy_train]: give one or the other")

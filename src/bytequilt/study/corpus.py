@@ -12,7 +12,8 @@ from ..data.shards import pq, shard_paths
 from ..data.sources import documents
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
-from ..train.run import entropy_stage, sample_documents
+from ..train.run import entropy_stage
+from ..train.sample import sample_documents
 from ..view.progress import console, progress
 from .recipe import Rate, Study
 
@@ -71,7 +72,8 @@ def _prepared(study: Study, folder: Path) -> Corpus:
     overlap = _overlap(corpus, val + (test if study.test else []))
     if overlap:
         console.print(f"warning: {overlap:.2%} of the held-out text stands in the training text, line by line")
-    entropy, scored = (entropy_stage(recipe, folder), folder / "shards") if recipe else (None, None)
+    sections = (study.entropy, study.entropy_train, study.entropy_init)
+    entropy, scored = (entropy_stage(folder, *sections, study.data), folder / "shards") if recipe else (None, None)
     if entropy is not None and scored is not None:
         patcher = Patcher(recipe.patching.rule(**{recipe.patching.calibrated: 0.0}), entropy)
         with progress() as bar:

@@ -1,8 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped. Tensors in safetensors, the rest in JSON."""
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import UserError
+from ..config import UserError, one_line
+from ..files import read_json, remove_folder, replacing_folder, write_json
 from .optim import row_optimizers
 
 
@@ -24,17 +23,13 @@ def save(
     keep: int,
 ) -> None:
     """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
-    path, partial = folder / f"step-{step:08d}", folder / f"step-{step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(_weights(network, optimizers), partial / "model.safetensors")
     tensors, groups = _flatten(optimizers)
-    save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(state | {"step": step, "groups": groups}))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with replacing_folder(folder / f"step-{step:08d}") as partial:
+        save_file(_weights(network, optimizers), partial / "model.safetensors")
+        save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
+        write_json(partial / "state.json", state | {"step": step, "groups": groups})
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def found(folder: Path) -> list[Path]:
@@ -45,15 +40,14 @@ def found(folder: Path) -> list[Path]:
 def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Put a checkpoint back and return its state. Raises UserError where it is damaged or of another model."""
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_json(path / "state.json")
         network.load_state_dict(load_file(path / "model.safetensors"))
         tensors = load_file(path / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         _unflatten(optimizers, tensors, state.pop("groups"))
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(
-            f"checkpoint {path} is damaged or belongs to another model ({reason}); "
+            f"checkpoint {path} is damaged or belongs to another model ({one_line(error)[:100]}); "
             "delete it to go on from the one before it"
         ) from None
     return state

@@ -1,6 +1,7 @@
 """Optimizers in parameter groups, and the learning rate over time."""
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +81,8 @@ def release(chosen: list[torch.optim.Optimizer]) -> None:
 
 def clip_(network: nn.Module, chosen: list[torch.optim.Optimizer], largest: float) -> Tensor:
     """Scale the whole gradient down to a norm of at most `largest`, and return the norm that it had."""
-    leaves = [leaf for optimizer in row_optimizers(chosen) for leaf in optimizer.leaves()]
-    return nn.utils.clip_grad_norm_([*network.parameters(), *leaves], largest)
+    leaves = (leaf for optimizer in row_optimizers(chosen) for leaf in optimizer.leaves())
+    return nn.utils.clip_grad_norm_(chain(network.parameters(), leaves), largest)
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

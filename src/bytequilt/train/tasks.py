@@ -1,6 +1,7 @@
 """What the loop can train: an entropy model, and any language model, through one protocol."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
+from ..data.sources import Document
 from ..infer.score import Feed, Score, score_documents
 from ..model.entropy import EntropyModel
 from ..model.loss import target_nats
@@ -32,6 +34,10 @@ class LanguageModel(Protocol):
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = ...
     ) -> tuple[list[Score], float | None]: ...
+    def score(self, context: Any) -> list[Score]:
+        """What the second text of each pair costs after the first, without an EOS."""
+        ...
+
     def generate(self, prompt: Any, **sampling: Any) -> Any: ...
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
         """Forward FLOPs per byte by part, and their `total`."""
@@ -43,7 +49,7 @@ class LanguageModel(Protocol):
 class LanguageTask:
     """Trains a language model; held-out text is scored as the model is used."""
 
-    def __init__(self, model: LanguageModel, held_out: list[bytes]) -> None:
+    def __init__(self, model: LanguageModel, held_out: Sequence[bytes | Document]) -> None:
         self.model, self.held_out = model, held_out
 
     @property
@@ -57,9 +63,9 @@ class LanguageTask:
         return self.model.loss(batch)
 
     def evaluate(self) -> dict[str, float]:
-        scores, mean_patch = self.model.score_documents(self.held_out)
-        found = {"val_bpb": Score.total(scores).bits_per_byte}
-        return found if mean_patch is None else found | {"val_mean_patch": mean_patch}
+        score, mean_patch = held_out_score(self.model, self.held_out)
+        measured = {"val_bpb": score.bits_per_byte}
+        return measured if mean_patch is None else measured | {"val_mean_patch": mean_patch}
 
 
 class EntropyTask:
@@ -76,6 +82,21 @@ class EntropyTask:
 
     def evaluate(self) -> dict[str, float]:
         return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
+
+
+def held_out_score(
+    model: LanguageModel, documents: Sequence[bytes | Document], advance: Callable[[int], None] = lambda _: None
+) -> tuple[Score, float | None]:
+    """What is learnt of documents costs so much, EOS included, and their mean patch; prompts are read and not counted.
+
+    What comes later changes nothing: a prompt costs what it costs alone, and that is taken from the whole.
+    """
+    texts = [document if isinstance(document, bytes) else document.data for document in documents]
+    prompts = [d.data[: d.prompt] for d in documents if isinstance(d, Document) and d.prompt]
+    scores, mean_patch = model.score_documents(texts, advance)
+    whole = Score.total(scores)
+    asked = Score.total(model.score([(b"", prompt) for prompt in prompts]) if prompts else [])
+    return replace(whole, nats=whole.nats - asked.nats, bytes=whole.bytes - asked.bytes), mean_patch
 
 
 def entropy_scores(

@@ -55,11 +55,10 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
         out: The run directory: runs/RECIPE unless given.
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
-    from ..train.run import claim
     from ..train.run import prepare as prepare_recipe
 
     with interruptible():
-        prepare_recipe(chosen, claim(chosen, folder))
+        prepare_recipe(chosen, folder)
 
 
 def distill(
