@@ -2,7 +2,7 @@
 
 import pytest
 
-from bytequilt.config import load_recipe, recipe_path
+from bytequilt.config import Recipe, load_recipe, recipe_path
 from bytequilt.info import parameters
 
 SHIPPED = sorted(path.stem for path in recipe_path("demo").parent.glob("*.toml"))
@@ -32,7 +32,8 @@ def test_recipe_is_short_says_what_it_trains_and_builds(name):
     assert len(lines) < 40
     assert lines[0].startswith("# ")
     recipe = load_recipe(name)
-    assert parameters(recipe.model, recipe.entropy)["total"] > 0
+    if isinstance(recipe, Recipe):  # the others have the shape of the model that they go on with
+        assert parameters(recipe.model, recipe.entropy)["total"] > 0
 
 
 def test_published_shapes_are_there():

@@ -3,12 +3,13 @@
 from .base import Config, Positive, UserError, one_line
 from .networks import BLTConfig, EntropyConfig, HashConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
-from .recipe import DataConfig, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
+from .recipe import DataConfig, Draft, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
 
 __all__ = [
     "BLTConfig",
     "Config",
     "DataConfig",
+    "Draft",
     "EntropyConfig",
     "HashConfig",
     "NgramConfig",
