@@ -33,7 +33,23 @@ from bytequilt.verbs import FUNCTIONS
 CASES = 300
 SECONDS = 60  # after which no further case is begun
 LINE = 300
-WORDS = ["", " ", "é", "日本 語", "-", "--", "~nobody/x", "a" * 1000, "\udcff", "\0", "none", "nan", "[", "*", "hf:no/no"]
+WORDS = [
+    "",
+    " ",
+    "é",
+    "日本 語",
+    "-",
+    "--",
+    "~nobody/x",
+    "a" * 1000,
+    "\udcff",
+    "\0",
+    "none",
+    "nan",
+    "[",
+    "*",
+    "hf:no/no",
+]
 NUMBERS = ["0", "1", "2", "-1", "7", "0.5", "nan", "inf", "-inf", "1e400", "2147483648", str(10**30), "0x10", "1_0"]
 DEVICES = ["cpu", "cuda", "cpu:9", "mps", "abacus", "meta"]
 RECIPE = """

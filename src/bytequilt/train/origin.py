@@ -1,7 +1,6 @@
 """What a run takes over from the model that it starts from."""
 
 from ..config import Draft, PatchingConfig, Recipe, UserError
-from ..config.patching import PatchOptions
 from ..interop.native import ModelConfig
 from .checks import described
 
@@ -31,6 +30,7 @@ def _patching(origin: ModelConfig) -> PatchingConfig:
     """The rule of a model without its threshold, which comes with its patcher."""
     rule = origin.patching
     assert rule is not None
-    options = rule.model_dump(include=set(PatchOptions.model_fields), exclude_none=True)
+    calibrated = ("rise" if rule.kind == "monotonic" else "threshold") if rule.needs_entropy else ""
+    options = rule.model_dump(exclude={calibrated}, exclude_none=True)
     target = {"target_bytes": origin.patch_bytes or PATCH_BYTES} if rule.needs_entropy else {}
     return PatchingConfig(**options, **target)
