@@ -1,4 +1,4 @@
-"""A hook of the docs site: a link to a file outside docs/ becomes the name of that file, since the site has no such page."""
+"""A hook of the docs site, which has no page for a file outside docs/: a link to one becomes its name."""
 
 import re
 from typing import Any

@@ -43,7 +43,7 @@ WORDS = [
     "~nobody/x",
     "a" * 1000,
     "\udcff",
-    "\0",
+   
     "none",
     "nan",
     "[",

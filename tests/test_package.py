@@ -49,7 +49,8 @@ def test_archives_hold_what_the_package_needs(built):
     assert not [name for name in wheel if name.endswith(".pth")]  # nothing runs before it is asked for
     top = {name.split("/")[0] for name in wheel}
     assert {name for name in top if not name.endswith(".dist-info")} == {"bytequilt"}
-    source = {name.partition("/")[2] for name in tarfile.open(next(built.glob("*.tar.gz"))).getnames()}
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        source = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "tests/test_package.py"} <= source
 
 

@@ -117,7 +117,7 @@ def test_a_chat_is_its_roles_and_texts():
 def test_what_is_no_chat_is_named_with_its_line(messages, tmp_path):
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps({"messages": messages}) + "\n")
-    with pytest.raises(UserError, match="chats.jsonl:1"):
+    with pytest.raises(UserError, match=r"chats\.jsonl:1"):
         list(documents(str(path), DataConfig(messages_field="messages")))
 
 
