@@ -26,10 +26,9 @@ from train_step import Regions, machine, matmul_gflops, random_batch, table
 from bytequilt import LM, Patcher, lm
 from bytequilt.baselines import baseline
 from bytequilt.baselines.baseline import Baseline
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
 from bytequilt.codec import OFFSET, VOCAB_SIZE
-from bytequilt.config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
@@ -118,6 +117,7 @@ def measured(options: Options) -> dict[str, Any]:
     found = {
         "shapes": {"BLT": config.model_dump(exclude_none=True), "BPE": stack.model_dump(exclude_none=True)},
         "sides": [{"side": name} | side_report(side, turns[name]) for name, side in sides.items()],
+        "ratio": ratios(turns),
         "summary": summary(turns, sides, max(peaks)),
     }
     return found | {"modules": {name: by_module(sides[name], options) for name in ("BLT", "BPE")}}
@@ -148,6 +148,15 @@ def side_report(side: Side, turns: list[dict[str, float]]) -> dict[str, Any]:
         "bytes_per_cpu_s": statistics.median(turn["bytes"] / turn["cpu"] for turn in turns),
         "gflops": side.passes * flops * statistics.median(speeds) / 1e9,
     }
+
+
+def ratios(turns: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Speed of the BLT over that of the BPE transformer, in turns that stood next to each other."""
+    speeds: dict[str, list[float]] = {"processor": [], "seconds": []}
+    for blt, bpe in zip(turns["BLT"], turns["BPE"], strict=True):
+        for clock, name in (("processor", "cpu"), ("seconds", "seconds")):
+            speeds[clock].append(bpe[name] / bpe["bytes"] * blt["bytes"] / blt[name])
+    return {clock: {"median": statistics.median(x), "min": min(x), "max": max(x)} for clock, x in speeds.items()}
 
 
 def summary(turns: dict[str, list[dict[str, float]]], sides: dict[str, Side], peak: float) -> dict[str, str]:

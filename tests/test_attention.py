@@ -144,4 +144,4 @@ def test_the_way_fits_device_and_shape(given, way):
 def test_masks_are_made_once():
     spans = Spans.of(openings(2, 40, 10), 9)
     assert spans.biases(FULL) is spans.biases(FULL)
-    assert spans.pairs_hidden is spans.pairs_hidden
+    assert spans.pair_bias is spans.pair_bias

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from bytequilt.view import terminal
+from bytequilt.view import report, terminal
 from bytequilt.view.glyphs import glyphs, harmless, parts
 from bytequilt.view.histogram import mean, shares
 from bytequilt.view.legend import BITS, Scale
@@ -237,26 +237,26 @@ def test_report_shows_what_it_has():
         "flops_per_byte": 1.5e6,
         "sample": "Four score\nand \x1b[31mseven",
     }
-    text = printed(terminal.report(full))
+    text = printed(report.report(full))
     for words in (BLT, "1.500", "1.750", "xz -9", "gzip -9", "16+", "4.50 on average", "1,200 steps", "48.2 kB/s"):
         assert words in text
     assert "1.5 MFLOPs per byte" in text
     assert "and ·[31mseven" in text
-    assert printed(terminal.report({})).strip() == ""
-    assert BLT not in printed(terminal.report({"steps": 3, "bpb": None}))
+    assert printed(report.report({})).strip() == ""
+    assert BLT not in printed(report.report({"steps": 3, "bpb": None}))
     paragraph = PatchedText.cut(b"a\x00", [0])
     assert PatchedText.from_json(paragraph.json()) == paragraph
-    assert "1 patch, mean 2.00 bytes" in printed(terminal.report({"paragraph": paragraph.json()}))
+    assert "1 patch, mean 2.00 bytes" in printed(report.report({"paragraph": paragraph.json()}))
 
 
 def test_bars_are_as_long_as_the_numbers():
-    lines = printed(terminal.report({"bpb": 1.0, "gzip_bpb": 2.0})).splitlines()
+    lines = printed(report.report({"bpb": 1.0, "gzip_bpb": 2.0})).splitlines()
     half, whole = (next(line for line in lines if name in line).count("━") for name in ("BLT", "gzip"))
     assert whole == 2 * half > 0
 
 
 def test_report_fits_a_narrow_terminal():
-    text = printed(terminal.report({"bpb": 1.0, "gzip_bpb": 2.0, "patch_histogram": {20: 1}}), width=40)
+    text = printed(report.report({"bpb": 1.0, "gzip_bpb": 2.0, "patch_histogram": {20: 1}}), width=40)
     assert max(map(len, text.splitlines())) <= 40
 
 

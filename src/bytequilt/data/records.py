@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..codec import as_bytes
 from ..config import DataConfig, UserError, one_line
 from .chat import chat
 from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
@@ -190,7 +189,7 @@ def _field(record: dict[str, Any], field: str) -> bytes:
     if not isinstance(value, str | bytes):
         raise ValueError(f"field '{field}' must be a string, not {type(value).__name__}")
     try:
-        return as_bytes(value)
+        return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ValueError(f"field '{field}' has a lone surrogate at character {error.start}") from None
 

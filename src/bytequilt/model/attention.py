@@ -89,14 +89,15 @@ class Spans:
         return self._biases[dtype]
 
     @cached_property
-    def pairs_hidden(self) -> Tensor:
-        """What queries do not see of their own block of `window` positions and the one before: (B, 1, n, W, 2W)."""
+    def pair_bias(self) -> Tensor:
+        """The mask of blocks of `window` positions and the ones before them: (B, 1, n, W, 2W), in bf16."""
         size, count = self.window or 0, -(-self.queries // (self.window or 1))
         position = torch.arange(count * size, device=self.first_BN.device).view(count, size, 1)
         key = position.view(count, 1, size)
         key = torch.cat([key - size, key], -1)  # the block before the first has negative positions
         first = F.pad(self.first_BN, (0, count * size - self.queries)).view(len(self.first_BN), 1, count, size, 1)
-        return (key < first) | (key > position)
+        seen = (key >= first) & (key <= position)
+        return torch.where(seen, 0.0, -torch.inf).bfloat16()
 
     @cached_property
     def flex(self) -> Any:
@@ -160,7 +161,8 @@ def paired(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tens
     k, v = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))  # [previous | own]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = scores.float().masked_fill(spans.pairs_hidden, -torch.inf).softmax(-1).to(v.dtype)
+    with torch.autocast(q.device.type, enabled=False):  # whose softmax would go through fp32; inside, it is fp32 anyway
+        weights = (scores + spans.pair_bias.to(scores.dtype)).softmax(-1)
     return (weights @ v).flatten(2, 3)[:, :, :length]
 
 

@@ -4,6 +4,7 @@ A patch reads its own bytes, and a byte the k slots of one patch. The first is a
 over k gathered vectors.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,13 +45,13 @@ class PatchReadsBytes(CrossAttention):
 
     def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
-        q = self.queries(slots_BPkd).flatten(0, 1)[segment_S]  # (S, k, H, head_dim)
+        q = self.queries(slots_BPkd).flatten(0, 1).index_select(0, segment_S)  # (S, k, H, head_dim)
         k, v = self.keys_values(bytes_BNd).flatten(0, 1).unbind(1)  # (S, H, head_dim)
         scores = (q * k[:, None]).sum(-1)
         weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores).to(v.dtype)
         read = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d)
-        pooled = read.new_zeros(rows, read.shape[1]).index_add(0, segment_S, read)
-        return self.residual * slots_BPkd + self.out(pooled.view(slots_BPkd.shape))
+        pooled = read.new_zeros(rows, read.shape[1], dtype=torch.float32).index_add(0, segment_S, read.float())
+        return self.residual * slots_BPkd + self.out(pooled.view(slots_BPkd.shape).to(read.dtype))
 
     def step(self, slots_kd: Tensor, bytes_Ld: Tensor) -> Tensor:
         """The slots of one patch read its L bytes."""
@@ -73,7 +74,7 @@ class ByteReadsPatch(CrossAttention):
     def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
-        k, v = patches_BPk2Hd.flatten(0, 1)[read_S].unbind(2)  # (S, k, H, head_dim)
+        k, v = patches_BPk2Hd.flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)
         weights = (q[:, None] * k).sum(-1).float().softmax(1).to(v.dtype)  # (S, k, H)
         read = (weights[..., None] * v).sum(1)
         return self.residual * bytes_BNd + self.out(read.flatten(1).view(bytes_BNd.shape))

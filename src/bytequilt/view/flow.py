@@ -1,10 +1,13 @@
 """Patches, and tokens below them, as running text of a page: letters join, and lines run, as their script has it."""
 
 from html import escape
+from typing import TYPE_CHECKING
 
 from .glyphs import CUT, Glyph, parts
 from .legend import ACCENT, BITS, NEUTRAL, Scale, level
-from .patched import PatchedText
+
+if TYPE_CHECKING:
+    from .patched import PatchedText
 
 FLOW_STYLE = (
     ".bytequilt-text{margin:0 0 .5rem;line-height:1.9;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"
@@ -18,7 +21,7 @@ FLOW_STYLE = (
 ) + "".join(f".bytequilt-c{at}{{background:{hue}}}" for at, hue in enumerate(BITS))
 
 
-def flow(patched: PatchedText, scale: Scale | None) -> str:
+def flow(patched: "PatchedText", scale: Scale | None) -> str:
     """A paragraph of the text in its patches, and one in its tokens."""
     levels = [level(scale, patch) for patch in patched]
     classes = ["n" if at is None else f"c{at}" for at in levels]

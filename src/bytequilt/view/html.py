@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from html import escape
 from math import ceil
+from typing import TYPE_CHECKING
 
 from .flow import FLOW_STYLE, flow
 from .glyphs import Glyph, Part, harmless, parts
 from .legend import ACCENT, BITS, NEUTRAL, Scale, level, summary, token_summary
-from .patched import Patch, PatchedText
+
+if TYPE_CHECKING:
+    from .patched import Patch, PatchedText
 
 COLUMNS = 72
 FEWEST = 24  # columns of a short text, so that the words of the legend fit beside it
@@ -52,7 +55,7 @@ FRAGMENT_STYLE = FLOW_STYLE + (
 )
 
 
-def page(patched: PatchedText, title: str = "Patches") -> str:
+def page(patched: "PatchedText", title: str = "Patches") -> str:
     """A whole HTML file: needs no script, no network and no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(harmless(title))}</title>'
@@ -61,7 +64,7 @@ def page(patched: PatchedText, title: str = "Patches") -> str:
     )
 
 
-def fragment(patched: PatchedText) -> str:
+def fragment(patched: "PatchedText") -> str:
     """The text in its patches and tokens, the legend, and the figure; it takes the text colour of what is around it."""
     scale = Scale.of(patched)
     words = escape(summary(patched))
@@ -76,7 +79,7 @@ def fragment(patched: PatchedText) -> str:
     )
 
 
-def svg(patched: PatchedText) -> str:
+def svg(patched: "PatchedText") -> str:
     """The figure alone, as an SVG file."""
     ink = f".bytequilt{{{INK}}}@media(prefers-color-scheme:dark){{.bytequilt{{{DARK_INK}}}}}"
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
@@ -88,7 +91,7 @@ def svg(patched: PatchedText) -> str:
 class _Layout:
     """Heights of the figure: bits to y, counted from the top of a row; and its colours."""
 
-    def __init__(self, patched: PatchedText) -> None:
+    def __init__(self, patched: "PatchedText") -> None:
         self.bits = patched.entropy_bits
         self.colours = Scale.of(patched)
         self.plot = 0 if self.bits is None else PLOT
@@ -100,7 +103,7 @@ class _Layout:
         return _short(self.plot * (1 - bits / self.top))
 
 
-def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
+def _figure(patched: "PatchedText", attributes: str = "", style: str = "") -> str:
     layout = _Layout(patched)
     size = len(patched.data)
     rows = range(0, max(size, 1), COLUMNS)
@@ -122,7 +125,7 @@ def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
     )
 
 
-def _grid(patched: PatchedText, layout: _Layout, row: int) -> str:
+def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
     """Axis, threshold line, and number of the first byte of a row."""
     out = [f'<text class="axis" x="-6" y="{layout.plot + 14}">{row}</text>']
     if layout.bits is None:
@@ -151,7 +154,7 @@ def _curve(layout: _Layout, row: int) -> str:
     return f'<path class="curve" d="M0 {layout.plot}{steps}V{layout.plot}"/>'
 
 
-def _pieces(patched: PatchedText, drawn: list[Part], layout: _Layout) -> list[str]:
+def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
     """For each row, its patches: a line where each starts, a block under its bytes, a bar as high as what opened it."""
     count = len(range(0, max(len(patched.data), 1), COLUMNS))
     lines: list[str] = [""] * count
@@ -177,7 +180,7 @@ def _pieces(patched: PatchedText, drawn: list[Part], layout: _Layout) -> list[st
     ]
 
 
-def _strips(patched: PatchedText, layout: _Layout) -> list[str]:
+def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
     """For each row, its tokens as a strip below the text."""
     size = len(patched.data)
     strips: list[list[str]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
@@ -207,7 +210,7 @@ def _boxes(start: int, length: int) -> Iterator[tuple[int, int, int]]:
         yield row, CELL * (left - row * COLUMNS), CELL * (min(end, (row + 1) * COLUMNS) - left)
 
 
-def _tooltip(patch: Patch, drawn: Part) -> str:
+def _tooltip(patch: "Patch", drawn: Part) -> str:
     words = [drawn.text, f"{_bytes(patch.length)} from {patch.start}"]
     if patch.entropy_bits is not None:
         words.append(f"opened by {patch.entropy_bits:.2f} bits")
@@ -218,7 +221,7 @@ def _bytes(count: int) -> str:
     return f"{count} byte{'s' * (count != 1)}"
 
 
-def _cells(patched: PatchedText, drawn: list[Part], layout: _Layout) -> list[str]:
+def _cells(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
     """For each row, the characters whose first byte is in it, each over the middle of its bytes there."""
     rows: list[list[Glyph]] = [[] for _ in range(0, max(len(patched.data), 1), COLUMNS)]
     for part in drawn:

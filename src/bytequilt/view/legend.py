@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .patched import Patch, PatchedText
+if TYPE_CHECKING:
+    from .patched import Patch, PatchedText
+
 
 # From easy and cool to hard and warm, of equal lightness (OKLCH 0.70, chroma 0.125).
 BITS = ("#00b5bd", "#37abde", "#769dec", "#ab8ce0", "#d27eb7", "#e17c85", "#dc8653")
@@ -20,12 +23,12 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, patches: Iterable[Patch]) -> "Scale | None":
+    def of(cls, patches: "Iterable[Patch]") -> "Scale | None":
         """None where no entropy opened any of the patches."""
         bits = [patch.entropy_bits for patch in patches if patch.entropy_bits is not None]
         return cls(min(bits), max(bits)) if bits else None
 
-    def level(self, patch: Patch) -> int | None:
+    def level(self, patch: "Patch") -> int | None:
         """An index of `BITS`; None for a patch that no entropy opened."""
         if patch.entropy_bits is None:
             return None
@@ -45,12 +48,12 @@ class Scale:
         return f"{self.low:.1f}", f"{self.high:.1f} bits"
 
 
-def level(scale: Scale | None, patch: Patch) -> int | None:
+def level(scale: Scale | None, patch: "Patch") -> int | None:
     """The colour of a patch as an index of `BITS`; None where it is grey."""
     return None if scale is None else scale.level(patch)
 
 
-def summary(patched: PatchedText) -> str:
+def summary(patched: "PatchedText") -> str:
     """Numbers of a patched text on one line."""
     return totals(len(patched), len(patched.data), patched.threshold_bits)
 
@@ -62,7 +65,7 @@ def totals(patches: int, size: int, threshold_bits: float | None) -> str:
     return words if threshold_bits is None else f"{words} · threshold {threshold_bits:.2f} bits"
 
 
-def token_summary(patched: PatchedText) -> str:
+def token_summary(patched: "PatchedText") -> str:
     """Numbers of the tokens beside the patches on one line; empty where there are none."""
     if patched.tokens is None:
         return ""

@@ -130,13 +130,13 @@ class PatchedText:
         return found
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "PatchedText":
+    def from_json(cls, value: Mapping[str, Any]) -> "PatchedText":
         """What `json` gave, without the entropies inside patches and the tokens."""
         patches = tuple(
             Patch(patch["start"], patch["length"], bytes.fromhex(patch["hex"]), patch["entropy_bits"])
-            for patch in found["patches"]
+            for patch in value["patches"]
         )
-        return cls(b"".join(patch.data for patch in patches), patches, found["threshold_bits"], None)
+        return cls(b"".join(patch.data for patch in patches), patches, value["threshold_bits"], None)
 
     def __iter__(self) -> Iterator[Patch]:
         return iter(self.patches)
