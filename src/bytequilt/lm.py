@@ -16,12 +16,12 @@ from .baselines.baseline import Baseline
 from .codec import VOCAB_SIZE, as_bytes, encode
 from .config import RuleConfig, TrainConfig, UserError
 from .files import read_json
-from .infer.batcher import Batcher
+from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
-from .infer.options import SamplingOptions, sampling_of, shows_options
-from .infer.saved import restore
-from .infer.score import Feed, Score, score_documents, score_pairs
+from .infer.sampling import SamplingOptions, sampling_of, shows_options
+from .infer.score import BLTScorer, Score, score_documents, score_pairs
 from .infer.session import Session
+from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
 from .interop.devices import choose_device, choose_dtype, place
@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
 
     from .data.batches import Batch, Batches
+
+ROWS = 16  # texts of a list that run side by side
 
 
 class LM(ModelHubMixin):
@@ -118,7 +120,7 @@ class LM(ModelHubMixin):
 
     def batcher(self, rows: int = 16) -> Batcher:
         """Generates up to so many texts side by side, which come and go as they please."""
-        return Batcher(self.session, rows)
+        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows)))
 
     @overload
     def generate(
@@ -126,7 +128,7 @@ class LM(ModelHubMixin):
     ) -> Completion: ...
     @overload
     def generate(
-        self, prompt: list[str] | list[bytes] | tuple[str | bytes, ...], **sampling: Unpack[SamplingOptions]
+        self, prompt: Sequence[str] | Sequence[bytes], **sampling: Unpack[SamplingOptions]
     ) -> list[Completion]: ...
     @shows_options
     def generate(self, prompt, *, speculate=0, **sampling):
@@ -138,7 +140,8 @@ class LM(ModelHubMixin):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
             raise UserError("`speculate` is for one prompt at a time")
-        return complete_all(self.batcher(), [(as_bytes(text), sampling_of(sampling)) for text in prompt])
+        requests = [(as_bytes(text), sampling_of(sampling)) for text in prompt]
+        return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     @shows_options
     def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]) -> Iterator[Step]:
@@ -147,10 +150,12 @@ class LM(ModelHubMixin):
         With `speculate` the decoder guesses up to so many bytes ahead, and the whole model verifies them in one pass.
         Greedy text is the same; sampled text has the same distribution, but a seed draws other bytes.
         """
-        if not isinstance(speculate, int) or speculate < 0:
+        if isinstance(speculate, bool) or not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
-        reserve = speculate + 1 if speculate else 0
-        return stream(self.session(reserve), as_bytes(prompt), sampling_of(sampling), speculate)
+        data, chosen = as_bytes(prompt), sampling_of(sampling)
+        if speculate:
+            return speculated(self.session(reserve=speculate + 1), data, chosen, speculate)
+        return stream(self.batcher(1), data, chosen)
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
@@ -184,18 +189,9 @@ class LM(ModelHubMixin):
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
-    ) -> tuple[list[Score], float]:
-        """Scores of documents, EOS included, each in its full context; and the mean bytes per patch of them all."""
-        session, patches = self.session(), 0
-
-        def fresh() -> Feed:
-            nonlocal session, patches
-            patches, session = patches + session.text_patches, self.session()
-            return session.feed
-
-        scores = score_documents(fresh, documents, advance)
-        patches += session.text_patches
-        return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+    ) -> list[Score]:
+        """Scores of documents, EOS and patches included, each in its full context; `advance` hears of ids done."""
+        return score_documents(BLTScorer(self.model, self.patcher), documents, advance)
 
     @property
     def network(self) -> BLT:
@@ -213,11 +209,11 @@ class LM(ModelHubMixin):
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""
-        return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
+        return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     def restore(self, path: str | Path) -> Session:
         """A session of this model that was saved, as in `session.save(path)`."""
-        return restore(self.model, self.patcher, path)
+        return Session.restore(self.model, self.patcher, path)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
@@ -261,8 +257,8 @@ class LM(ModelHubMixin):
 
 
 def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The fields of a rule that are set."""
-    return ((name, value) for name, value in rule if value is not None)
+    """The kind of a rule, and its fields that are not at their defaults."""
+    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)
 
 
 def load(

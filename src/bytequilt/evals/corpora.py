@@ -18,17 +18,15 @@ def evaluate_files(lm: LM | Baseline, files: Sequence[str], field: str = "text")
     or damaged.
     """
     documents_of = [texts(path, field) for path in files]
-    rows, patches, totals = [], 0.0, []
+    rows, totals = [], []
     with progress() as bar:
         line = bar.add_task("score", total=sum(len(text) + 2 for file in documents_of for text in file))  # BOS, EOS
         for path, file in zip(files, documents_of, strict=True):
-            scores, mean_patch = lm.score_documents(file, lambda done: bar.update(line, advance=done))
-            score = Score.total(scores)
+            score = Score.total(lm.score_documents(file, lambda done: bar.update(line, advance=done)))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
             totals.append(score)
-            patches += score.bytes / mean_patch if mean_patch else 0.0
     total = Score.total(totals)
-    mean_patch = total.bytes / patches if patches else None
+    mean_patch = total.patch_bytes or None
     return {"bpb": total.bits_per_byte, "bytes": total.bytes, "mean_patch_bytes": mean_patch, "files": rows}
 
 

@@ -117,10 +117,10 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     both = int((closes[0] & closes[1]).sum())
     sides = {}
     for side, one, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
-        scores, mean_patch = one.score_documents(documents)
+        score = Score.total(one.score_documents(documents))
         sides[side] = {
-            "bpb": Score.total(scores).bits_per_byte,
-            "mean_patch_bytes": mean_patch,
+            "bpb": score.bits_per_byte,
+            "mean_patch_bytes": score.patch_bytes,
             "microseconds_per_byte": _step_time(one.patcher, ids[0][0]) * 1e6,
             "found": both / max(1, int(mine.sum())),
         }
@@ -177,6 +177,6 @@ def _step_time(patcher: Patcher, ids_n: Tensor) -> float:
     cache, times = patcher.cache(), []
     for id in ids_n.repeat(1 + TIMED // len(ids_n))[:TIMED]:
         begun = time.perf_counter()
-        patcher.step(id[None], cache)
+        patcher.nats_step(id[None], cache)
         times.append(time.perf_counter() - begun)
     return sorted(times)[TIMED // 2]

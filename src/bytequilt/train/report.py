@@ -64,8 +64,8 @@ def measure(lm: LM, held: list[Document]) -> dict[str, Any]:
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        total, report["mean_patch_bytes"] = held_out_score(lm, held, lambda done: bar.update(line, advance=done))
-    report["bpb"] = total.bits_per_byte
+        score, mean_patch = held_out_score(lm, held, lambda done: bar.update(line, advance=done))
+    report |= {"mean_patch_bytes": mean_patch, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
