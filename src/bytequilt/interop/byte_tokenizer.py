@@ -34,7 +34,7 @@ def _tokenizer() -> dict[str, Any]:
     units = {unit: byte + OFFSET for byte, unit in enumerate(byte_units())}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     first = {"SpecialToken": {"id": SPECIAL[BOS], "type_id": 0}}
-    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
@@ -45,8 +45,8 @@ def _tokenizer() -> dict[str, Any]:
         "pre_tokenizer": level,
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [first, one],
-            "pair": [first, one, two],
+            "single": [first, text],
+            "pair": [first, text, other],
             "special_tokens": {SPECIAL[BOS]: {"id": SPECIAL[BOS], "ids": [BOS], "tokens": [SPECIAL[BOS]]}},
         },
         "decoder": level,

@@ -52,13 +52,13 @@ class Counts:
         self.bytes = {"train": 0, "held_out": 0}
         self.sample: list[tuple[int, Document]] = []
 
-    def read(self, rows: Iterator[tuple[bool, int, Document]]) -> "Counts":
+    def counted(self, rows: Iterator[tuple[bool, int, Document]]) -> "Counts":
         kept = 0
-        for held, source, document in rows:
-            part = "held_out" if held else "train"
+        for apart, source, document in rows:
+            part = "held_out" if apart else "train"
             self.documents[part] += 1
             self.bytes[part] += len(document.data)
-            if not held and kept < self.enough:
+            if not apart and kept < self.enough:
                 self.sample.append((source, document))
                 kept += len(document.data)
         return self
@@ -75,7 +75,7 @@ def plan(draft: Draft) -> dict[str, Any]:
     check_recipe(recipe)
     stages = _stages(recipe)
     room = max(config.rows * config.accumulate * config.row_bytes for config, _ in stages.values())
-    corpus = Counts((MEASURED + 2) * room).read(Corpus(recipe.data).documents())
+    corpus = Counts((MEASURED + 2) * room).counted(Corpus(recipe.data).documents())
     if not corpus.documents["train"] or not corpus.documents["held_out"]:
         raise UserError("no text is left to train on or to hold out; give more, or sources in `val`")
     counted = _parameters(recipe)
