@@ -20,9 +20,9 @@ def evaluate_files(
     """Score each document of each file: what `bytequilt eval --json` prints.
 
     `context` limits what is read before an id: bytes of a BLT, tokens of a BPE. Where it is not given, a document of up
-    to FULL bytes is read in its full context, and a longer one in a context of FULL. The result has a `context` where some
-    document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for a
-    file that is missing, empty or damaged.
+    to FULL bytes is read in its full context, and a longer one in a context of FULL. The result has a `context` where
+    some document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for
+    a file that is missing, empty or damaged.
     """
     limit = FULL if context is None else context
     documents_of = [texts(path, field) for path in files]
