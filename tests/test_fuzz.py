@@ -43,7 +43,6 @@ WORDS = [
     "~nobody/x",
     "a" * 1000,
     "\udcff",
-   
     "none",
     "nan",
     "[",
@@ -132,11 +131,13 @@ def command_line(number: int, names: list[str], folder: Path) -> list[str]:
     random = Random(number)
     verb = random.choice(sorted(FUNCTIONS))
     options, asked = parameters(FUNCTIONS[verb])
-    words = [argument(name, random, names, folder) for name in asked if random.random() < 0.9]
+    words = [argument(name, random, names, folder) for name in asked if random.random() < 0.97]
     for name, kind in random.sample(options, min(len(options), random.choice((0, 1, 1, 2, 3)))):
         words.append("--" + name.replace("_", "-"))
         if kind is not bool or random.random() < 0.05:
-            words.append(value(name, random, names))
+            words.append(value(name, kind, random, names))
+    if verb == "distill":
+        words += ["--out", str(folder / f"lean-{number}")]
     if verb in ("train", "prepare"):
         words += recipe_options(random, names, folder)
     if random.random() < 0.05:
@@ -163,29 +164,38 @@ def parameters(verb: Callable[..., None]) -> tuple[list[tuple[str, Any]], list[s
 def argument(name: str, random: Random, names: list[str], folder: Path) -> str:
     """Something for an argument without a name: what it stands for, mostly."""
     fitting = {
-        "model": ["model", "tiny", "config.json"],
+        "model": ["model", "tiny"],
         "src": ["model"],
         "dst": [str(folder / f"dst-{random.random()}")],
-        "recipe": ["small.toml", "demo", "utf16.toml", "deep.toml", "other.toml"],
+        "recipe": ["small.toml", "small.toml", "demo", "finetune", "book"],
         "text": ["Hello, world", "日本", "-"],
+        "files": ["text.txt", "records.jsonl", "bytes.bin", "table.csv"],
         "what": ["decode"],
         "question": ["How many r's are in strawberry?"],
     }
-    return random.choice(fitting.get(name, names) if random.random() < 0.7 else [*names, *WORDS])
+    return random.choice(fitting.get(name, names) if random.random() < 0.85 else [*names, *WORDS])
 
 
-def value(name: str, random: Random, names: list[str]) -> str:
-    """A value for an option, of its kind or of any other."""
+def value(name: str, kind: Any, random: Random, names: list[str]) -> str:
+    """A value for an option: mostly of its kind, sometimes of any other."""
     if "device" in name:
         return random.choice(DEVICES)
-    return random.choice([*NUMBERS, *WORDS, *names])
+    if random.random() < 0.3:
+        return random.choice([*NUMBERS, *WORDS, *names])
+    words = {"init": ["model", "tiny"], "model": ["model"], "tokens": ["default"], "field": ["text", "prompt"]}
+    if name in words:
+        return random.choice(words[name])
+    if "Path" in str(kind):
+        return f"new-{random.randrange(9)}{random.choice(('', '.html', '.svg', '.png'))}"
+    choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
+    return random.choice(choices or ["1", "2", "3", "0.5", "0"])
 
 
 def recipe_options(random: Random, names: list[str], folder: Path) -> list[str]:
     """A run directory, and some fields of a recipe."""
-    words = ["--out", str(folder / f"run-{random.randrange(6)}")]
+    words = ["--out", str(folder / f"run-{random.randrange(40)}")]
     for name in random.sample(FIELDS, random.choice((0, 1, 1, 2))):
-        words += [name, value(name, random, names)]
+        words += [name, value(name.rpartition(".")[2], str, random, names)]
     return words
 
 
