@@ -4,6 +4,8 @@ import pytest
 
 from bytequilt.config import Recipe, load_recipe, recipe_path
 from bytequilt.info import parameters
+from bytequilt.train.checks import described
+from bytequilt.train.origin import complete
 
 SHIPPED = sorted(path.stem for path in recipe_path("demo").parent.glob("*.toml"))
 PUBLISHED = ("blt-400m", "blt-1b", "blt-2b", "blt-4b", "blt-8b")
@@ -73,3 +75,10 @@ def test_small_is_the_41_million_of_the_comparison_with_hugging_face():
     recipe = load_recipe("small")
     found = parameters(recipe.model, recipe.entropy)
     assert (found["total"] + found["entropy"]) / 1e6 == pytest.approx(41.0, abs=0.1)
+
+
+def test_a_book_goes_on_with_the_model_that_ships():
+    recipe = complete(load_recipe("book"))
+    shipped = described("tiny")
+    assert recipe.model == shipped.blt
+    assert recipe.patching.kind == shipped.patching.kind
