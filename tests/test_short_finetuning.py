@@ -60,6 +60,29 @@ def test_a_recipe_may_give_its_own_patches(origin):
     assert recipe.model == load(origin).model.config
 
 
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        (["--patching.target-bytes", "3"], {"kind": "budget", "after": "=", "max_length": 9, "target_bytes": 3.0}),
+        (["--patching.threshold", "2"], {"kind": "budget", "after": "=", "threshold": 2.0, "target_bytes": None}),
+        (["--patching.kind", "entropy", "--patching.target-bytes", "3"], {"kind": "entropy", "after": ""}),
+    ],
+)
+def test_what_a_recipe_leaves_open_is_the_models(origin, pairs, tmp_path, fields, wanted):
+    given = ["--train.init", str(origin), "--data.train", str(pairs), *SHORT, *fields]
+    recipe = complete(override(load_recipe("finetune"), given))
+    assert {name: getattr(recipe.patching, name) for name in wanted} == wanted
+    train(recipe, tmp_path / "run")
+    assert load(tmp_path / "run").patcher.fingerprint == load(origin).patcher.fingerprint
+
+
+def test_an_entropy_model_to_start_from_needs_one_to_train(origin, pairs, tmp_path):
+    fields = ["--entropy-train.init", str(origin), "--entropy-train.steps", "1"]
+    given = ["--train.init", str(origin), "--data.train", str(pairs), *SHORT, *fields]
+    with pytest.raises(UserError, match="entropy"):
+        train(override(load_recipe("finetune"), given), tmp_path / "run")
+
+
 @pytest.mark.parametrize("fields", [[], ["--train.init", "no/such"], ["--train.init", "demo"]])
 def test_without_a_model_nothing_is_begun(fields, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

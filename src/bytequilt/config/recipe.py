@@ -130,8 +130,8 @@ class Draft(Config):
     @model_validator(mode="after")
     def _entropy_is_known(self) -> "Draft":
         if self.patching is not None and self.patching.needs_entropy:
-            given = self.entropy or self.entropy_init or (self.patching.calibrated and self.train.init)
-            if not given:
+            brought = self.train.init and (self.patching.calibrated or self.model is None)
+            if not (self.entropy or self.entropy_init or brought):
                 raise ValueError(f"patching of kind '{self.patching.kind}' needs [entropy] or `entropy_init`")
         if self.entropy_init and (self.entropy or self.entropy_train):
             raise ValueError("`entropy_init` takes the place of [entropy] and [entropy_train]: give one or the other")
