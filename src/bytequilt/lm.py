@@ -1,9 +1,7 @@
 """LM: a BLT and its patcher as one thing that loads, saves, generates, scores and patches."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
@@ -32,9 +30,9 @@ from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
-from .patching import rules
 from .patching.patcher import Patcher
-from .view.patched import Patch, PatchedText
+from .view.cut import patched
+from .view.patched import PatchedText
 
 if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
@@ -159,19 +157,7 @@ class LM(ModelHubMixin):
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
-        data, rule = as_bytes(text), self.patcher.rule
-        ids = torch.from_numpy(encode(data))[None]
-        nats = torch.from_numpy(self.patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
-        starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
-        if nats is None:
-            return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
-        bits = (nats[0, : len(data)] / math.log(2)).tolist()
-        patches = tuple(
-            Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
-            for a, b in pairwise([*starts, len(data)])
-        )
-        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
+        return patched(self.patcher, as_bytes(text))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...

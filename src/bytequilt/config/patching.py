@@ -126,10 +126,10 @@ class PatchingConfig(PatchOptions):
             raise ValueError(f"patching of kind '{self.kind}' needs `{self.calibrated}` or `target_bytes`")
         if not self.calibrated and self.target_bytes is not None:
             raise ValueError(f"patching of kind '{self.kind}' has nothing left to calibrate with `target_bytes`")
-        found = {self.calibrated: 0.0} if self.calibrated else {}
-        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | found)
+        calibrated = {self.calibrated: 0.0} if self.calibrated else {}
+        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | calibrated)
         return self
 
-    def rule(self, **found: float) -> RuleConfig:
+    def rule(self, **calibrated: float) -> RuleConfig:
         """The rule itself, with what calibration found."""
-        return RuleConfig(**(self.model_dump(include=set(RuleConfig.model_fields)) | found))
+        return RuleConfig(**(self.model_dump(include=set(RuleConfig.model_fields)) | calibrated))
