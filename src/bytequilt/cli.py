@@ -13,7 +13,7 @@ VERBS = {
     "train": "Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.",
     "prepare": "Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.",
     "distill": "Give a model a cheap patcher, which takes the place of its entropy model.",
-    "eval": "Measure the bits per byte of files, each document in its full context, or answers to tasks.",
+    "eval": "Measure the bits per byte of files, each document by itself, or answers to tasks.",
     "compare": "Train the models of a study at equal cost, measure them, and write tables, plots and a report.",
     "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
     "info": "Show the size of a model or recipe: parameters, FLOPs per byte, configuration.",

@@ -174,10 +174,16 @@ class LM(ModelHubMixin):
         return self.score([(context, continuation)])[0]
 
     def score_documents(
-        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
+        self,
+        documents: Iterable[bytes],
+        advance: Callable[[int], None] = lambda _: None,
+        context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS and patches included, each in its full context; `advance` hears of ids done."""
-        return score_documents(BLTScorer(self.model, self.patcher), documents, advance)
+        """Scores of documents, EOS and patches included, each in its full context or in one of so many ids.
+
+        `advance` hears of ids done.
+        """
+        return score_documents(BLTScorer(self.model, self.patcher), documents, advance, context)
 
     @property
     def network(self) -> BLT:

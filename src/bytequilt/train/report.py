@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe
+from ..config import Recipe, ReportConfig
 from ..data.batches import held_out
 from ..data.sources import Document
 from ..files import write_json, write_text
 from ..infer.score import Score
-from ..lm import LM
+from ..lm import LM, load
 from ..model.flops import flops_per_byte
 from ..view.figures import training_curve
 from ..view.html import page
@@ -34,12 +34,24 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     shown = recipe.report
     completion = lm.generate(shown.prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
     report["sample"] = shown.prompt + completion.text
+    if recipe.train.init is not None:
+        report["example"] = example(load(recipe.train.init), lm, records, shown)
     patched = lm.patch(paragraph(documents))
     report["paragraph"] = patched.json()
     training_curve(metrics.read(folder / "metrics.jsonl"), folder / "curve.png")
     write_text(folder / "patches.html", page(patched, title=f"Patches of {folder.name}"))
     write_json(folder / "report.json", report, indent=2)
     return report
+
+
+def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) -> dict[str, str]:
+    """A held-out prompt, or that of the recipe: what should follow, and what the model wrote before and writes now."""
+    asked = next((document for document in records if document.prompt), None)
+    prompt = asked.data[: asked.prompt] if asked else shown.prompt.encode("utf-8", "surrogateescape")
+    options = {"max_bytes": shown.max_bytes, "temperature": shown.temperature, "seed": shown.seed}
+    texts = {"prompt": prompt, "wanted": asked.data[asked.prompt :] if asked else b""}
+    texts |= {"before": former.generate(prompt, **options).data, "after": lm.generate(prompt, **options).data}
+    return {name: data.decode("utf-8", "replace") for name, data in texts.items()}
 
 
 def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
