@@ -12,17 +12,9 @@ from bytequilt import load
 from bytequilt.cli import main
 from bytequilt.config import UserError
 from bytequilt.evals.ask import ABLE, ROOM, Reply, ask, read_question
-from bytequilt.evals.questions import (
-    MARK,
-    answer,
-    held_out_questions,
-    is_for_training,
-    is_kept,
-    prompt,
-    records,
-    worked,
-)
+from bytequilt.evals.questions import held_out_questions, is_for_training, is_kept, records
 from bytequilt.evals.wordings import ENGLISH, LANGUAGES, MOST_DIGITS, RUSSIAN, TASKS, Question, understand
+from bytequilt.evals.working import MARK, answer, prompt, worked
 
 ASKED = 12  # held-out questions of a task and language here; benchmarks/letters.py asks 200
 KNOWN = [

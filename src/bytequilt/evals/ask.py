@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from ..config import UserError
 from .answers import Generator
-from .questions import MARK, answer, held_out_questions, prompt
+from .questions import held_out_questions
 from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question, understand
+from .working import MARK, answer, prompt
 
 ROOM = 200  # bytes that an answer has at most, its working-out included; the longest in training has 82
 ABLE = (
@@ -44,7 +45,7 @@ def ask(model: Generator, questions: list[Question]) -> list[Reply]:
     """What a model writes, greedily, below each question in the wording that it has learnt."""
     prompts = [prompt(question) for question in questions]
     completions = model.generate(prompts, max_bytes=ROOM, temperature=0.0, stop=["\n"])
-    return [Reply(question, one.text) for question, one in zip(questions, completions, strict=True)]
+    return [Reply(question, reply.text) for question, reply in zip(questions, completions, strict=True)]
 
 
 def examine(model: Generator, items: int, seed: int = 0) -> dict[str, dict[str, int]]:

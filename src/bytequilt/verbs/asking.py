@@ -32,7 +32,7 @@ def ask(
     from ..config import UserError
     from ..evals.ask import ask as ask_model
     from ..evals.ask import read_question
-    from ..evals.questions import prompt
+    from ..evals.working import prompt
     from ..view.terminal import shown
 
     asked = read_question(bytes_of(question).decode("utf-8", "replace"))

@@ -1,12 +1,15 @@
 """The verb that serves models to others."""
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..config import UserError
 from .shared import load_model
+
+if TYPE_CHECKING:
+    from ..serve.limits import Limits
 
 Models = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")]
 Many = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
@@ -57,28 +60,22 @@ def serve(
         stall: Seconds without progress after which the engine counts as dead.
         device: Where the models run: cpu, cuda, mps.
     """
-    from ..config.base import one_line
-
     _need_libraries()
     from ..baselines.tokenizer import Tokenizer
-    from ..serve.limits import Limits
     from ..serve.server import bind
     from ..serve.server import serve as run
 
-    try:
-        limits = Limits(
-            rows=rows,
-            queue=queue,
-            prompt_bytes=max_prompt,
-            output_bytes=max_output,
-            body_bytes=max_body,
-            seconds=timeout,
-            rate=rate,
-            grace=grace,
-            stall=stall,
-        )
-    except ValueError as error:
-        raise UserError(one_line(error)) from None
+    limits = _limits(
+        rows=rows,
+        queue=queue,
+        prompt_bytes=max_prompt,
+        output_bytes=max_output,
+        body_bytes=max_body,
+        seconds=timeout,
+        rate=rate,
+        grace=grace,
+        stall=stall,
+    )
     if not 0 <= port < 65536:
         raise UserError(f"port must be 0 to 65535, not {port}")
     listener = bind(host, port)
@@ -86,6 +83,17 @@ def serve(
     tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
     loaded = {name: load_model(name, device) for name in models or ("tiny",)}
     raise SystemExit(run(loaded, limits, listener, keys, cors_origin, allowed_host, tokenizers))
+
+
+def _limits(**bounds: Any) -> "Limits":
+    """Raises UserError where a bound is out of range."""
+    from ..config.base import one_line
+    from ..serve.limits import Limits
+
+    try:
+        return Limits(**bounds)
+    except ValueError as error:
+        raise UserError(one_line(error)) from None
 
 
 def _need_libraries() -> None:
