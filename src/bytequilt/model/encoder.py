@@ -8,7 +8,7 @@ from ..config import BLTConfig
 from .cross import PatchReadsBytes
 from .encoder_cache import EncoderCache
 from .hashing import HashEmbedding
-from .layers import Stack, init_normal, linear
+from .layers import Stack, init_normal, linear, look_up
 from .rows import Rows
 from .segments import Patches, segment_max
 
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         `opens_R` says which ids are a BOS, None that none is.
         """
         step = cache.stack.step(rows, opens_R)
-        x_Rd = self.embed(ids_R)
+        x_Rd = look_up(ids_R, self.embed)
         if self.hash is not None:
             recent_RN = cache.ids.extend(rows, ids_R[:, None])
             x_Rd = x_Rd + self.hash.step(recent_RN, None if step.single else step.since_R, x_Rd.dtype)
