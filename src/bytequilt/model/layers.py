@@ -69,7 +69,7 @@ class RMSNorm(nn.RMSNorm):
 
 @lru_cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The least norm of a vector, and what norms are brought to: arithmetic with Python's numbers takes twice as long."""
+    """The least norm, and what norms are brought to: arithmetic with Python's numbers takes twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 
