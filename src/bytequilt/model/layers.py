@@ -1,6 +1,6 @@
 """The one transformer that all four networks are built of.
 
-Shapes are named in suffixes, everywhere in the house: B rows, N bytes, P patches, k slots per patch, d local width,
+Shapes are named in suffixes, everywhere: B rows, N bytes, P patches, k slots per patch, d local width,
 D latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N,
 R rows that take a step of one position each. Every module has its parallel `forward` and its single `step`.
 """
