@@ -48,7 +48,7 @@ def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuni
     chosen, bpb = study.finetune, held_out_bpb(trial_rows(results))
     jobs = []
     for run in [Run(model, chosen.size, seed) for seed in chosen.seeds for model in chosen.models] if chosen else []:
-        if rate := learning_rate(study, run.model, bpb):
+        if rate := learning_rate(study, run.model, bpb, run.size):
             jobs.append(FineTuning(study, folder / "finetune" / run.name, run, rate))
     return jobs
 
