@@ -235,7 +235,11 @@ def test_networks_are_shown_with_their_tables_apart(tmp_path):
 
 def test_tries_are_all_shown():
     rows = cells(choices.search(study(), all_rows()))
-    assert rows["quilt"] == [["2", "", "2.950", ""], ["4", "2.900", "**2.700**", "2.800"], ["8", "", "2.950", ""]]
+    assert rows["quilt"] == [
+        ["S", "2", "", "2.950", ""],
+        ["S", "4", "2.900", "**2.700**", "2.800"],
+        ["S", "8", "", "2.950", ""],
+    ]
     assert ["4", "2.900", "2.800", "**2.700**"] in rows["merged"]
     few = cells(choices.search(study(), [row for row in all_rows() if row["lr"] != 4e-3]))
     assert few["quilt"][1] == ["4", "2.900", "2.700", "missing"]

@@ -49,7 +49,8 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     """Held-out BPB of all tries, a line for each model and multiple; None where nothing is searched."""
     bpb, lines = held_out_bpb(rows), []
     grid_lr = sorted(study.sweep.lr) if study.sweep else []
-    for model, size in ((model, size) for model in study.models for size in study.searched_sizes(model)):
+    searches = [(name, size) for name in study.models for size in study.searched_sizes(name)]
+    for model, size in searches:
         asked, best = tries(study, model, bpb, size)
         by_rate = {run.rate: run for run in asked}
         for factor in sorted({run.rate.hash_lr_factor for run in asked if run.rate}):

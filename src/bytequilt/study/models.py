@@ -35,7 +35,7 @@ def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) 
         network = BLT(sized(config, BLT, contender.parameters.get(size)))
         _freeze(network, contender)
         return LM(network, patcher, patching.target_bytes or patching.stride)
-    vocabulary = vocabulary_of(contender, corpus, folder / "vocabularies" / f"{contender.vocabulary}.model")
+    vocabulary = vocabulary_of(contender, corpus, folder)
     config = with_vocabulary(config, vocabulary, corpus.sample())
     config = sized(config, build, contender.parameters.get(size))
     network = build(config)
@@ -74,14 +74,20 @@ def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> A
     return changed
 
 
-def vocabulary_of(contender: Contender, corpus: Corpus, learnt: Path) -> Vocabulary:
-    """The bytes; or the tokens of a file; or tokens learnt from the training text, kept in the file `learnt`."""
+def vocabulary_of(contender: Contender, corpus: Corpus, folder: Path) -> Vocabulary:
+    """The bytes; or the tokens of a file; or tokens learnt from the training text, kept in the folder of a study."""
     if contender.tokenizer is not None:
         return BPE.read(Path(contender.tokenizer), contender.vocabulary)
-    if contender.vocabulary is None:
+    return learnt_vocabulary(contender.vocabulary, corpus, folder)
+
+
+def learnt_vocabulary(ranks: int | None, corpus: Corpus, folder: Path) -> Vocabulary:
+    """The bytes, or so many tokens learnt from the training text, which are kept in the folder of a study."""
+    if ranks is None:
         return Bytes()
+    learnt = folder / "vocabularies" / f"{ranks}.model"
     if not learnt.is_file():
-        BPE.learn(corpus.sample(LEARN), contender.vocabulary).save(learnt)
+        BPE.learn(corpus.sample(LEARN), ranks).save(learnt)
     return BPE.read(learnt)
 
 
