@@ -1,4 +1,4 @@
-"""Baselines with hashed n-grams and tied heads: causal, cached as in parallel, counted, saved, generated from, trained."""
+"""Baselines with hashed n-grams and tied heads: causal, cached as in parallel, counted, saved, trained."""
 
 import pytest
 import torch

@@ -10,7 +10,13 @@ from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET
 from bytequilt.config import UserError
 
-TEXTS = [b"The cat sat on the mat. " * 3, b"the dog ran to the red house!", b"Why did they sing all day?", b"", b"aaaabaab"]
+TEXTS = [
+    b"The cat sat on the mat. " * 3,
+    b"the dog ran to the red house!",
+    b"Why did they sing all day?",
+    b"",
+    b"aaaabaab",
+]
 
 
 def slow(texts, order, history, next_id):

@@ -55,9 +55,8 @@ def _slopes(fits: Sequence[Mapping[str, Any]]) -> list[str]:
     said = (
         "Slopes b of ln bpb = a - b ln C over the sizes trained; a difference whose interval holds zero says nothing."
     )
-    rows = [
-        [line["model"], line["against"] or "", ", ".join(line["sizes"]), f"{line['slope']:+.4f}"]
-        + [f"{line['low']:+.4f} to {line['high']:+.4f}"]
-        for line in fits
-    ]
+    rows = []
+    for line in fits:
+        place = [line["model"], line["against"] or "", ", ".join(line["sizes"])]
+        rows.append([*place, f"{line['slope']:+.4f}", f"{line['low']:+.4f} to {line['high']:+.4f}"])
     return [said, grid(["model", "minus that of", "sizes", "b", "95 %"], rows, left=3)]
