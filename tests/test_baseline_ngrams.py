@@ -1,5 +1,7 @@
 """Baselines with hashed n-grams and tied heads: causal, cached as in parallel, counted, saved, trained."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import noise
@@ -48,8 +50,8 @@ def test_no_earlier_logit_moves(model):
 
 def test_documents_in_a_row_do_not_see_each_other(model):
     ids_1N = packed(model)
-    opens = (ids_1N[0] == BOS).nonzero()[:, 0].tolist() + [ids_1N.shape[1]]
-    alone = torch.cat([model.logits(ids_1N[:, a:b])[0] for a, b in zip(opens, opens[1:], strict=False)])
+    opens = [*(ids_1N[0] == BOS).nonzero()[:, 0].tolist(), ids_1N.shape[1]]
+    alone = torch.cat([model.logits(ids_1N[:, a:b])[0] for a, b in pairwise(opens)])
     torch.testing.assert_close(model.logits(ids_1N)[0], alone, atol=1e-5, rtol=1e-4)
 
 

@@ -24,7 +24,7 @@ from bytequilt.study.budget import count_batches, mean_flops, training_flops
 from bytequilt.study.compare import compare, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
-from bytequilt.study.models import leak, untrained
+from bytequilt.study.models import leak, parameter_count, sized, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
 from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
 from bytequilt.study.trial import Trial, entropy_cost
@@ -523,7 +523,7 @@ def test_a_charged_entropy_model_takes_from_the_budget(texts, tmp_path):
         for name in models
     ]
     assert budgets[0].amount - budgets[1].amount == entropy_cost(chosen)
-    assert 0 < budgets[1].amount
+    assert budgets[1].amount > 0
 
 
 def test_a_search_goes_on_at_a_larger_size_from_where_it_ended(texts):
@@ -541,3 +541,16 @@ def test_a_search_goes_on_at_a_larger_size_from_where_it_ended(texts):
 def test_stages_come_one_after_another(texts):
     stages = [run.model for run in planned(with_evidence(texts), {}.get)]
     assert stages == ["quilt", "bpe+ngrams"] * 2 + ["frozen"] * 2
+
+
+@pytest.mark.parametrize("name", ["evidence", "evidence-russian", "evidence-code"])
+def test_totals_of_the_shipped_studies_can_be_met(name):
+    chosen = load_study(name)
+    for model, contender in chosen.models.items():
+        for size, total in contender.parameters.items():
+            config = chosen.network(model, size)
+            make = build if isinstance(config, BaselineConfig) else Network
+            if contender.vocabulary:
+                config = config.model_copy(update={"vocabulary": contender.vocabulary + OFFSET})
+            with torch.device("meta"):
+                assert parameter_count(make(sized(config, make, total))) == pytest.approx(total, rel=0.02)

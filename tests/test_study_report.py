@@ -242,7 +242,7 @@ def test_tries_are_all_shown():
     ]
     assert ["S", "4", "2.900", "2.800", "**2.700**"] in rows["merged"]
     few = cells(choices.search(study(), [row for row in all_rows() if row["lr"] != 4e-3]))
-    assert few["quilt"][1] == ["4", "2.900", "2.700", "missing"]
+    assert few["quilt"][1] == ["S", "4", "2.900", "2.700", "missing"]
     failed = [row("quilt", "S", None, rate=(1e-3, 4.0))]
     assert cells(choices.search(study(), failed))["quilt"] == [
         ["2", "", "missing", ""],

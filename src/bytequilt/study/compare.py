@@ -53,7 +53,8 @@ def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None
 
     def plan(results: Results) -> Sequence[Job]:
         tuning = [job for job in fine_tunings(study, folder, results) if job.trained_in in results]
-        return [*trials(study, folder, corpus, results), *countings(study, folder, corpus, results), *tuning]
+        counts = countings(study, folder, corpus, results)  # of minutes, so they come first
+        return [*counts, *trials(study, folder, corpus, results), *tuning]
 
     run_all(plan, folder, wait)
 
