@@ -245,9 +245,9 @@ def test_tries_are_all_shown():
     assert few["quilt"][1] == ["S", "4", "2.900", "2.700", "missing"]
     failed = [row("quilt", "S", None, rate=(1e-3, 4.0))]
     assert cells(choices.search(study(), failed))["quilt"] == [
-        ["2", "", "missing", ""],
-        ["4", "diverged", "missing", "missing"],
-        ["8", "", "missing", ""],
+        ["S", "2", "", "missing", ""],
+        ["S", "4", "diverged", "missing", "missing"],
+        ["S", "8", "", "missing", ""],
     ]
     assert choices.search(study(models={"byte": {"ladder": "flat", "lr": 1e-3}}, sweep=None), []) is None
 
