@@ -64,7 +64,7 @@ class HashEmbedding(nn.Module):
         All polynomials at once, by their powers.
         """
         own_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
-        polynomials_RT = (own_RM[:, :, None] * _powers(self.config, own_RM.device)).sum(1)
+        polynomials_RT = (own_RM[:, :, None] * powers(self.config, own_RM.device)).sum(1)
         return self._embedded(polynomials_RT % self.config.rows, dtype)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,7 +87,7 @@ def _offsets(config: HashConfig, device: torch.device) -> Tensor:
 
 
 @lru_cache
-def _powers(config: HashConfig, device: torch.device) -> Tensor:
+def powers(config: HashConfig, device: torch.device) -> Tensor:
     """Factor of each id of the longest n-gram in each hash, in wrapping int64: (longest, T)."""
     longest = max(config.sizes)
     columns = [

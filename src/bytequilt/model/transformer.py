@@ -31,6 +31,10 @@ class Transformer(nn.Module):
             opens = opens | (ids == id)
         return opens
 
+    def opens_step(self, ids_R: Tensor, text: bool) -> Tensor | None:
+        """The same for a step; None where it opens nowhere because no id is a BOS, as `text` says."""
+        return None if text and self.opening == (BOS,) else self.opens(ids_R)
+
     def forward(
         self, ids_BN: Tensor, cache: StackCache | None = None, rows: Rows | None = None, single: bool = False
     ) -> Tensor:
@@ -44,8 +48,7 @@ class Transformer(nn.Module):
 
     def step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
-        opens_R = None if text and self.opening == (BOS,) else self.opens(ids_R)
-        step = cache.step(rows or cache.rows(), opens_R)
+        step = cache.step(rows or cache.rows(), self.opens_step(ids_R, text))
         return self.head(self.norm(self.stack.step(self.embed(ids_R), step))).float()
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
