@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from .compiled import kernel
-from .products import carray, f32, float_of, floats, product
+from .products import carray, f32, float_of, floats, product, add_product
 
 Stack = namedtuple("Stack", "weights_L62 heads kv_heads hidden window eps")
 """Weights of a block: attention norm, qkv, out, feed-forward norm, gate and up, down."""
@@ -119,17 +119,17 @@ def block(x_RD, layer, stack, ring, rows_R, positions_R, since_R):
     normed_RD, out_RD = np.empty_like(x_RD), np.empty_like(x_RD)
     qkv_RX = np.empty((rows, (stack.heads + 2 * stack.kv_heads) * (width // stack.heads)), f32)
     norm(normed_RD, x_RD, weights_62[0], stack.eps)
-    product(qkv_RX, normed_RD, weights_62[1], f32(0))
+    product(qkv_RX, normed_RD, weights_62[1])
     _attend(out_RD, qkv_RX, layer, stack, ring, rows_R, positions_R, since_R)
-    product(x_RD, out_RD, weights_62[2], ONE)
+    add_product(x_RD, out_RD, weights_62[2], ONE)
     norm(normed_RD, x_RD, weights_62[3], stack.eps)
     both_RX, hidden_RX = np.empty((rows, 2 * hidden), f32), np.empty((rows, hidden), f32)
-    product(both_RX, normed_RD, weights_62[4], f32(0))
+    product(both_RX, normed_RD, weights_62[4])
     for r in range(rows):
         for i in range(hidden):
             gate = both_RX[r, i]
             hidden_RX[r, i] = gate * both_RX[r, hidden + i] / (ONE + exp(-gate))
-    product(x_RD, hidden_RX, weights_62[5], ONE)
+    add_product(x_RD, hidden_RX, weights_62[5], ONE)
 
 
 @kernel
@@ -139,5 +139,5 @@ def project(x_RK, weight, width):
     if weight[0] == 0:
         out_RM[:] = x_RK
     else:
-        product(out_RM, x_RK, weight, f32(0))
+        product(out_RM, x_RK, weight)
     return out_RM

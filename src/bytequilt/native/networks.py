@@ -9,8 +9,8 @@ from collections import namedtuple
 import numpy as np
 
 from .compiled import kernel
-from .layers import begin, block, exp, norm, product, project, read
-from .products import add_row, f32
+from .layers import begin, block, exp, norm, project, read
+from .products import add_product, add_row, f32, product
 
 Cross = namedtuple("Cross", "weights_L52 heads kv_heads residual eps")
 """Weights of a cross-attention: query norm, key norm, query, keys and values, out."""
@@ -24,7 +24,7 @@ def logits_of(x_RD, ends):
     """Logits (R, V) of the last states."""
     logits_RV, normed_RD = np.empty((len(x_RD), 260), f32), np.empty_like(x_RD)
     norm(normed_RD, x_RD, ends.weights_32[1], ends.eps)
-    product(logits_RV, normed_RD, ends.weights_32[2], f32(0))
+    product(logits_RV, normed_RD, ends.weights_32[2])
     return logits_RV
 
 
@@ -130,7 +130,7 @@ def _gathered(rows_n, lengths_n, ends_n, states_RLd):
 def _queries(x_Rd, cross, weights_52):
     normed_Rd, q_Rd = np.empty_like(x_Rd), np.empty_like(x_Rd)
     norm(normed_Rd, x_Rd, weights_52[0], cross.eps)
-    product(q_Rd, normed_Rd, weights_52[2], f32(0))
+    product(q_Rd, normed_Rd, weights_52[2])
     q_Rd *= f32(1 / np.sqrt(x_Rd.shape[1] // cross.heads))
     return q_Rd
 
@@ -141,7 +141,7 @@ def _keys_values(x_Rd, cross, weights_52):
     shape = (len(x_Rd), 2, cross.kv_heads, x_Rd.shape[1] // cross.heads)
     normed_Rd, kv_RX = np.empty_like(x_Rd), np.empty((len(x_Rd), 2 * shape[2] * shape[3]), f32)
     norm(normed_Rd, x_Rd, weights_52[1], cross.eps)
-    product(kv_RX, normed_Rd, weights_52[3], f32(0))
+    product(kv_RX, normed_Rd, weights_52[3])
     return kv_RX.reshape(shape)
 
 
@@ -160,7 +160,7 @@ def _patches_read(slots_Xd, bytes_Sd, lengths_n, cross, layer):
             read(out_Xd[x, at], q_Xd[x, at], k, v, 0, scores_S[:length])
         if x % slots == slots - 1:
             begin += length
-    product(slots_Xd, out_Xd, weights_52[4], f32(cross.residual))
+    add_product(slots_Xd, out_Xd, weights_52[4], f32(cross.residual))
 
 
 @kernel
@@ -204,4 +204,4 @@ def _bytes_read(x_nd, rows_n, patch_RX, slots, cross, layer):
         for head in range(cross.heads):
             at = slice(head * width, (head + 1) * width)
             read(out_nd[r, at], q_nd[r, at], kv_k2Hd[:, 0, head], kv_k2Hd[:, 1, head], 0, scores_k)
-    product(x_nd, out_nd, weights_52[4], f32(cross.residual))
+    add_product(x_nd, out_nd, weights_52[4], f32(cross.residual))

@@ -48,57 +48,63 @@ def float_of(context, bits):
 
 
 @kernel
-def product(out_RM, x_RK, weight, beta):
-    """out = beta * out + x @ weight.T; where beta is 0, whatever was in `out` does not count."""
-    shape = (out_RM.shape[1], x_RK.shape[1])
+def product(out_RM, x_RK, weight):
+    """out = x @ weight.T"""
+    rows, outputs = out_RM.shape
+    shape = (outputs, x_RK.shape[1])
     if weight[1] == PLAIN:
-        _product(out_RM, x_RK, carray(floats(weight[0]), shape), out_RM[0, :0], beta)
-    else:
-        scales_M = carray(floats(weight[1]), shape[0])
-        _product(out_RM, x_RK, carray(bytes_(weight[0]), shape), scales_M, beta)
+        _sums(out_RM, x_RK, carray(floats(weight[0]), shape))
+        return
+    _sums(out_RM, x_RK, carray(bytes_(weight[0]), shape))
+    scales_M = carray(floats(weight[1]), outputs)
+    for r in range(rows):
+        for m in range(outputs):
+            out_RM[r, m] *= scales_M[m]
 
 
 @kernel
-def _product(out_RM, x_RK, weight_MK, scales_M, beta):
+def add_product(x_RM, y_RK, weight, times):
+    """x = times * x + y @ weight.T"""
+    out_RM = np.empty_like(x_RM)
+    product(out_RM, y_RK, weight)
+    for r in range(len(x_RM)):
+        for m in range(x_RM.shape[1]):
+            x_RM[r, m] = times * x_RM[r, m] + out_RM[r, m]
+
+
+@kernel
+def _sums(out_RM, x_RK, weight_MK):
     """Four rows by four outputs at a time: so wide, the products wait for arithmetic and not for memory."""
     rows, outputs = out_RM.shape
-    tiled = rows - rows % 4
-    for m in range(0, outputs - outputs % 4, 4):
+    tiled, wide = rows - rows % 4, outputs - outputs % 4
+    for m in range(0, wide, 4):
         for r in range(0, tiled, 4):
-            _tile(out_RM[r : r + 4, m : m + 4], x_RK[r : r + 4], weight_MK[m : m + 4], scales_M[m : m + 4], beta)
+            _tile(out_RM, x_RK, weight_MK, r, m)
         for i in range(m, m + 4):
-            _output(out_RM[tiled:], x_RK[tiled:], weight_MK, scales_M, beta, i)
-    for m in range(outputs - outputs % 4, outputs):
-        _output(out_RM, x_RK, weight_MK, scales_M, beta, m)
+            for r in range(tiled, rows):
+                out_RM[r, i] = _dot(x_RK, r, weight_MK, i)
+    for m in range(wide, outputs):
+        for r in range(rows):
+            out_RM[r, m] = _dot(x_RK, r, weight_MK, m)
 
 
 @kernel
-def _output(out_RM, x_RK, weight_MK, scales_M, beta, m):
-    """One output of each row."""
-    for r in range(len(x_RK)):
-        total = f32(0)
-        for k in range(x_RK.shape[1]):
-            total += f32(weight_MK[m, k]) * x_RK[r, k]
-        _put(out_RM, r, m, total, scales_M, m, beta)
+def _dot(x_RK, r, weight_MK, m):
+    total = f32(0)
+    for k in range(x_RK.shape[1]):
+        total += f32(weight_MK[m, k]) * x_RK[r, k]
+    return total
 
 
 @kernel
-def _put(out_RM, r, m, total, scales_M, scale, beta):
-    if len(scales_M):
-        total *= scales_M[scale]
-    if beta != 0:
-        total += beta * out_RM[r, m]
-    out_RM[r, m] = total
-
-
-@kernel
-def _tile(out_44, x_4K, weight_4K, scales_4, beta):
+def _tile(out_RM, x_RK, weight_MK, r, m):
     """Sixteen sums that stay in registers."""
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = f32(0)
     c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = f32(0)
-    for k in range(x_4K.shape[1]):
-        a, b, c, d = f32(weight_4K[0, k]), f32(weight_4K[1, k]), f32(weight_4K[2, k]), f32(weight_4K[3, k])
-        x0, x1, x2, x3 = x_4K[0, k], x_4K[1, k], x_4K[2, k], x_4K[3, k]
+    for k in range(x_RK.shape[1]):
+        a, b = f32(weight_MK[m, k]), f32(weight_MK[m + 1, k])
+        c, d = f32(weight_MK[m + 2, k]), f32(weight_MK[m + 3, k])
+        x0, x1, x2, x3 = x_RK[r, k], x_RK[r + 1, k], x_RK[r + 2, k], x_RK[r + 3, k]
         a0 += a * x0
         a1 += a * x1
         a2 += a * x2
@@ -115,10 +121,10 @@ def _tile(out_44, x_4K, weight_4K, scales_4, beta):
         d1 += d * x1
         d2 += d * x2
         d3 += d * x3
-    sums = ((a0, b0, c0, d0), (a1, b1, c1, d1), (a2, b2, c2, d2), (a3, b3, c3, d3))
-    for r in range(4):
-        for m in range(4):
-            _put(out_44, r, m, sums[r][m], scales_4, m, beta)
+    out_RM[r, m], out_RM[r, m + 1], out_RM[r, m + 2], out_RM[r, m + 3] = a0, b0, c0, d0
+    out_RM[r + 1, m], out_RM[r + 1, m + 1], out_RM[r + 1, m + 2], out_RM[r + 1, m + 3] = a1, b1, c1, d1
+    out_RM[r + 2, m], out_RM[r + 2, m + 1], out_RM[r + 2, m + 2], out_RM[r + 2, m + 3] = a2, b2, c2, d2
+    out_RM[r + 3, m], out_RM[r + 3, m + 1], out_RM[r + 3, m + 2], out_RM[r + 3, m + 3] = a3, b3, c3, d3
 
 
 @kernel
