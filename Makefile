@@ -6,7 +6,7 @@ TORCH ?= torch>=2.10,<2.14
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bytequilt train demo
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+# All that needs a GPU: its tests, and measurements of training and decoding, written to runs/gpu.
+gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build dist

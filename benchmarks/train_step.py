@@ -180,13 +180,13 @@ class Task:
         from bytequilt.config import RuleConfig, TrainConfig
         from bytequilt.data.batches import Batch
         from bytequilt.model.blt import BLT
-        from bytequilt.train.loop import arrange
+        from bytequilt.train.arrange import arrange
 
         torch.manual_seed(options.seed)
         self.network: Any = BLT(peers.SMALL)  # the same seed, so the same weights on both sides
         self.options = options
         ids_BN, closes_BN = random_batch(rows, row_bytes, options.mean_patch)
-        self.batch = Batch(ids_BN, closes_BN, torch.ones_like(closes_BN))
+        self.batch = Batch.of(ids_BN, closes_BN, torch.ones_like(closes_BN))
         self.lengths_BP = lengths_with_next(ids_BN, closes_BN)
         self.loss: Callable[[], Any] = self.our_loss
         if side == "theirs":
@@ -200,11 +200,11 @@ class Task:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), fused=True) if options.optimizer else None
 
     def our_loss(self) -> Any:
+        from bytequilt.model.loss import target_nats
         from bytequilt.model.segments import Patches
-        from bytequilt.train.tasks import target_nats
 
         patches = Patches.from_closes(self.batch.ids_BN, self.batch.closes_BN)
-        nats = target_nats(self.network(self.batch.ids_BN, patches), self.batch)
+        nats = target_nats(self.network(self.batch.ids_BN, patches), self.batch.ids_BN, self.batch.learn_BN)
         return nats / self.batch.learn_BN[:, 1:].sum()
 
     def their_loss(self) -> Any:
@@ -366,9 +366,9 @@ def watched(task: Task) -> Regions:
         regions.watch(cross, "forward", "byte reads patch")
     for part in ("norm", "head"):
         regions.watch(getattr(network.decoder, part), "forward", "head")
-    import bytequilt.train.tasks as tasks
+    from bytequilt.model import loss
 
-    regions.watch(tasks, "target_nats", "loss")
+    regions.watch(loss, "target_nats", "loss")
     return regions
 
 

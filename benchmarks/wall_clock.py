@@ -23,12 +23,12 @@ import tyro
 from torch import nn
 from train_step import Regions, machine, matmul_gflops, random_batch, table
 
-from bytequilt import Patcher
+from bytequilt import LM, Patcher, lm
+from bytequilt.baselines import baseline
 from bytequilt.baselines.baseline import Baseline
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
 from bytequilt.codec import OFFSET, VOCAB_SIZE
-from bytequilt.config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
@@ -36,8 +36,10 @@ from bytequilt.model.flops import blt_flops, entropy_flops, stack_flops
 from bytequilt.model.transformer import Transformer
 from bytequilt.study.recipe import load_study
 from bytequilt.train import tasks
-from bytequilt.train.loop import Task, keep_freed_memory, step
+from bytequilt.train.device import keep_freed_memory
+from bytequilt.train.loop import Task, step
 from bytequilt.train.optim import optimizers
+from bytequilt.train.rows import Rows
 
 TOLERANCE = 0.02
 
@@ -115,6 +117,7 @@ def measured(options: Options) -> dict[str, Any]:
     found = {
         "shapes": {"BLT": config.model_dump(exclude_none=True), "BPE": stack.model_dump(exclude_none=True)},
         "sides": [{"side": name} | side_report(side, turns[name]) for name, side in sides.items()],
+        "ratio": ratios(turns),
         "summary": summary(turns, sides, max(peaks)),
     }
     return found | {"modules": {name: by_module(sides[name], options) for name in ("BLT", "BPE")}}
@@ -145,6 +148,15 @@ def side_report(side: Side, turns: list[dict[str, float]]) -> dict[str, Any]:
         "bytes_per_cpu_s": statistics.median(turn["bytes"] / turn["cpu"] for turn in turns),
         "gflops": side.passes * flops * statistics.median(speeds) / 1e9,
     }
+
+
+def ratios(turns: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Speed of the BLT over that of the BPE transformer, in turns that stood next to each other."""
+    speeds: dict[str, list[float]] = {"processor": [], "seconds": []}
+    for blt, bpe in zip(turns["BLT"], turns["BPE"], strict=True):
+        for clock, name in (("processor", "cpu"), ("seconds", "seconds")):
+            speeds[clock].append(bpe[name] / bpe["bytes"] * blt["bytes"] / blt[name])
+    return {clock: {"median": statistics.median(x), "min": min(x), "max": max(x)} for clock, x in speeds.items()}
 
 
 def summary(turns: dict[str, list[dict[str, float]]], sides: dict[str, Side], peak: float) -> dict[str, str]:
@@ -181,8 +193,9 @@ def shapes(size: str) -> tuple[BLTConfig, EntropyConfig]:
 
 def blt_side(config: BLTConfig, options: Options) -> Side:
     ids_BN, closes_BN = random_batch(options.rows, options.row_bytes, options.mean_patch)
-    batch = Batch(ids_BN, closes_BN, torch.ones_like(closes_BN)).to(torch.device(options.device))
-    task = tasks.BLTTask(BLT(config), Patcher(RuleConfig(kind="byte")), [])  # the patches are those of the batch
+    batch = Batch.of(ids_BN, closes_BN, torch.ones_like(closes_BN))
+    model = LM(BLT(config), Patcher(RuleConfig(kind="byte")))  # the patches are those of the batch
+    task = tasks.LanguageTask(model, [])
     return learner(task, batch, blt_parts(config, options), options)
 
 
@@ -192,10 +205,10 @@ def bpe_side(stack: StackConfig, options: Options) -> Side:
     ids_BN = torch.randint(OFFSET, vocabulary.size, (options.rows, tokens))
     ids_BN[:, 0] = 1
     nothing = torch.zeros_like(ids_BN, dtype=torch.bool)
-    batch = Batch(ids_BN, nothing, ~nothing).to(torch.device(options.device))
+    batch = Batch.of(ids_BN, nothing, ~nothing)
     config = BaselineConfig(stack=stack, vocabulary=vocabulary.size, token_bytes=options.mean_token)
-    baseline = Baseline(Transformer(stack, vocabulary.size), vocabulary, config)
-    return learner(tasks.TokenTask(baseline, []), batch, bpe_parts(config, options), options)
+    model = Baseline(Transformer(stack, vocabulary.size), vocabulary, config)
+    return learner(tasks.LanguageTask(model, []), batch, bpe_parts(config, options), options)
 
 
 def entropy_side(config: EntropyConfig, options: Options) -> Side:
@@ -306,9 +319,11 @@ def by_module(side: Side, options: Options) -> list[dict[str, Any]]:
     """Each part's seconds in the median of further steps, its share of them and of the FLOPs, and GFLOP/s."""
     marks, runs = Marks(options.device), []
     patched: list[tuple[Any, str, str]] = [
-        (tasks, "target_nats", "head, loss"),
+        (lm, "target_nats", "head, loss"),
+        (baseline, "target_nats", "head, loss"),
         (nn.utils, "clip_grad_norm_", "clip, AdamW"),
         (torch.optim.AdamW, "step", "clip, AdamW"),
+        (Rows, "step", "clip, AdamW"),
     ]
     with ExitStack() as restored:
         for owner, method, name in patched:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bytequilt.model.attention import BLOCK, Spans, _flex, attend
+from bytequilt.model.attention import BLOCK, Spans, attend, blocked, causal, flex, paired, way_of, wide
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -75,11 +75,73 @@ def test_queries_behind_cached_keys(window, before, new):
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("window", [1, 7, 16, 40, 64])
+def test_pairs_of_blocks_see_the_same(window, single):
+    opens = torch.zeros(2, 40, dtype=torch.bool) if single else openings(2, 40, 10)
+    q, k, v = tensors(2, 40, 40)
+    spans = Spans.of(opens, window, single)
+    assert_same(paired(q, k, v, spans), blocked(q, k, v, spans), (q, k, v))
+
+
+@pytest.mark.parametrize("way", [paired, wide])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_bf16_is_fp32_but_for_rounding(way, kv_heads):
+    q, k, v = tensors(2, 70, 70, kv_heads)
+    spans = Spans.of(openings(2, 70, 30), 16)
+    slow = blocked(q, k, v, spans)
+    weight, results = torch.randn_like(slow), []
+    for out in (way(*(x.bfloat16() for x in (q, k, v)), spans).float(), slow):
+        results.append((out, *torch.autograd.grad((out * weight).sum(), (q, k, v))))
+    for fast, exact in zip(*results, strict=True):
+        assert (fast - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize(("window", "length"), [(None, 300), (512, 300), (16, 300), (16, 16)])
+def test_a_single_document_needs_no_mask_inside_its_window(window, length):
+    opens = torch.zeros(2, length, dtype=torch.bool)
+    opens[:, 0] = True
+    q, k, v = tensors(2, length, length)
+    single, masked = Spans.of(opens, window, single=True), Spans.of(opens, window)
+    assert single.causal == (window is None or length <= window)
+    assert not masked.causal
+    assert_same(attend(q, k, v, single), attend(q, k, v, masked), (q, k, v))
+
+
 @pytest.mark.parametrize("window", [None, 9])
 @pytest.mark.parametrize("held", [0, 8])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_sees_the_same(window, held):
+def test_the_mask_of_flex_attention_is_the_same_mask(window, held):
     opens = openings(2, 40, 10)
     q, k, v = (x.detach() for x in tensors(2, 40, 40 + held))
     spans = Spans.after(opens, torch.zeros(2, dtype=torch.long), held, window)
-    torch.testing.assert_close(_flex(q, k, v, spans, gqa=True), attend(q, k, v, spans), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flex(q, k, v, spans), blocked(q, k, v, spans), atol=1e-5, rtol=1e-5)
+
+
+FULL, BF16 = torch.float32, torch.bfloat16
+WAYS = [  # device, dtype, head size, training, window, one document, same shape at every step -> how to attend
+    (("cpu", FULL, 12, True, 128, False, True), blocked),
+    (("cpu", FULL, 64, True, None, True, True), causal),
+    (("cpu", BF16, 12, True, 128, False, True), paired),
+    (("cpu", BF16, 64, True, 128, False, True), wide),
+    (("cpu", BF16, 12, True, None, True, True), wide),
+    (("cuda", BF16, 64, True, 128, False, True), flex),
+    (("cuda", BF16, 8, True, 128, False, True), blocked),
+    (("cuda", BF16, 64, False, 128, False, True), blocked),
+    (("cuda", BF16, 64, True, None, False, False), blocked),
+    (("cuda", BF16, 64, True, None, True, True), causal),
+    (("mps", FULL, 64, True, 128, False, True), blocked),
+]
+
+
+@pytest.mark.parametrize(("given", "way"), WAYS)
+def test_the_way_fits_device_and_shape(given, way):
+    device, dtype, head_dim, training, window, single, fixed = given
+    spans = Spans.of(torch.zeros(2, 300, dtype=torch.bool), window, single, fixed)
+    assert way_of(device, dtype, head_dim, training, spans) is way
+
+
+def test_masks_are_made_once():
+    spans = Spans.of(openings(2, 40, 10), 9)
+    assert spans.biases(FULL) is spans.biases(FULL)
+    assert spans.pair_bias is spans.pair_bias

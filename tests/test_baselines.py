@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from bytequilt import LM, UserError, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
-from bytequilt.baselines.mamba import MambaConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET, encode
-from bytequilt.config import DataConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, DataConfig, MambaConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batches
 from bytequilt.data.prepare import ingest
 from bytequilt.evals.corpora import evaluate_files
@@ -27,7 +25,7 @@ from bytequilt.info import describe
 from bytequilt.interop import convert
 from bytequilt.lm import load_any
 from bytequilt.train.loop import fit
-from bytequilt.train.tasks import TokenTask
+from bytequilt.train.tasks import LanguageTask
 from bytequilt.view.tables import description, evaluation
 
 TEXT = b"The cat sat on the mat, and the dog sat on the cat; the mat was flat.\n" * 20
@@ -242,8 +240,8 @@ def test_eval_and_info_take_baselines(tmp_path, model):
     assert found["mean_patch_bytes"] is None
     evaluation(found)
     said = describe(str(tmp_path / "model"))
-    assert said["parameters"]["total"] == sum(w.numel() for w in model.network.parameters())
-    assert said["flops_per_byte"] == baseline_flops(model.config)
+    assert said.parameters["total"] == sum(w.numel() for w in model.network.parameters())
+    assert said.flops_per_byte == baseline_flops(model.config)
     description(said)
 
 
@@ -266,11 +264,11 @@ def test_the_loop_trains_a_baseline_and_counts_bytes_not_tokens(tmp_path, model)
     config = TrainConfig(steps=12, rows=2, row_bytes=64, lr=1e-2, warmup=2, precision="fp32", device="cpu")
     batches = Batches(tmp_path / "corpus" / "train", config, None, encode=model.vocabulary.encode)
     batch = next(batches)
-    nats, numbers = TokenTask(model, [TEXT]).loss(batch)
+    task = LanguageTask(model, [TEXT])
     rows = [ids[learn].tolist() for ids, learn in zip(batch.ids_BN, batch.learn_BN, strict=True)]
-    assert numbers["bytes"] == sum(max(1, len(model.vocabulary.text(id))) for row in rows for id in row)
-    assert nats > 0
+    assert task.bytes_of(batch) == sum(max(1, len(model.vocabulary.text(id))) for row in rows for id in row)
+    assert task.loss(batch) > 0
     before = model.bits_per_byte(TEXT)
-    done = fit(TokenTask(model, [TEXT]), batches, config, tmp_path / "run", "study")
+    done = fit(task, batches, config, tmp_path / "run", "study")
     assert model.bits_per_byte(TEXT) < before - 0.5
     assert done.bytes > 12 * (2 * 64 - 40) * (1 if model.config.vocabulary == 260 else 1.5)

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.codec import OFFSET
-from bytequilt.config import StackConfig, UserError
+from bytequilt.config import BaselineConfig, StackConfig, UserError
 from bytequilt.infer.sampling import Sampling
 from bytequilt.lm import LM
 

@@ -23,7 +23,7 @@ def test_pieces_of_a_text_are_the_whole_of_it(window, newline_reset):
         cache = model.cache()
         with torch.no_grad():
             pieces = torch.cat([model(part, cache) for part in ids_BN.split(size, 1)], 1)
-            torch.testing.assert_close(pieces, model(ids_BN), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(pieces, model(ids_BN), atol=3e-5, rtol=1e-5)  # the head is doubled
 
 
 @pytest.mark.parametrize("newline_reset", [False, True])

@@ -48,7 +48,7 @@ def test_stats_count_the_patches_that_begin_with_a_generated_byte(kind, length):
 
 
 def test_generation_ends_with_the_eos():
-    lm = LM(blt(), patcher("byte"))
+    lm = LM(blt(1), patcher("byte"))
     with torch.no_grad():
         lm.model.decoder.head.weight[EOS] *= 3  # likely, and far from certain
     found = {prompt: lm.generate(prompt, max_bytes=9, temperature=0) for prompt in (noise(5, s) for s in range(12))}

@@ -390,8 +390,8 @@ def test_what_a_configuration_leaves_out_means_what_it_means_there(tmp_path):
 
 
 def test_an_entropy_model_alone_has_no_layout_there(tmp_path):
+    from bytequilt.interop.directory import write_model
     from bytequilt.interop.native import FORMAT, ModelConfig
-    from bytequilt.lm import write_model
 
     model = entropy_model()
     write_model(

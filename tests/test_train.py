@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import blt
+from safetensors.torch import load_file
 
 from bytequilt.codec import decode
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
-from bytequilt.data.batches import Batches, held_out
+from bytequilt.data.batches import Batch, Batches, held_out
 from bytequilt.data.prepare import ingest
-from bytequilt.lm import load
+from bytequilt.lm import LM, load
 from bytequilt.model.entropy import EntropyModel
+from bytequilt.model.loss import target_nats
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train import checkpoint, metrics
-from bytequilt.train.loop import Interrupted, arrange, fit, step
+from bytequilt.train.arrange import arrange
+from bytequilt.train.loop import Interrupted, fit, step
 from bytequilt.train.optim import lr_factor, optimizers
 from bytequilt.train.run import train
-from bytequilt.train.tasks import BLTTask, EntropyTask, target_nats
+from bytequilt.train.tasks import EntropyTask, LanguageTask
 
 SPACE = RuleConfig(kind="space")
 TRAIN = TrainConfig(
@@ -57,12 +60,12 @@ def batches_of(corpus, config=TRAIN):
     return Batches(corpus / "train", config, SPACE)
 
 
-def task_of(corpus, kind=BLTTask, seed=0):
+def task_of(corpus, kind=LanguageTask, seed=0):
     held = [document.data for document in held_out(corpus, TRAIN.eval_bytes)]
-    return kind(blt(seed, **SHAPE), Patcher(SPACE), held)
+    return kind(LM(blt(seed, **SHAPE), Patcher(SPACE)), held)
 
 
-def run(corpus, folder, kind=BLTTask, **change):
+def run(corpus, folder, kind=LanguageTask, **change):
     """One training run of a fresh network: its task, how far it came, and what it wrote down, times aside."""
     config, task = TRAIN.model_copy(update=change), task_of(corpus, kind)
     done = fit(task, batches_of(corpus, config), config, folder, "blt")
@@ -82,7 +85,7 @@ def assert_same_weights(one, other):
 # ----------------------------------------------------------------------------------------------- going on, stopping
 
 
-class Terminated(BLTTask):
+class Terminated(LanguageTask):
     """Somebody ends the process politely in the middle of its fifth batch."""
 
     left = 5
@@ -101,11 +104,15 @@ class Killed(Terminated):
         if self.left == 1:
             raise ConnectionResetError
         self.left -= 1
-        return BLTTask.loss(self, batch)
+        return LanguageTask.loss(self, batch)
 
 
 @pytest.mark.parametrize(("end", "raised"), [(Terminated, Interrupted), (Killed, ConnectionResetError)])
-@pytest.mark.parametrize("change", [{}, {"optimizer": "muon", "schedule": "wsd"}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"optimizer": "muon", "schedule": "wsd"}, {"accumulate": 2}, {"row_bytes": 16}, {"table_optimizer": "dense"}],
+    ids=str,
+)
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(corpus, tmp_path, end, raised, change):
     whole, _, written = run(corpus, tmp_path / "whole", **change)
     handlers = signal.getsignal(signal.SIGTERM)
@@ -123,6 +130,19 @@ def test_a_stopped_run_has_saved_where_it_is(corpus, tmp_path):
     with pytest.raises(Interrupted, match="stopped at step 5 of 7"):
         run(corpus, tmp_path, Terminated)
     assert checkpoint.found(tmp_path / "checkpoints" / "blt")[-1].name == "step-00000005"
+
+
+def test_a_checkpoint_holds_the_weights_as_they_are_used(corpus, tmp_path):
+    # the first six steps of both are the same, and each reads a part of the table
+    constant = {"schedule": "wsd", "decay": 0.01, "eval_every": 100, "row_bytes": 16}
+    short, *_ = run(corpus, tmp_path / "short", steps=6, **constant)
+    run(corpus, tmp_path / "long", steps=9, **constant)
+    path = tmp_path / "long" / "checkpoints" / "blt" / "step-00000006"
+    stored, kept = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    for name, weight in short.network.state_dict().items():
+        torch.testing.assert_close(stored[name], weight, atol=1e-7, rtol=1e-5, msg=name)
+    behind = [weight for name, weight in kept.items() if name.endswith(".weight")]
+    assert not any(torch.equal(weight, stored["encoder.hash.weight"]) for weight in behind)
 
 
 def test_a_finished_run_does_not_train_again(corpus, tmp_path):
@@ -169,12 +189,41 @@ def weights_after(corpus, batches, **change):
 
 def test_two_batches_are_one_batch_of_twice_the_rows(corpus):
     batch = next(batches_of(corpus, TRAIN.model_copy(update={"rows": 4})))
-    halves = [type(batch)(*(getattr(batch, n)[half] for n in vars(batch))) for half in (slice(0, 2), slice(2, 4))]
+    tensors = (batch.ids_BN, batch.closes_BN, batch.learn_BN)
+    halves = [Batch.of(*(tensor[half] for tensor in tensors)) for half in (slice(0, 2), slice(2, 4))]
     (one, whole), (two, parts) = weights_after(corpus, [batch]), weights_after(corpus, halves)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
     assert whole["targets"] == parts["targets"] == int(batch.learn_BN.sum())
     assert whole["bpb"] == pytest.approx(parts["bpb"], abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_blocks_give_the_same_gradients_and_leave_evaluation_alone(corpus, backend):
+    batch, compiled = next(batches_of(corpus)), []
+
+    def watched(graph, inputs):
+        compiled.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    plain, task = task_of(corpus), task_of(corpus)
+    arrange(task.network, TRAIN.model_copy(update={"compile": True}), watched)
+    for each in (plain, task):
+        each.loss(batch).backward()
+    assert compiled
+    count = len(compiled)
+    assert task.evaluate() == plain.evaluate()  # chunks of many lengths
+    assert len(compiled) == count
+    pairs = zip(plain.network.named_parameters(), task.network.parameters(), strict=True)
+    for (name, one), other in pairs:
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_arranging_again_undoes_what_was_arranged(corpus):
+    network = task_of(corpus).network
+    for change in ({"checkpoint_activations": True}, {"checkpoint_activations": True}, {}):
+        arrange(network, TRAIN.model_copy(update=change))
+    assert not any("forward" in vars(module) for module in network.modules())
 
 
 def test_recomputed_activations_give_the_same_gradients(corpus):
@@ -192,25 +241,25 @@ def test_the_gradient_is_clipped(corpus):
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
-class BadLoss(BLTTask):
+class BadLoss(LanguageTask):
     """The loss is not a number in these batches, counted from 1."""
 
     bad, number = frozenset({3, 4}), 0
 
     def loss(self, batch):
-        nats, extra = super().loss(batch)
+        nats = super().loss(batch)
         self.number += 1
-        return (nats * math.nan if self.number in self.bad else nats), extra
+        return nats * math.nan if self.number in self.bad else nats
 
 
 class BadGradient(BadLoss):
     """The loss is finite and its gradient is not."""
 
     def loss(self, batch):
-        nats, extra = BLTTask.loss(self, batch)
+        nats = LanguageTask.loss(self, batch)
         self.number += 1
         weight = self.network.decoder.norm.weight
-        return (nats + (weight - weight.detach()).abs().sqrt().sum() if self.number in self.bad else nats), extra
+        return nats + (weight - weight.detach()).abs().sqrt().sum() if self.number in self.bad else nats
 
 
 @pytest.mark.parametrize("kind", [BadLoss, BadGradient])
@@ -242,7 +291,7 @@ def test_only_targets_to_learn_cost(corpus, learnt):
     logits = torch.randn(*batch.ids_BN.shape, 260)
     log_p = logits.double().log_softmax(-1)
     slow = -sum(float(log_p[b, t - 1, batch.ids_BN[b, t]]) for b, t in batch.learn_BN.nonzero().tolist())
-    assert float(target_nats(logits, batch)) == pytest.approx(slow, rel=1e-5)
+    assert float(target_nats(logits, batch.ids_BN, batch.learn_BN)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_prompts_are_read_and_not_learnt(text, tmp_path):
@@ -278,7 +327,7 @@ def test_every_parameter_is_in_one_group_and_norms_and_embeddings_do_not_decay(o
 
 def test_muon_has_the_matrices_inside_blocks():
     network = blt(**SHAPE)
-    _, muon = optimizers(network, TRAIN.model_copy(update={"optimizer": "muon"}))
+    _, muon, _ = optimizers(network, TRAIN.model_copy(update={"optimizer": "muon"}))
     names = {id(weight): name for name, weight in network.named_parameters()}
     found = {names[id(weight)] for weight in muon.param_groups[0]["params"]}
     assert found == {n for n, w in network.named_parameters() if ".blocks." in n and w.ndim == 2}
@@ -360,7 +409,9 @@ def test_what_is_done_stays_done(trained):
 def test_a_run_directory_belongs_to_its_recipe(trained, tmp_path):
     made, folder, _ = trained
     with pytest.raises(UserError, match="another recipe"):
-        train(made.model_copy(update={"train": TRAIN}), folder)
+        train(made.model_copy(update={"train": made.train.model_copy(update={"lr": 1.0})}), folder)
+    with pytest.raises(UserError, match="run of 4 steps, which is more than 3"):
+        train(made.model_copy(update={"train": made.train.model_copy(update={"steps": 3})}), folder)
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UserError, match="neither empty nor a run directory"):
         train(made, tmp_path)
@@ -391,7 +442,7 @@ def test_a_model_of_another_shape_is_no_start(trained, text, tmp_path):
 def test_memory_that_is_freed_is_kept_and_not_asked_for_again():
     script = """
 import resource, sys, torch
-from bytequilt.train.loop import keep_freed_memory
+from bytequilt.train.device import keep_freed_memory
 if sys.argv[1] == "kept": keep_freed_memory()
 def use(): torch.ones(16 * 2**20)
 for _ in range(3): use()

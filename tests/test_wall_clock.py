@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bytequilt.baselines.config import BaselineConfig
+from bytequilt import lm
 from bytequilt.baselines.flops import baseline_flops
+from bytequilt.config import BaselineConfig
 from bytequilt.model.flops import flops_per_byte
-from bytequilt.train import tasks
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "wall_clock.py"
 
@@ -49,9 +49,12 @@ def test_tokens_have_the_mean_size_that_was_asked_for(clock):
 def test_speed_and_modules_are_reported_and_nothing_stays_marked(clock):
     found = clock.measured(clock.Options(size="S", rows=1, row_bytes=64, vocabulary=300, repeats=1, warmup=0))
     assert [side["side"] for side in found["sides"]] == ["BLT", "BPE", "entropy model, forward"]
+    for clock_ in ("processor", "seconds"):
+        ratio = found["ratio"][clock_]
+        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
     for rows in found["modules"].values():
         *parts, whole = rows
         assert sum(row["time_share"] for row in parts) == pytest.approx(1.0)
         assert sum(row["flops_share"] for row in parts) == pytest.approx(whole["flops_share"]) == pytest.approx(1.0)
-    shared = (tasks.target_nats, torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step)
+    shared = (lm.target_nats, torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step)
     assert "timed" not in {function.__name__ for function in shared}

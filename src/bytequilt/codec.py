@@ -5,25 +5,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .config import UserError
+from .config import as_bytes
 
 BOE, BOS, EOS, BPE_DELIMITER = range(4)
 OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
 NEWLINE = ord("\n") + OFFSET
-
-
-def as_bytes(text: str | bytes) -> bytes:
-    """UTF-8 of a string, or the bytes themselves.
-
-    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
-    Raises UserError for what is neither.
-    """
-    if isinstance(text, str):
-        return text.encode("utf-8", "surrogateescape")
-    if isinstance(text, bytes | bytearray | memoryview):
-        return bytes(text)
-    raise UserError(f"a text must be str or bytes, not {type(text).__name__}")
 
 
 def encode(text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:

@@ -1,26 +1,33 @@
 """A baseline as one thing that loads, saves, scores and generates, as an LM does."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..codec import VOCAB_SIZE, as_bytes
-from ..config import UserError
+from ..codec import OFFSET, VOCAB_SIZE, as_bytes
+from ..config import BaselineConfig, TrainConfig, UserError
+from ..files import replacing_folder, write_json
 from ..infer.batcher import Batcher
 from ..infer.generate import Completion, complete_all
 from ..infer.sampling import sampling_of
 from ..infer.score import NetworkScorer, Piece, Score, score_documents, score_pieces
-from ..interop.native import FORMAT, ModelConfig, beside
+from ..interop.names import unfilled
+from ..interop.native import FORMAT, ModelConfig
 from ..model.layers import lay_out
+from ..model.loss import target_nats
 from ..model.transformer import Transformer
-from .config import BaselineConfig
 from .decoder import TokenDecoder
+from .flops import baseline_flops
 from .mamba import Mamba
 from .vocabulary import BPE, Bytes, Vocabulary
+
+if TYPE_CHECKING:  # what training needs is optional
+    from ..data.batches import Batch, Batches
 
 TOKENIZER = "tokenizer.model"
 ROWS = 64  # texts that are generated side by side
@@ -37,6 +44,25 @@ class Baseline:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from ..data.batches import Batches  # needs the extra `train`
+
+        return Batches(shards, train, None, encode=self.vocabulary.encode)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and its tokens."""
+        return int(self._sizes_V[batch.ids_BN[batch.ids_BN >= OFFSET]].sum()), batch.ids
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(self.vocabulary.encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, V) in one forward pass."""
+        return self.network(ids_BN.to(self.device))
+
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
     ) -> list[Score]:
@@ -47,6 +73,23 @@ class Baseline:
         """
         size = self.config.token_bytes
         return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)))
+
+    def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch."""
+        single = {"single": batch.single} if isinstance(self.network, Transformer) else {}
+        return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
+
+    def bytes_of(self, batch: "Batch") -> int:
+        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        return int(self._sizes_V[batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]].sum())
+
+    @cached_property
+    def _sizes_V(self) -> Tensor:
+        return torch.tensor([len(self.vocabulary.text(id)) or 1 for id in range(self.vocabulary.size)])
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, their `total`, and `head`, in a context of so many bytes."""
+        return baseline_flops(self.config.model_copy(update={"token_bytes": unit_bytes}), context)
 
     @property
     def _scorer(self) -> NetworkScorer:
@@ -109,10 +152,10 @@ class Baseline:
     def save(self, folder: str | Path) -> None:
         """Write a model directory: config.json, model.safetensors, and tokenizer.model where there is one."""
         tensors = {f"baseline.{name}": w.detach().cpu().contiguous() for name, w in self.network.state_dict().items()}
-        with beside(Path(folder), replace=True) as partial:
+        with replacing_folder(Path(folder)) as partial:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
             config = ModelConfig(format=FORMAT, baseline=self.config)
-            (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+            write_json(partial / "config.json", config.model_dump(mode="json", exclude_none=True), indent=2)
             if isinstance(self.vocabulary, BPE):
                 self.vocabulary.save(partial / TOKENIZER)
 
@@ -121,8 +164,7 @@ class Baseline:
         """The baseline in a directory whose configuration is known. Raises UserError where it is damaged."""
         tokens = config.vocabulary != VOCAB_SIZE
         vocabulary: Vocabulary = BPE.read(folder / TOKENIZER) if tokens else Bytes()
-        with torch.device("meta"):
-            network = build(config)
+        network = unfilled(build, config)
         try:
             tensors = load_file(folder / "model.safetensors")
             weights = {name.removeprefix("baseline."): weight for name, weight in tensors.items()}

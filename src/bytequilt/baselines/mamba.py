@@ -3,11 +3,10 @@
 The library builds the layers. How they run is ours, for its own way knows neither packed documents nor a chunk that
 goes on from a state, and is slow without CUDA; tests hold logits and gradients of the two equal.
 
-Axes, besides those of the house: E inner width, S numbers of state an inner channel, K positions that the convolution
-sees. Positions come first here, for the scan goes through them one by one.
+Axes, besides those of model/layers.py: E inner width, S numbers of state an inner channel, K positions that the
+convolution sees. Positions come first here, because the scan goes through them one by one.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,35 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..codec import BOS
-from ..config import Config, Positive, UserError
-from ..model.layers import init_normal, linear
+from ..config import MambaConfig, UserError
+from ..model.embedding import Embedding
+from ..model.initial import Network
+from ..model.layers import Linear
 from ..model.rows import Rows, rows_of
 
 CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
-
-
-class MambaConfig(Config):
-    """A Mamba of the first kind (Gu and Dao 2023)."""
-
-    dim: Positive
-    """Width of the residual stream."""
-    layers: Positive
-    state: Positive = 16
-    """Numbers that each inner channel remembers."""
-    conv: Positive = 4
-    """How many positions the convolution sees, its own included."""
-    expand: Positive = 2
-    """Inner width as a multiple of `dim`."""
-    norm_eps: float = 1e-5
-
-    @property
-    def inner(self) -> int:
-        return self.expand * self.dim
-
-    @property
-    def rank(self) -> int:
-        """Width through which step sizes are projected."""
-        return math.ceil(self.dim / 16)
 
 
 class MambaCache:
@@ -66,16 +43,34 @@ class MambaCache:
         self.state_LRSE[:, row].zero_()
 
 
-class Mamba(nn.Module):
+class Mamba(Network):
     """Language model over ids; documents in a row, and rows in a batch, do not see each other."""
 
     def __init__(self, config: MambaConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
-        init_normal(self.embed.weight, config.dim)
-        self.backbone = backbone(config)
-        self.head = linear(config.dim, vocabulary)
+        self.embed = Embedding(vocabulary, config.dim)
+        self.head = Linear(config.dim, vocabulary)
+        with torch.device("meta"):  # where the library draws no random numbers, of which it throws some away
+            self.backbone = backbone(config)
+        if not self.head.weight.is_meta:
+            self.backbone.to_empty(device=self.head.weight.device)
+            self._init_backbone()
+
+    def init_weights(self) -> None:
+        """Fill all weights anew; those of the layers as the library does."""
+        self.embed.reset_parameters()
+        self.head.reset_parameters()
+        self._init_backbone()
+
+    @torch.no_grad()
+    def _init_backbone(self) -> None:
+        self.backbone.apply(self.backbone._init_weights)
+
+    @property
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
+        return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(self, ids_BN: Tensor, cache: MambaCache | None = None, rows: Rows | None = None) -> Tensor:
         """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows."""

@@ -1,7 +1,7 @@
 """Batches: documents cut into pieces, packed into rows of N ids and P patches, endless and exactly resumable."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import BOE, encode
+from ..codec import BOE, BOS, OFFSET, encode
 from ..config import RuleConfig, TrainConfig, UserError
+from ..model.segments import starts_of
 from ..patching import rules
 from .order import Index, Order
 from .pieces import CLOSES, ID, LEARN, patch_count, pieces
-from .shards import check_patcher, pq, read_about, shard_paths
+from .shards import check_patcher, read_about, row_groups, shard_paths
 from .sources import Document
 
 try:
@@ -32,7 +33,10 @@ PACKED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of N ids: whole pieces of documents one after another, then padding (id 0)."""
+    """B rows of N ids: whole pieces of documents one after another, then padding (id 0).
+
+    What can be counted is counted while the ids are on the CPU: see `of`.
+    """
 
     ids_BN: Tensor
     """int64"""
@@ -40,10 +44,38 @@ class Batch:
     """Whether each id closes its patch, decided on the whole document."""
     learn_BN: Tensor
     """Whether each id is a target to learn: predicted from the ids before it."""
+    targets: int
+    """How many there are."""
+    ids: int
+    """Ids that stand for text."""
+    patches: int
+    """Patches that begin with such an id."""
+    count: int
+    """P: the patches of the longest row, or more."""
+    single: bool
+    """Whether each row holds one document, from its first id."""
+    fixed: bool
+    """Whether `count` is that of every batch."""
+
+    @classmethod
+    def of(cls, ids_BN: Tensor, closes_BN: Tensor, learn_BN: Tensor, room: int | None = None) -> "Batch":
+        """A batch on the CPU, counted; `room` is its P, where all batches have one."""
+        start_BN, text_BN = starts_of(ids_BN, closes_BN), ids_BN >= OFFSET
+        counts = (learn_BN[:, 1:].sum(), text_BN.sum(), (start_BN & text_BN).sum(), start_BN.sum(1).max())
+        targets, ids, patches, longest = torch.stack(counts).tolist()
+        single = not bool((ids_BN[:, 1:] == BOS).any())
+        fixed = room is not None
+        return cls(ids_BN, closes_BN, learn_BN, targets, ids, patches, room or longest, single, fixed)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on that device."""
-        return Batch(self.ids_BN.to(device), self.closes_BN.to(device), self.learn_BN.to(device))
+        """The batch on that device, which is not waited for."""
+        if device == self.ids_BN.device:
+            return self
+        tensors = (self.ids_BN, self.closes_BN, self.learn_BN)
+        if device.type == "cuda":
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return replace(self, **dict(zip(("ids_BN", "closes_BN", "learn_BN"), moved, strict=True)))
 
 
 class Batches:
@@ -52,7 +84,8 @@ class Batches:
     Rows hold `train.row_bytes` ids and `train.row_patches` patches at most, batches `train.rows` rows. With a rule of
     None nothing closes a patch (training an entropy model). `weights`, one a source, say what share of the bytes each
     source has. Each rank has documents of its own. A `fingerprint` is that of the patcher the shards must come from.
-    `encode` makes ids of a text, as `codec.encode` does, which is used where it is not given.
+    `encode` makes ids of a text, as `codec.encode` does, which is used where it is not given. With `pad_patches`, P is
+    `row_patches` in every batch.
 
     Raises UserError for shards that are damaged or another patcher's, for a corpus smaller than a batch, and for
     `row_patches` below 2.
@@ -69,10 +102,12 @@ class Batches:
         world: int = 1,
         fingerprint: str | None = None,
         encode: Callable[..., np.ndarray] = encode,
+        pad_patches: bool = False,
     ) -> None:
         if train.row_patches is not None and train.row_patches < 2:
             raise UserError("row_patches must be 2 at least: a document opens with a patch of its own")
         self.train, self.rule, self.encode = train, rule, encode
+        self.room = train.row_patches if pad_patches else None
         self._paths = shard_paths(shards)
         documents_S, bytes_S = self._sizes(fingerprint)
         self._check_size(int(bytes_S.sum() + 2 * documents_S.sum()), world)
@@ -93,7 +128,7 @@ class Batches:
         rows = torch.from_numpy(next(self._rows)["piece"])
         ids, closes = rows[..., ID].long(), rows[..., CLOSES].bool()
         closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not open a patch: the row may have no room for it
-        return Batch(ids, closes, rows[..., LEARN].bool())
+        return Batch.of(ids, closes, rows[..., LEARN].bool(), self.room)
 
     def state(self) -> dict[str, Any]:
         """Where the iterator stands, small and fit for JSON."""
@@ -191,12 +226,11 @@ def held_out(folder: Path, limit: int | None = None) -> list[Document]:
     left = limit
     for path in shard_paths(folder / "val"):
         read_about(path)
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=16, columns=["id", "prompt", "data"]):
-                for row in batch.to_pylist():
-                    if left is not None and left <= 0:
-                        return found
-                    data = row["data"][:left]
-                    found.append(Document(row["id"], data, min(row["prompt"], len(data))))
-                    left = None if left is None else left - len(data)
+        for table in row_groups(path):
+            for row in table.to_pylist():
+                if left is not None and left <= 0:
+                    return found
+                data = row["data"][:left]
+                found.append(Document(row["id"], data, min(row["prompt"], len(data))))
+                left = None if left is None else left - len(data)
     return found

@@ -2,11 +2,13 @@
 
 from torch import Tensor, nn
 
+from ..codec import BOS
 from ..config import BLTConfig
 from .cache import StackChunk, StackStep
 from .decoder import Decoder
 from .encoder import Encoder
-from .layers import Stack, linear
+from .initial import Network
+from .layers import Linear, Stack
 from .segments import Patches
 
 
@@ -16,19 +18,26 @@ class Latent(nn.Module):
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
         inputs, width = config.slots * config.encoder.dim, config.latent.dim
-        self.project = nn.Identity() if inputs == width else linear(inputs, width)
+        self.project = nn.Identity() if inputs == width else Linear(inputs, width)
         self.stack = Stack(config.latent)
 
-    def forward(self, x_BPD: Tensor, opens_BP: Tensor, chunk: StackChunk | None = None) -> Tensor:
-        """A patch sees the patches before it, back to the one that opens its document."""
-        return self.stack(self.project(x_BPD).to(x_BPD.dtype), opens_BP, chunk)
+    def forward(
+        self,
+        x_BPD: Tensor,
+        opens_BP: Tensor,
+        chunk: StackChunk | None = None,
+        single: bool = False,
+        fixed: bool = False,
+    ) -> Tensor:
+        """A patch sees the patches before it, back to the one that opens its document. For the rest see `Spans`."""
+        return self.stack(self.project(x_BPD).to(x_BPD.dtype), opens_BP, chunk, single, fixed)
 
     def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
         """The next patch of each row."""
         return self.stack.step(self.project(x_RD), step)
 
 
-class BLT(nn.Module):
+class BLT(Network):
     """Language model on bytes whose big transformer runs once a patch. Where patches start comes from outside."""
 
     def __init__(self, config: BLTConfig) -> None:
@@ -40,6 +49,11 @@ class BLT(nn.Module):
 
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
         """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
-        states = self.encoder(ids_BN)
-        latent_BPD = self.latent(self.encoder.patch(states, patches), patches.opens_BP(ids_BN))
-        return self.decoder(states[-1], self.decoder.read(latent_BPD), patches.read_BN, ids_BN)
+        encoder, decoder, opens_BN = self.encoder, self.decoder, ids_BN == BOS
+        begun = encoder.stack.begin(opens_BN, single=patches.single)
+        states = encoder(ids_BN, begun=begun)
+        slots_BPD, opens_BP = encoder.patch(states, patches), patches.opens_BP(ids_BN)
+        latent_BPD = self.latent(slots_BPD, opens_BP, single=patches.single, fixed=patches.fixed)
+        if not decoder.stack.sees_as(encoder.stack):
+            begun = decoder.stack.begin(opens_BN, single=patches.single)
+        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, begun=begun)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import BLTConfig, StackConfig
-from .layers import RMSNorm, add_product, linear
+from .layers import Linear, RMSNorm, add_product
 from .segments import Patches, segment_softmax
 
 
@@ -21,9 +21,9 @@ class CrossAttention(nn.Module):
         self.heads, self.kv_heads, self.residual = heads, kv_heads, residual
         self.query_norm = RMSNorm(dim, stack.norm_eps)
         self.key_norm = RMSNorm(dim, stack.norm_eps)
-        self.query = linear(dim, dim)
-        self.key_value = linear(dim, 2 * dim // heads * kv_heads)
-        self.out = linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim // heads * kv_heads)
+        self.out = Linear(dim, dim)
 
     def queries(self, x: Tensor) -> Tensor:
         """Scaled queries (..., H, head_dim) of the vectors (..., d) that read."""
@@ -44,7 +44,7 @@ class PatchReadsBytes(CrossAttention):
 
     def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
-        q = self.queries(slots_BPkd).flatten(0, 1)[segment_S]  # (S, k, H, head_dim)
+        q = self.queries(slots_BPkd).flatten(0, 1).index_select(0, segment_S)  # (S, k, H, head_dim)
         k, v = self.keys_values(bytes_BNd).flatten(0, 1).unbind(1)  # (S, H, head_dim)
         scores = (q.float() * k.float()[:, None]).sum(-1)
         weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores)
@@ -75,7 +75,7 @@ class ByteReadsPatch(CrossAttention):
     def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
-        k, v = patches_BPk2Hd.flatten(0, 1)[read_S].unbind(2)  # (S, k, H, head_dim)
+        k, v = patches_BPk2Hd.flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)
         weights = (q[:, None].float() * k.float()).sum(-1).softmax(1)  # (S, k, H)
         values = (weights[..., None] * v).sum(1).to(v.dtype)
         return self.residual * bytes_BNd + self.out(values.flatten(1).view(bytes_BNd.shape))

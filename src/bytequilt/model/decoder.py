@@ -7,7 +7,7 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import StackCache, StackChunk, StackStep
 from .cross import ByteReadsPatch
-from .layers import RMSNorm, Stack, linear
+from .layers import Begun, Linear, RMSNorm, Stack
 from .segments import flat
 
 
@@ -18,12 +18,12 @@ class Decoder(nn.Module):
         super().__init__()
         dim, width = config.decoder.dim, config.latent.dim
         self.slots = config.slots
-        self.project = linear(width, config.slots * dim)
+        self.project = Linear(width, config.slots * dim)
         self.stack = Stack(config.decoder)
         count = {"all": config.decoder.layers, "first": 1, "none": 0}[config.decoder_cross]
         self.cross = nn.ModuleList(ByteReadsPatch(config) for _ in range(count))
         self.norm = RMSNorm(dim, config.decoder.norm_eps)
-        self.head = linear(dim, VOCAB_SIZE)
+        self.head = Linear(dim, VOCAB_SIZE)
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
         """An empty cache."""
@@ -38,14 +38,20 @@ class Decoder(nn.Module):
         return torch.stack([cross.read(slots) for cross in self.cross], 2) if self.cross else slots.sum(2)
 
     def forward(
-        self, x_BNd: Tensor, patches_BP: Tensor, read_BN: Tensor, ids_BN: Tensor, chunk: StackChunk | None = None
+        self,
+        x_BNd: Tensor,
+        patches_BP: Tensor,
+        read_BN: Tensor,
+        ids_BN: Tensor,
+        chunk: StackChunk | None = None,
+        begun: Begun | None = None,
     ) -> Tensor:
         """Byte states (B, N, d), what `read` made of P patches, and which each byte reads -> logits (B, N, V), fp32."""
         read_S = flat(read_BN, patches_BP.shape[1])
         if not self.cross:
             x_BNd = x_BNd + patches_BP.flatten(0, 1)[read_S].view_as(x_BNd)
         by_layer = patches_BP.unbind(2) if self.cross else ()
-        spans, factors = self.stack.begin(ids_BN == BOS, chunk)
+        spans, factors = begun or self.stack.begin(ids_BN == BOS, chunk)
         for layer, block in enumerate(self.stack.blocks):
             if layer < len(self.cross):
                 x_BNd = self.cross[layer](x_BNd, by_layer[layer], read_S)

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cross import PatchReadsBytes
+from .embedding import Embedding
 from .encoder_cache import EncoderCache
 from .hashing import HashEmbedding
-from .layers import Stack, init_normal, linear
+from .layers import Begun, Linear, Stack
 from .rows import Rows
 from .segments import Patches, segment_max
 
@@ -20,17 +21,21 @@ class Encoder(nn.Module):
         super().__init__()
         dim, layers = config.encoder.dim, config.encoder.layers
         self.slots = config.slots
-        self.embed = nn.Embedding(VOCAB_SIZE, dim)
-        init_normal(self.embed.weight, dim)
+        self.embed = Embedding(VOCAB_SIZE, dim)
         self.hash = HashEmbedding(config.hash, dim) if config.hash.sizes else None
         self.stack = Stack(config.encoder)
-        self.project = linear(dim, config.slots * dim)
+        self.project = Linear(dim, config.slots * dim)
         self.reading = {"last": [layers - 1], "all": list(range(layers)), "none": [layers - 1]}[config.encoder_cross]
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))
 
     def forward(
-        self, ids_BN: Tensor, cache: EncoderCache | None = None, rows: Rows | None = None, single: bool = False
+        self,
+        ids_BN: Tensor,
+        cache: EncoderCache | None = None,
+        rows: Rows | None = None,
+        single: bool = False,
+        begun: Begun | None = None,
     ) -> list[Tensor]:
         """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder.
 
@@ -43,7 +48,7 @@ class Encoder(nn.Module):
         if self.hash is not None:
             recent = None if cache is None or rows is None else cache.ids.extend(rows, ids_BN)
             x_BNd = x_BNd + self.hash(ids_BN, recent, x_BNd.dtype)
-        spans, factors = self.stack.begin(opens_BN, chunk)
+        spans, factors = begun or self.stack.begin(opens_BN, chunk)
         states = []
         for layer, block in enumerate(self.stack.blocks):
             x_BNd = block(x_BNd, spans, factors, chunk, layer)

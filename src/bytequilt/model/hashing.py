@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from ..codec import BOS
 from ..config import HashConfig
-from .layers import init_normal
+from .embedding import Gather
+from .initial import init_normal
 
 # One prime a hash function, in the order of the released models.
 PRIMES = (
@@ -41,11 +42,17 @@ def hashes(config: HashConfig, ids_BN: Tensor) -> Tensor:
 class HashEmbedding(nn.Module):
     """The sum of the embeddings of the n-grams that end at each id: (B, N) -> (B, N, d)."""
 
+    gather: Gather | None = None
+    """Set by an optimizer of touched rows while it trains this table."""
+
     def __init__(self, config: HashConfig, dim: int) -> None:
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
-        init_normal(self.weight, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_normal(self.weight, self.weight.shape[1])
 
     @property
     def reach(self) -> int:
@@ -69,9 +76,10 @@ class HashEmbedding(nn.Module):
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
         places_ST = rows_ST + _offsets(self.config, rows_ST.device)
-        if self.weight.dtype is dtype:
-            return F.embedding_bag(places_ST, self.weight, mode="sum")
-        return F.embedding(places_ST, self.weight).to(dtype).sum(1)
+        weight, places_ST = (self.weight, places_ST) if self.gather is None else self.gather(places_ST)
+        if weight.dtype is dtype:
+            return F.embedding_bag(places_ST, weight, mode="sum")
+        return F.embedding(places_ST, weight).to(dtype).sum(1)
 
 
 @lru_cache

@@ -14,14 +14,21 @@ from torch.nn import functional as F
 from ..config import StackConfig
 from .attention import Spans, attend
 from .cache import StackCache, StackChunk, StackStep
+from .initial import init_normal
 from .rope import rotate, rotate_, rotation
 
+Begun = tuple[Spans, Tensor]
+"""What the positions of a call see, and their rotary factors: made once for all layers."""
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+
+class Linear(nn.Linear):
     """A projection without bias, initialised by a normal of deviation inputs**-0.5, cut at three deviations."""
-    layer = nn.Linear(inputs, outputs, bias=False)
-    init_normal(layer.weight, inputs)
-    return layer
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        init_normal(self.weight, self.in_features)
 
 
 def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0) -> Tensor:
@@ -34,12 +41,6 @@ def lay_out(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
             layer.weight.data = layer.weight.data.t().contiguous().t()
-
-
-def init_normal(weight: Tensor, width: int) -> None:
-    """Fill with a truncated normal of deviation width**-0.5."""
-    std = width**-0.5
-    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -67,8 +68,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.num_kv_heads
         self.head_dim = config.head_dim
-        self.qkv = linear(config.dim, (config.heads + 2 * config.num_kv_heads) * config.head_dim)
-        self.out = linear(config.dim, config.dim)
+        self.qkv = Linear(config.dim, (config.heads + 2 * config.num_kv_heads) * config.head_dim)
+        self.out = Linear(config.dim, config.dim)
 
     def forward(
         self, x_BND: Tensor, spans: Spans, factors_BN1C2: Tensor, chunk: StackChunk | None, layer: int
@@ -95,8 +96,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.gate_up = linear(config.dim, 2 * config.hidden_dim)
-        self.down = linear(config.hidden_dim, config.dim)
+        self.gate_up = Linear(config.dim, 2 * config.hidden_dim)
+        self.down = Linear(config.hidden_dim, config.dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return self.down(self.hidden(x_BND))
@@ -142,18 +143,35 @@ class Stack(nn.Module):
         weight = self.blocks[0].attention.qkv.weight
         return StackCache(self.config, rows, reserve, weight.device, weight.dtype)
 
-    def begin(self, opens_BN: Tensor, chunk: StackChunk | None) -> tuple[Spans, Tensor]:
-        """What each position sees and its rotary factors, in whole rows or in a chunk that a cache has begun."""
+    def sees_as(self, other: "Stack") -> bool:
+        """Whether masks and rotary factors made for the other stack serve this one."""
+        fields = ("window", "head_dim", "rope_theta")
+        return all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
+
+    def begin(
+        self, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
+    ) -> Begun:
+        """What each position sees and its rotary factors, in whole rows or in a chunk that a cache has begun.
+
+        `single` and `fixed` as in `Spans`.
+        """
         if chunk is not None:
             return chunk.spans, chunk.factors_BN1C2
         count = opens_BN.shape[1]
         positions = torch.arange(count, device=opens_BN.device)
         factors = rotation(positions, count, self.config.head_dim, self.config.rope_theta)
-        return Spans.of(opens_BN, self.config.window), factors[:, None]
+        return Spans.of(opens_BN, self.config.window, single, fixed), factors[:, None]
 
-    def forward(self, x_BND: Tensor, opens_BN: Tensor, chunk: StackChunk | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        opens_BN: Tensor,
+        chunk: StackChunk | None = None,
+        single: bool = False,
+        fixed: bool = True,
+    ) -> Tensor:
         """Contexts open where `opens_BN` says so. With a chunk, x continues what its cache has seen."""
-        spans, factors_BN1C2 = self.begin(opens_BN, chunk)
+        spans, factors_BN1C2 = self.begin(opens_BN, chunk, single, fixed)
         for layer, block in enumerate(self.blocks):
             x_BND = block(x_BND, spans, factors_BN1C2, chunk, layer)
         return x_BND

@@ -22,15 +22,26 @@ class Patches:
     closes_BN: Tensor
     count: int
     """Patches of the longest row, or more: the P of every [B, P, D] tensor."""
+    single: bool = False
+    """Whether each row is known to hold one document, from its first byte."""
+    fixed: bool = False
+    """Whether training meets this P at every step."""
 
     @classmethod
-    def from_closes(cls, ids_BN: Tensor, closes_BN: Tensor, count: int | None = None) -> "Patches":
-        """Patches of ids (B, N) from the decisions (B, N). Raises ValueError where `count` is too small."""
-        start_BN = torch.cat([torch.ones_like(closes_BN[:, :1]), closes_BN[:, :-1]], 1) | (ids_BN == BOS)
-        found = int(start_BN.sum(1).max())
-        if count is not None and count < found:
-            raise ValueError(f"{found} patches in a row, but room for {count}")
-        return cls(start_BN, closes_BN, count or found)
+    def from_closes(
+        cls,
+        ids_BN: Tensor,
+        closes_BN: Tensor,
+        count: int | None = None,
+        single: bool = False,
+        fixed: bool = False,
+    ) -> "Patches":
+        """Patches of ids (B, N) from the decisions (B, N).
+
+        `count` must be enough for the longest row; without it, the device is read. For the rest see the fields.
+        """
+        start_BN = starts_of(ids_BN, closes_BN)
+        return cls(start_BN, closes_BN, count or int(start_BN.sum(1).max()), single, fixed)
 
     @classmethod
     def from_lengths(cls, lengths_BP: Tensor) -> "Patches":
@@ -71,10 +82,14 @@ class Patches:
 
     def opens_BP(self, ids_BN: Tensor) -> Tensor:
         """Which patches open a document: those of a BOS."""
-        opens = torch.zeros(len(ids_BN), self.count, dtype=torch.bool, device=ids_BN.device)
-        row, byte = (ids_BN == BOS).nonzero(as_tuple=True)
-        opens[row, self.of_byte_BN[row, byte]] = True
-        return opens
+        opens = torch.zeros(len(ids_BN), self.count + 1, dtype=torch.bool, device=ids_BN.device)
+        patch_BN = torch.where(ids_BN == BOS, self.of_byte_BN, self.count)  # of other bytes, one that does not exist
+        return opens.scatter_(1, patch_BN, True)[:, :-1]
+
+
+def starts_of(ids_BN: Tensor, closes_BN: Tensor) -> Tensor:
+    """Which ids start a patch: (B, N) bool."""
+    return torch.cat([torch.ones_like(closes_BN[:, :1]), closes_BN[:, :-1]], 1) | (ids_BN == BOS)
 
 
 def flat(index_BN: Tensor, per_row: int) -> Tensor:
@@ -94,6 +109,6 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
     """Softmax over the entries of each segment, column by column: (S, H) -> (S, H), in fp32."""
     scores = scores_SH.float()
     top = segment_max(scores.detach(), segment_S, segments)
-    weights = (scores - top[segment_S]).exp()
+    weights = (scores - top.index_select(0, segment_S)).exp()
     sums = weights.new_zeros(segments, weights.shape[1]).index_add(0, segment_S, weights)
-    return weights / sums[segment_S]
+    return weights / sums.index_select(0, segment_S)  # whose gradient adds up many times faster than that of indexing

@@ -1,15 +1,17 @@
 """A transformer over ids, from embedding to logits: the entropy model is one, and so are the baselines."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import StackConfig
 from .cache import StackCache
-from .layers import RMSNorm, Stack, init_normal, linear
+from .embedding import Embedding
+from .initial import Network
+from .layers import Linear, RMSNorm, Stack
 from .rows import Rows
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """Predicts the next id; documents in a row, and rows in a batch, do not see each other."""
 
     opening: tuple[int, ...] = (BOS,)
@@ -18,11 +20,10 @@ class Transformer(nn.Module):
     def __init__(self, config: StackConfig, vocabulary: int = VOCAB_SIZE) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(vocabulary, config.dim)
-        init_normal(self.embed.weight, config.dim)
+        self.embed = Embedding(vocabulary, config.dim)
         self.stack = Stack(config)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = linear(config.dim, vocabulary)
+        self.head = Linear(config.dim, vocabulary)
 
     def opens(self, ids: Tensor) -> Tensor:
         """Where the attention context opens anew: bool, shaped as the ids."""
@@ -40,11 +41,12 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, N, V) in fp32; row t predicts id t+1.
 
-        With a cache, the ids continue those of its rows; `single`: no id is a BOS but a row's first of all.
+        With a cache, the ids continue those of its rows. `single`: no id is a BOS but a row's first of all, which
+        saves masks.
         """
         opens_BN, single = self.opens(ids_BN), single and self.opening == (BOS,)
         chunk = None if cache is None else cache.chunk(rows or cache.rows(), opens_BN, single)
-        return self.head(self.norm(self.stack(self.embed(ids_BN), opens_BN, chunk))).float()
+        return self.head(self.norm(self.stack(self.embed(ids_BN), opens_BN, chunk, single))).float()
 
     def step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""

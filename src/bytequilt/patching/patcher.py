@@ -1,7 +1,7 @@
 """Patches of text: an entropy model, a rule, and the calibration of its threshold."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import encode
+from ..codec import OFFSET, encode
 from ..config import RuleConfig, UserError
 from ..model.cache import StackCache
 from ..model.entropy import EntropyModel
@@ -85,11 +85,11 @@ class Patcher:
             return self.model.nats_step(ids_R, cache, rows, text)
 
     @torch.no_grad()
-    def entropies(self, documents: list[bytes]) -> list[np.ndarray]:
+    def entropies(self, documents: list[bytes], advance: Callable[[int], object] = lambda _: None) -> list[np.ndarray]:
         """Entropies in nats after each id of BOS + bytes + EOS of each document, fp32.
 
         The documents run through the model as one stream in chunks: there is no padding, and keys and values carried
-        from chunk to chunk make the chunks' borders exact.
+        from chunk to chunk make the chunks' borders exact. `advance` is told the text bytes just done.
         """
         assert self.model is not None
         device = next(chain(self.model.parameters(), self.model.buffers())).device
@@ -101,6 +101,7 @@ class Patcher:
         with exact(device):
             for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
                 out.copy_(self.model.nats(part[None].to(device), cache)[0])
+                advance(int((part >= OFFSET).sum()))
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 
     def calibrate(self, documents: Iterable[bytes], target_bytes_per_patch: float) -> Calibration:

@@ -1,8 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped. Tensors in safetensors, the rest in JSON."""
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import UserError
+from ..config import UserError, one_line
+from ..files import read_json, remove_folder, replacing_folder, write_json
+from .optim import row_optimizers
 
 
 def save(
@@ -23,19 +23,13 @@ def save(
     keep: int,
 ) -> None:
     """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
-    path, partial = folder / f"step-{step:08d}", folder / f"step-{step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {name: w.detach().contiguous() for name, w in network.state_dict().items()}, partial / "model.safetensors"
-    )
     tensors, groups = _flatten(optimizers)
-    save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(state | {"step": step, "groups": groups}))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with replacing_folder(folder / f"step-{step:08d}") as partial:
+        save_file(_weights(network, optimizers), partial / "model.safetensors")
+        save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
+        write_json(partial / "state.json", state | {"step": step, "groups": groups})
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def found(folder: Path) -> list[Path]:
@@ -46,18 +40,27 @@ def found(folder: Path) -> list[Path]:
 def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Put a checkpoint back and return its state. Raises UserError where it is damaged or of another model."""
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_json(path / "state.json")
         network.load_state_dict(load_file(path / "model.safetensors"))
         tensors = load_file(path / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         _unflatten(optimizers, tensors, state.pop("groups"))
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(
-            f"checkpoint {path} is damaged or belongs to another model ({reason}); "
+            f"checkpoint {path} is damaged or belongs to another model ({one_line(error)[:100]}); "
             "delete it to go on from the one before it"
         ) from None
     return state
+
+
+def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All weights as they are used; an optimizer of touched rows keeps those that it goes on with."""
+    tables = {id(weight): rows for rows in row_optimizers(optimizers) for weight in rows.moments}
+    weights = {}
+    for name, weight in network.state_dict(keep_vars=True).items():
+        rows = tables.get(id(weight))
+        weights[name] = rows.caught_up(weight) if rows else weight.detach().contiguous()
+    return weights
 
 
 def _flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:

@@ -1,6 +1,5 @@
 """Lean patchers: what takes the place of a model's entropy model and costs a fraction of it."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..codec import encode
-from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, RuleConfig, TrainConfig, UserError
+from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, RuleConfig, TrainConfig
 from ..data.batches import Batch, Batches, held_out
 from ..data.prepare import ingest
+from ..files import write_json
 from ..infer.score import Score
 from ..lm import LM, load
 from ..model.entropy import EntropyModel
@@ -22,8 +22,11 @@ from ..model.ngram import NgramEntropy
 from ..patching import rules
 from ..patching.patcher import Patcher
 from ..view.progress import progress
+from .checks import check_data, check_entropy, check_training
+from .claim import claimed_for
+from .device import device_of
 from .loop import fit
-from .run import sample_documents
+from .sample import sample_documents
 from .tasks import entropy_scores
 
 EIGHTH = 8  # one document of so many of the sample is for the threshold; an n-gram table learns from the others
@@ -54,12 +57,15 @@ class DistillTask:
     def __init__(self, network: EntropyModel, teacher: EntropyModel, held_out: list[bytes]) -> None:
         self.network, self.teacher, self.held_out = network, teacher, held_out
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def bytes_of(self, batch: Batch) -> int:
+        return batch.targets
+
+    def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             wanted = self.teacher(batch.ids_BN)[:, :-1].softmax(-1)
-        learn = batch.learn_BN[:, 1:]
-        logits = self.network(batch.ids_BN)[:, :-1]
-        return F.cross_entropy(logits[learn].float(), wanted[learn], reduction="sum"), {}
+        logits = self.network(batch.ids_BN)[:, :-1].float()
+        costs_BN = F.cross_entropy(logits.transpose(1, 2), wanted.transpose(1, 2), reduction="none")
+        return (costs_BN * batch.learn_BN[:, 1:]).sum()
 
     def evaluate(self) -> dict[str, float]:
         return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
@@ -68,14 +74,24 @@ class DistillTask:
 def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict[str, Any]:
     """Make a lean patcher for a model from text, and write the model with it to `folder/model`; returns the report.
 
-    Its threshold is calibrated to the mean patch of the model. Raises UserError where the model has no entropy model.
+    Its threshold is calibrated to the mean patch of the model. Raises UserError where the model has no entropy model,
+    before any work.
     """
-    lm = load(name)
+    data = DataConfig(train=files, val_every=lean.val_every)
+    check_data(data)
+    check_training(lean.train)
+    check_entropy(name)
+    device = device_of(lean.train) if lean.kind == "window" else torch.device("cpu")  # tables are filled on the CPU
+    lm = load(name, str(device))
+    about = {"patcher": lm.patcher.fingerprint, "files": files, "lean": lean.model_dump(mode="json")}
+    with claimed_for(about, folder, "distill.json"):
+        return _distilled(lm, data, lean, folder)
+
+
+def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, Any]:
     teacher = lm.patcher.model
-    if not isinstance(teacher, EntropyModel):
-        raise UserError(f"{name} has no entropy model to take the place of")
-    _claim(folder, {"patcher": lm.patcher.fingerprint, "files": files, "lean": lean.model_dump(mode="json")})
-    ingest(DataConfig(train=files, val_every=lean.val_every), folder / "corpus")
+    assert isinstance(teacher, EntropyModel)
+    ingest(data, folder / "corpus")
     shards = folder / "corpus" / "train"
     test = _cut([document.data for document in held_out(folder / "corpus")], lean.test_bytes)
     sample = sample_documents(shards, lean.sample_bytes)
@@ -89,24 +105,14 @@ def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict
     found = LM(lm.model, _calibrated(lm, student, sample[::EIGHTH]), lm.patch_bytes)
     found.save(folder / "model")
     report = {"kind": lean.kind} | compare(lm, found, test)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "report.json", report, indent=2)
     return report
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Make the run directory, or go on in it. Raises UserError where it belongs to something else."""
-    path, text = folder / "distill.json", json.dumps(about, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.read_text() == text:
-        return
-    if any(folder.iterdir()):
-        raise UserError(f"{folder} holds something else; give --out another directory, or delete this one")
-    path.write_text(text)
 
 
 def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     """How near a lean patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
-    ids = [torch.from_numpy(encode(document))[None] for document in documents]
+    device = lm.model.decoder.head.weight.device
+    ids = [torch.from_numpy(encode(document))[None].to(device) for document in documents]
     closes = [torch.cat([one.patcher(i).closes_BN[0, 1:] for i in ids]) for one in (lm, lean)]  # BOS always closes
     both = int((closes[0] & closes[1]).sum())
     sides = {}

@@ -2,24 +2,22 @@
 
 import json
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..config import UserError
+from ..files import read_text, write_text
+from .checks import tracker_of
 
 
 class Metrics:
     """Appends records to metrics.jsonl, and to a tracker with wandb's calls. Records after `step` are forgotten."""
 
     def __init__(self, path: Path, stage: str, step: int, tracker: str | None, config: dict[str, Any]) -> None:
-        self.stage, self.tracker = stage, _tracker(tracker)
+        self.stage, self.tracker = stage, None if tracker is None else tracker_of(tracker)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read(path) if r["stage"] != stage or r["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        partial.rename(path)
-        self.file = path.open("a")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.file = path.open("a", encoding="utf-8")
         if self.tracker is not None:
             self.tracker.init(project="bytequilt", name=f"{path.parent.name}-{stage}", config=config)
 
@@ -40,20 +38,9 @@ class Metrics:
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl; a line that an interruption cut short is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in read_text(path).splitlines() if path.is_file() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
     return records
-
-
-def _tracker(name: str | None) -> Any:
-    if name is None:
-        return None
-    try:
-        return import_module(name)
-    except ImportError:
-        raise UserError(
-            f"tracker '{name}' is not installed; trackio comes with `pip install 'bytequilt[track]'`"
-        ) from None

@@ -1,45 +1,88 @@
 """Optimizers in parameter groups, and the learning rate over time."""
 
 import math
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import TrainConfig
+from ..model.embedding import Embedding
+from ..model.hashing import HashEmbedding
+from ..model.layers import Block
+from .rows import Rows
 
 
 def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices inside transformer blocks and AdamW for the rest.
 
-    Norms, embeddings and the rates of a Mamba do not decay; embeddings and hash tables have a learning rate of their
-    own. Every group remembers its peak learning rate as `peak`.
+    Norms, embeddings and what a module calls `undecayed` do not decay; embeddings and hash tables have a learning rate
+    of their own, and the optimizer of touched rows unless the configuration says otherwise. Every group remembers its
+    peak learning rate as `peak`.
     """
-    matrices, embeddings, heads, norms = [], [], [], []
-    for name, weight in network.named_parameters():
-        if weight.ndim < 2 or name.endswith(".A_log"):  # rates of a Mamba, a number each
-            norms.append(weight)
-        elif ".embed." in f".{name}" or ".hash." in f".{name}":
-            embeddings.append(weight)
-        else:
-            inside = ".blocks." in f".{name}" or ".layers." in f".{name}"
-            (matrices if inside and weight.ndim == 2 else heads).append(weight)
+    tables = [module for module in network.modules() if isinstance(module, Embedding | HashEmbedding)]
+    for table in tables:
+        table.gather = None  # that of an optimizer before this one
+    matrices, norms, others = _kinds(network, {id(table.weight) for table in tables})
     muon = matrices if config.optimizer == "muon" else []
-    decayed = heads if muon else matrices + heads
+    decayed = others if muon else matrices + others
+    rows = tables if config.table_optimizer == "rows" else []
+    dense = [] if rows else [table.weight for table in tables]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "peak": config.lr},
         {"params": norms, "weight_decay": 0.0, "peak": config.lr},
-        {"params": embeddings, "weight_decay": 0.0, "peak": config.hash_lr or config.lr},
+        {"params": dense, "weight_decay": 0.0, "peak": config.hash_lr or config.lr},
     ]
-    found: list[torch.optim.Optimizer] = [
+    chosen: list[torch.optim.Optimizer] = [
         torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
     ]
     if muon:
         group = {"params": muon, "peak": config.lr}
         # scaled to AdamW's update size, so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982)
-        found.append(
+        chosen.append(
             torch.optim.Muon([group], lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
-    return found
+    if rows:
+        chosen.append(Rows(rows, config.hash_lr or config.lr, config.betas))
+    return chosen
+
+
+def _kinds(network: nn.Module, tables: set[int]) -> tuple[list[nn.Parameter], ...]:
+    """Matrices inside transformer blocks, weights that do not decay, and the others; tables apart."""
+    inside = {id(w) for module in network.modules() if isinstance(module, Block) for w in module.parameters()}
+    undecayed = {id(w) for module in network.modules() for w in getattr(module, "undecayed", ())}
+    matrices, norms, others = [], [], []
+    for weight in network.parameters():
+        if id(weight) in tables:
+            continue
+        if weight.ndim < 2 or id(weight) in undecayed:
+            norms.append(weight)
+        else:
+            (matrices if id(weight) in inside and weight.ndim == 2 else others).append(weight)
+    return matrices, norms, others
+
+
+def row_optimizers(chosen: list[torch.optim.Optimizer]) -> list[Rows]:
+    """Those of them that let rows fall behind."""
+    return [optimizer for optimizer in chosen if isinstance(optimizer, Rows)]
+
+
+def catch_up(chosen: list[torch.optim.Optimizer]) -> None:
+    """Bring all weights to the last step, before they are used for anything but training."""
+    for optimizer in row_optimizers(chosen):
+        optimizer.catch_up()
+
+
+def release(chosen: list[torch.optim.Optimizer]) -> None:
+    """Bring all weights to the last step, and let go of the network."""
+    for optimizer in row_optimizers(chosen):
+        optimizer.detach()
+
+
+def clip_(network: nn.Module, chosen: list[torch.optim.Optimizer], largest: float) -> Tensor:
+    """Scale the whole gradient down to a norm of at most `largest`, and return the norm that it had."""
+    leaves = (leaf for optimizer in row_optimizers(chosen) for leaf in optimizer.leaves())
+    return nn.utils.clip_grad_norm_(chain(network.parameters(), leaves), largest)
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
@@ -54,8 +97,8 @@ def lr_factor(step: int, config: TrainConfig) -> float:
     return config.final_lr + (1 - config.final_lr) * falling
 
 
-def set_lr(found: list[torch.optim.Optimizer], factor: float) -> None:
+def set_lr(chosen: list[torch.optim.Optimizer], factor: float) -> None:
     """Set every group to that fraction of its peak."""
-    for optimizer in found:
+    for optimizer in chosen:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

@@ -1,7 +1,6 @@
 """The report of a run: what the model reached on held-out text, beside compressors, with pictures."""
 
 import gzip
-import json
 import lzma
 from collections import Counter
 from pathlib import Path
@@ -9,26 +8,26 @@ from typing import Any
 
 from ..config import Recipe
 from ..data.batches import held_out
+from ..data.sources import Document
+from ..files import write_json, write_text
 from ..infer.score import Score
-from ..lm import LM, load
+from ..lm import LM
 from ..model.flops import flops_per_byte
 from ..view.figures import training_curve
 from ..view.html import page
 from ..view.progress import progress
 from . import metrics
-from .tasks import entropy_scores
+from .loop import Progress
+from .tasks import entropy_scores, held_out_score
 
 PARAGRAPH = 600  # bytes of held-out text that are shown in colour
 
 
-def write_report(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Measure the model of a run directory on all its held-out text; write report.json, curve.png and patches.html."""
-    path = folder / "report.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    lm = load(folder)
-    documents = [document.data for document in held_out(folder / "corpus")]
-    report = measure(lm, documents) | training(folder)
+def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[str, Any]:
+    """Measure a trained model on all held-out text, where it is; write report.json, curve.png and patches.html."""
+    held = held_out(folder / "corpus")
+    documents = [document.data for document in held]
+    report = measure(lm, held) | training(done)
     entropy = lm.patcher.model.config if lm.patcher.model else None
     if report["mean_patch_bytes"]:
         report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
@@ -38,21 +37,23 @@ def write_report(recipe: Recipe, folder: Path) -> dict[str, Any]:
     patched = lm.patch(paragraph(documents))
     report["paragraph"] = patched.json()
     training_curve(metrics.read(folder / "metrics.jsonl"), folder / "curve.png")
-    (folder / "patches.html").write_text(page(patched, title=f"Patches of {folder.name}"))
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    partial.rename(path)
+    write_text(folder / "patches.html", page(patched, title=f"Patches of {folder.name}"))
+    write_json(folder / "report.json", report, indent=2)
     return report
 
 
-def measure(lm: LM, documents: list[bytes]) -> dict[str, Any]:
-    """Bits per byte of documents under the BLT, its entropy model and compressors, and the sizes of their patches."""
+def measure(lm: LM, held: list[Document]) -> dict[str, Any]:
+    """Bits per byte of documents under the BLT, its entropy model and compressors, and the sizes of their patches.
+
+    The BLT's are those of what is learnt: prompts do not count. The others see whole documents.
+    """
+    documents = [document.data for document in held]
     together = b"".join(documents)
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        score = Score.total(lm.score_documents(documents, lambda done: bar.update(line, advance=done)))
-    report |= {"mean_patch_bytes": score.patch_bytes, "bpb": score.bits_per_byte}
+        score, mean_patch = held_out_score(lm, held, lambda done: bar.update(line, advance=done))
+    report |= {"mean_patch_bytes": mean_patch, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
@@ -77,16 +78,14 @@ def patch_lengths(lm: LM, documents: list[bytes]) -> dict[str, int]:
     return {str(length): counts[length] for length in sorted(counts)}
 
 
-def training(folder: Path) -> dict[str, Any]:
-    """What training took, from metrics.jsonl: the last record of the BLT's stage, and speed over the whole of it."""
-    records = [r for r in metrics.read(folder / "metrics.jsonl") if r["stage"] == "blt"]
-    last = records[-1]
+def training(done: Progress) -> dict[str, Any]:
+    """What the training of the BLT took, and its speed over the whole of it."""
     return {
-        "steps": last["step"],
-        "trained_bytes": last["bytes"],
-        "train_seconds": last["seconds"],
-        "bytes_per_second": last["bytes"] / last["seconds"],
-        "skipped_steps": last["skipped"],
+        "steps": done.step,
+        "trained_bytes": done.bytes,
+        "train_seconds": round(done.seconds, 3),
+        "bytes_per_second": done.bytes / done.seconds if done.seconds else 0.0,
+        "skipped_steps": done.skipped,
     }
 
 

@@ -1,46 +1,64 @@
-"""The stages of a recipe, in order: corpus, entropy model, threshold, shards, BLT, report. What is done stays done."""
+"""The stages of a recipe, in order: corpus, entropy model, threshold, shards, BLT, report. Finished stages are kept."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..config import PatchingConfig, Recipe, TrainConfig, UserError
+from ..config import DataConfig, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
-from ..data.shards import rank_and_world, read_about, shard_paths
+from ..data.shards import rank_and_world
+from ..files import read_json, write_json
+from ..interop.directory import load_entropy, write_model
 from ..interop.native import FORMAT, ModelConfig
-from ..lm import LM, load, load_entropy, write_model
+from ..lm import LM, load
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..view.progress import console, progress
-from .loop import device_of, fit
+from . import checkpoint
+from .checks import check_recipe
+from .claim import claimed
+from .device import device_of
+from .loop import Progress, fit
 from .report import write_report
-from .tasks import BLTTask, EntropyTask
+from .sample import sample_documents
+from .tasks import EntropyTask, LanguageTask
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Run what is missing of a recipe in its run directory, and return the report."""
     if rank_and_world()[1] > 1:
         raise UserError("training runs in one process; several can share `prepare`: torchrun -m bytequilt prepare ...")
-    folder = claim(recipe, folder)
-    patcher = prepare(recipe, folder)
-    blt_stage(recipe, folder, patcher)
-    return write_report(recipe, folder)
+    check_recipe(recipe)
+    with claimed(recipe, folder):
+        if (folder / "report.json").is_file() and (folder / "model" / "config.json").is_file():
+            return read_json(folder / "report.json")
+        patcher = stages_to_shards(recipe, folder)
+        lm, done = blt_stage(recipe, folder, patcher)
+        return write_report(recipe, folder, lm, done)
 
 
 def prepare(recipe: Recipe, folder: Path) -> Patcher:
-    """The stages up to the shards: corpus, entropy model, calibrated threshold, entropies."""
+    """The stages of a recipe up to the shards, in its run directory; several ranks may share them."""
+    check_recipe(recipe)
+    if rank_and_world()[1] > 1:
+        return stages_to_shards(recipe, folder)
+    with claimed(recipe, folder):
+        return stages_to_shards(recipe, folder)
+
+
+def stages_to_shards(recipe: Recipe, folder: Path) -> Patcher:
+    """Corpus, entropy model, calibrated threshold, entropies."""
     manifest = ingest(recipe.data, folder / "corpus")
     console.print(
         f"corpus: {manifest['train']['documents']:,} documents, {manifest['train']['bytes'] / 1e6:.1f} MB to train on, "
         f"{manifest['val']['bytes'] / 1e6:.2f} MB held out"
     )
-    entropy = entropy_stage(recipe, folder)
-    patcher = threshold_stage(recipe.patching, folder / "corpus", folder / "calibration.json", entropy)
+    patcher = _patcher(recipe, folder)
     if patcher.rule.needs_entropy:
         with progress() as bar:
             line = bar.add_task("prepare", total=manifest["train"]["bytes"])
@@ -48,69 +66,59 @@ def prepare(recipe: Recipe, folder: Path) -> Patcher:
     return patcher
 
 
-def claim(recipe: Recipe, folder: Path) -> Path:
-    """Make the run directory, or go on in it. Raises UserError where it belongs to a different recipe."""
-    path, text = folder / "recipe.toml", to_toml(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        if path.read_text() != text:
-            raise UserError(
-                f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
-            )
-    else:
-        if any(folder.iterdir()):
-            raise UserError(f"{folder} is neither empty nor a run directory; give --out another one")
-        path.write_text(text)
-    return folder
+def _patcher(recipe: Recipe, folder: Path) -> Patcher:
+    """The patcher of the model that training starts from, where the recipe gives no threshold of its own."""
+    device, patching = device_of(recipe.train), recipe.patching
+    if recipe.train.init is not None and patching.calibrated is not None:
+        given = load(recipe.train.init, str(device)).patcher
+        if given.rule.kind == patching.kind:
+            console.print(f"patches: those of {recipe.train.init}; a threshold in [patching] would change them")
+            return given
+    entropy = None
+    if patching.needs_entropy:
+        sections = (recipe.entropy, recipe.entropy_train, recipe.entropy_init)
+        entropy = entropy_stage(folder, *sections, recipe.data).to(device)
+    return threshold_stage(patching, folder / "corpus", folder / "calibration.json", entropy)
 
 
-def entropy_stage(recipe: Recipe, folder: Path) -> EntropyModel | None:
-    """Train the entropy model, or take the one that the recipe names; None where the rule needs none."""
-    if not recipe.patching.needs_entropy:
-        return None
-    if recipe.entropy_init is not None:
-        return _entropy_of(recipe.entropy_init).to(device_of(recipe.train))
-    assert recipe.entropy is not None
-    assert recipe.entropy_train is not None
-    done = folder / "entropy"
-    if not (done / "config.json").is_file():
-        config = recipe.entropy_train
-        torch.manual_seed(config.seed)
-        network = EntropyModel(recipe.entropy)
-        if config.init is not None:
-            start_from(network, _entropy_of(config.init), config.init)
-        documents = _held_out(folder, config.eval_bytes)
-        fit(
-            EntropyTask(network, documents),
-            _batches(recipe, folder / "corpus" / "train", config, None),
-            config,
-            folder,
-            "entropy",
-        )
-        write_model(done, ModelConfig(format=FORMAT, entropy=recipe.entropy), None, network)
-    return _entropy_of(str(done)).to(device_of(recipe.train))
+def entropy_stage(
+    folder: Path, config: EntropyConfig | None, train: TrainConfig | None, init: str | None, data: DataConfig
+) -> EntropyModel:
+    """Train the entropy model on `folder/corpus`, or take that of the model `init`, as it is."""
+    if init is not None:
+        return _entropy_of(init)
+    if config is None or train is None:
+        raise UserError("patching by entropy needs [entropy] and [entropy_train], or `entropy_init`")
+    finished = folder / "entropy"
+    if (finished / "config.json").is_file():
+        return _entropy_of(str(finished))
+    torch.manual_seed(train.seed)
+    network = EntropyModel(config)
+    if train.init is not None:
+        start_from(network, _entropy_of(train.init), train.init)
+    documents = [document.data for document in held_out(folder / "corpus", train.eval_bytes)]
+    batches = Batches(folder / "corpus" / "train", train, None, weights=data.weights)
+    fit(EntropyTask(network, documents), batches, train, folder, "entropy")
+    write_model(finished, ModelConfig(format=FORMAT, entropy=config), None, network)
+    return network.eval()
 
 
 def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | None) -> Patcher:
     """The patcher, its threshold calibrated on documents of the training corpus unless it is given.
 
-    What is found is kept in the file at `path`.
+    The threshold is kept in the file at `path`; a damaged file is made again.
     """
     field = patching.calibrated
     if field is None:
         return Patcher(patching.rule(), entropy)
     patcher = Patcher(patching.rule(**{field: 0.0}), entropy)
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if (found["patcher"], found.get("patching")) == (patcher.fingerprint, patching.model_dump(mode="json")):
-            return Patcher(patching.rule(**{field: found["threshold"]}), entropy)
+    made_of = {"patcher": patcher.fingerprint, "patching": patching.model_dump(mode="json")}
+    if (threshold := _kept_threshold(path, made_of)) is not None:
+        return Patcher(patching.rule(**{field: threshold}), entropy)
     sample = sample_documents(corpus / "train", patching.sample_bytes)
     assert patching.target_bytes is not None
     reached = patcher.calibrate(sample, patching.target_bytes)
-    made_of = {"patcher": patcher.fingerprint, "patching": patching.model_dump(mode="json")}
-    record = made_of | {"threshold_bits": reached.threshold_bits} | vars(reached)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(path, made_of | {"threshold_bits": reached.threshold_bits} | vars(reached), indent=2)
     console.print(
         f"threshold: {reached.threshold_bits:.3f} bits give {reached.mean_patch_bytes:.2f} bytes per patch "
         f"on {reached.sample_bytes / 1e6:.1f} MB"
@@ -118,23 +126,46 @@ def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy:
     return patcher
 
 
-def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> None:
-    """Train the BLT and write the model directory."""
+def _kept_threshold(path: Path, made_of: dict[str, Any]) -> float | None:
+    """The threshold in a file, where it was made of the same."""
+    try:
+        record = read_json(path) if path.is_file() else {}
+        same = all(record.get(name) == value for name, value in made_of.items())
+        threshold = float(record["threshold"]) if same else math.nan
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
+        console.print(f"{path} is damaged; it is made again")
+        return None
+    return threshold if math.isfinite(threshold) else None
+
+
+def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> tuple[LM, Progress]:
+    """Train the BLT and write the model directory; the model, where it was trained, and how far."""
+    config, device = recipe.train, device_of(recipe.train)
     if (folder / "model" / "config.json").is_file():
-        return
-    config = recipe.train
+        return load(folder, str(device)), _progress(folder)
     torch.manual_seed(config.seed)
     network = BLT(recipe.model)
     if config.init is not None:
         start_from(network, load(config.init).model, config.init)
-    shards = folder / ("shards" if patcher.rule.needs_entropy else "corpus/train")
-    batches = _batches(recipe, shards, config, patcher)
-    task = BLTTask(
-        network, patcher, _held_out(folder, config.eval_bytes), config.row_patches if config.compile else None
+    lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
+    task = LanguageTask(lm, held_out(folder / "corpus", config.eval_bytes))
+    done = fit(task, blt_batches(recipe, folder, patcher), config, folder, "blt")
+    network.eval()
+    lm.save(folder / "model")
+    return lm, done
+
+
+def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher) -> Batches:
+    """What the BLT is trained on. P is the same in every batch where shapes must not change."""
+    needs_entropy, config = patcher.rule.needs_entropy, recipe.train
+    return Batches(
+        folder / ("shards" if needs_entropy else "corpus/train"),
+        config,
+        patcher.rule,
+        weights=recipe.data.weights,
+        fingerprint=patcher.fingerprint if needs_entropy else None,
+        pad_patches=config.compile or device_of(config).type != "cpu",
     )
-    fit(task, batches, config, folder, "blt")
-    target = recipe.patching.target_bytes or recipe.patching.stride
-    LM(network.cpu(), patcher, target).save(folder / "model")
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
@@ -146,42 +177,14 @@ def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
         raise UserError(f"`init` {name} does not fit the shape of the recipe: {reason}") from None
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as resolved, as TOML."""
-    import tomli_w
-
-    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
-
-
-def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:
-    """Documents spread evenly over a folder of shards, about so many bytes of them, and one at least."""
-    import pyarrow.parquet as pq
-
-    found: list[bytes] = []
-    paths = shard_paths(folder)
-    total = sum(sum(read_about(path)["bytes"]) for path in paths)
-    every, number = max(1, total // sample_bytes), 0
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=["data"]):
-            for data in batch["data"]:
-                if number % every == 0:
-                    found.append(data.as_py())
-                number += 1
-    return found
-
-
-def _held_out(folder: Path, limit: int | None) -> list[bytes]:
-    return [document.data for document in held_out(folder / "corpus", limit)]
-
-
-def _batches(recipe: Recipe, shards: Path, config: TrainConfig, patcher: Patcher | None) -> Batches:
-    rule = patcher.rule if patcher else None
-    fingerprint = patcher.fingerprint if patcher and patcher.rule.needs_entropy else None
-    return Batches(shards, config, rule, weights=recipe.data.weights, fingerprint=fingerprint)
+def _progress(folder: Path) -> Progress:
+    """How far the newest checkpoint is."""
+    existing = checkpoint.found(folder / "checkpoints" / "blt")
+    return Progress(**read_json(existing[-1] / "state.json")["progress"]) if existing else Progress()
 
 
 def _entropy_of(name: str) -> EntropyModel:
     model = load_entropy(name)
-    if model is None:
+    if not isinstance(model, EntropyModel):
         raise UserError(f"{name} has no entropy model")
     return model

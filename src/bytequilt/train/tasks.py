@@ -1,26 +1,70 @@
-"""What the loop can train: an entropy model, a BLT whose patches were decided beforehand, and a baseline."""
+"""What the loop can train: an entropy model, and any language model, through one protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from ..baselines.baseline import Baseline
 from ..data.batches import Batch
+from ..data.sources import Document
 from ..infer.score import NetworkScorer, Score, score_documents
-from ..lm import LM
-from ..model.blt import BLT
 from ..model.entropy import EntropyModel
-from ..model.segments import Patches
-from ..patching.patcher import Patcher
+from ..model.loss import target_nats
 
 
-def target_nats(logits_BNV: Tensor, batch: Batch) -> Tensor:
-    """Sum of -log p over the targets to learn; row t of the logits predicts id t+1."""
-    targets_BN = batch.ids_BN[:, 1:].masked_fill(~batch.learn_BN[:, 1:], -100)
-    logits = logits_BNV[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(logits, targets_BN.flatten(), ignore_index=-100, reduction="sum")
+class LanguageModel(Protocol):
+    """What a BLT with its patcher and a baseline have in common."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Sum of nats over the targets to learn."""
+        ...
+
+    def bytes_of(self, batch: Batch) -> int:
+        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        ...
+
+    def score_documents(
+        self, documents: Iterable[bytes], advance: Callable[[int], None] = ...
+    ) -> list[Score]: ...
+    def score(self, context: Any) -> list[Score]:
+        """What the second text of each pair costs after the first, without an EOS."""
+        ...
+
+    def generate(self, prompt: Any, **sampling: Any) -> Any: ...
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, and their `total`."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class LanguageTask:
+    """Trains a language model; held-out text is scored as the model is used."""
+
+    def __init__(self, model: LanguageModel, held_out: Sequence[bytes | Document]) -> None:
+        self.model, self.held_out = model, held_out
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model.network
+
+    def bytes_of(self, batch: Batch) -> int:
+        return self.model.bytes_of(batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.model.loss(batch)
+
+    def evaluate(self) -> dict[str, float]:
+        score, mean_patch = held_out_score(self.model, self.held_out)
+        measured = {"val_bpb": score.bits_per_byte}
+        return measured if mean_patch is None else measured | {"val_mean_patch": mean_patch}
 
 
 class EntropyTask:
@@ -29,47 +73,29 @@ class EntropyTask:
     def __init__(self, network: EntropyModel, held_out: list[bytes]) -> None:
         self.network, self.held_out = network, held_out
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return target_nats(self.network(batch.ids_BN), batch), {}
+    def bytes_of(self, batch: Batch) -> int:
+        return batch.targets
+
+    def loss(self, batch: Batch) -> Tensor:
+        return target_nats(self.network(batch.ids_BN, single=batch.single), batch.ids_BN, batch.learn_BN)
 
     def evaluate(self) -> dict[str, float]:
         return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
 
 
-class BLTTask:
-    """Trains a BLT on the patches of the batch; held-out text is patched as it will be in use."""
+def held_out_score(
+    model: LanguageModel, documents: Sequence[bytes | Document], advance: Callable[[int], None] = lambda _: None
+) -> tuple[Score, float | None]:
+    """What is learnt of documents costs so much, EOS included, and their mean patch; prompts are read and not counted.
 
-    def __init__(self, network: BLT, patcher: Patcher, held_out: list[bytes], row_patches: int | None = None) -> None:
-        self.network, self.patcher, self.held_out = network, patcher, held_out
-        self.row_patches = row_patches
-        """P of every batch, where shapes must not change."""
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, self.row_patches)
-        nats = target_nats(self.network(batch.ids_BN, patches), batch)
-        text = batch.ids_BN >= 4
-        return nats, {"ids": int(text.sum()), "patches": int((patches.start_BN & text).sum())}
-
-    def evaluate(self) -> dict[str, float]:
-        score = Score.total(LM(self.network, self.patcher).score_documents(self.held_out))
-        return {"val_bpb": score.bits_per_byte, "val_mean_patch": score.patch_bytes}
-
-
-class TokenTask:
-    """Trains a baseline, over bytes or tokens."""
-
-    def __init__(self, baseline: Baseline, held_out: list[bytes]) -> None:
-        self.network, self.baseline, self.held_out = baseline.network, baseline, held_out
-        vocabulary = baseline.vocabulary
-        self.sizes_V = torch.tensor([len(vocabulary.text(id)) or 1 for id in range(vocabulary.size)])
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        learnt = batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]
-        size = int(self.sizes_V.to(learnt.device)[learnt].sum())
-        return target_nats(self.network(batch.ids_BN), batch), {"bytes": size}
-
-    def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": Score.total(self.baseline.score_documents(self.held_out)).bits_per_byte}
+    What comes later changes nothing: a prompt costs what it costs alone, and that is taken from the whole.
+    """
+    texts = [document if isinstance(document, bytes) else document.data for document in documents]
+    prompts = [d.data[: d.prompt] for d in documents if isinstance(d, Document) and d.prompt]
+    whole = Score.total(model.score_documents(texts, advance))
+    asked = Score.total(model.score([(b"", prompt) for prompt in prompts]) if prompts else [])
+    learnt = replace(whole, nats=whole.nats - asked.nats, bytes=whole.bytes - asked.bytes)
+    return learnt, whole.patch_bytes or None
 
 
 def entropy_scores(

@@ -1,0 +1,92 @@
+"""One pass of checks before any work: whatever can be known to fail is said at once, in one line."""
+
+import glob
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
+from ..infer.sampling import Sampling
+from ..interop import Directory
+from ..interop.native import ModelConfig
+from ..model.blt import BLT
+from ..model.entropy import EntropyModel
+from .device import check_device
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError for what a run of this recipe would stumble over later."""
+    for config in (recipe.train, recipe.entropy_train):
+        if config is not None:
+            check_training(config)
+    check_data(recipe.data)
+    if recipe.train.init is not None:
+        check_shape(recipe.train.init, BLT, recipe.model, "blt")
+    if recipe.entropy_train is not None and recipe.entropy_train.init is not None:
+        check_shape(recipe.entropy_train.init, EntropyModel, recipe.entropy, "entropy")
+    if recipe.entropy_init is not None:
+        check_entropy(recipe.entropy_init)
+    shown = recipe.report
+    Sampling(max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
+    shown.prompt.encode("utf-8", "surrogateescape")
+
+
+def check_training(config: TrainConfig) -> None:
+    """The device and the tracker of a training."""
+    check_device(config.device)
+    if config.tracker is not None:
+        tracker_of(config.tracker)
+
+
+def check_data(config: DataConfig) -> None:
+    """Whether there is something at every source; the hub and standard input are not asked."""
+    if not config.train:
+        raise UserError("`train` of [data] names no source")
+    for source in (*config.train, *config.val):
+        scheme, _, name = source.partition(":")
+        if source == "-" or scheme == "hf":
+            continue
+        path = Path(str(resources.files("bytequilt") / "corpus" / name)) if scheme == "package" else Path(source)
+        if scheme != "package":
+            path = path.expanduser() if source.startswith("~/") else path
+        if not path.exists() and not next(glob.iglob(str(path), recursive=True), None):
+            raise UserError(f"no file at {source}: a source of [data] is a file, a folder, a glob, hf: or package:")
+
+
+def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:
+    """Whether the weights of a model fit a network of this configuration."""
+    theirs = getattr(described(name), part)
+    if theirs is None:
+        raise UserError(f"`init` {name} has no {'entropy model' if part == 'entropy' else 'BLT'}")
+    with torch.device("meta"):
+        ours, stored = (kind(shape).state_dict() for shape in (config, theirs))
+    for key in ours.keys() | stored.keys():
+        a, b = (tuple(weights[key].shape) if key in weights else None for weights in (ours, stored))
+        if a != b:
+            raise UserError(f"`init` {name} does not fit the shape of the recipe: {key} is {b} there, and here {a}")
+
+
+def check_entropy(name: str) -> None:
+    """Whether a model has an entropy model."""
+    if described(name).entropy is None:
+        raise UserError(f"{name} has no entropy model")
+
+
+def described(name: str) -> ModelConfig:
+    """The configuration of a model. Raises UserError where there is none of that name."""
+    return Directory.find(name).config
+
+
+def tracker_of(name: str) -> Any:
+    """The module that records of training go to. Raises UserError where it is none."""
+    try:
+        module = import_module(name)
+    except (ImportError, ValueError, TypeError):
+        raise UserError(
+            f"tracker '{name}' is not installed; trackio comes with `pip install 'bytequilt[track]'`"[:300]
+        ) from None
+    if not all(callable(getattr(module, call, None)) for call in ("init", "log", "finish")):
+        raise UserError(f"'{name}' is no tracker: it lacks init, log or finish; trackio and wandb have them")
+    return module

@@ -1,0 +1,276 @@
+"""AdamW for tables of which a step reads few rows: hash embeddings and byte embeddings.
+
+Dense AdamW moves every row at every step: a row that is not read goes on by its momentum, which shrinks. Here a row
+stands still until it is read, and then makes up for all those steps at once, in closed form. Of what dense AdamW
+without weight decay does, only its `eps` inside a gap is neglected. (Moments that stand still as well, as in
+SparseAdam, train a worse model.)
+
+Between touches the first moment shrinks by b1 a step and the second by b2, so step j moves a row that was touched last
+at step s by `lr(j) * c(j) * q^(j-s) * m / sqrt(v)`, with q = b1 / sqrt(b2) and the bias correction
+c(j) = sqrt(1 - b2^j) / (1 - b1^j). The sum over j depends on s alone. It is kept for every s: the drift.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model.embedding import Embedding
+from ..model.hashing import HashEmbedding
+
+CHUNK = 1 << 16  # rows that are caught up at a time where a whole table is: bounds the memory that it takes
+FIRST_STEPS = 1024  # room for their drift; it doubles when it is full
+NEGLIGIBLE = 1e-12  # of a move: what is left of it later is not added up
+
+
+@dataclass
+class Moments:
+    """What AdamW knows of a table (R, d) after `step` steps, row by row as it was when the row was touched last."""
+
+    m_RD: Tensor
+    v_RD: Tensor
+    last_R: Tensor
+    """int32: the step of the last touch."""
+    drift_S: Tensor
+    """How far a row has to move that was touched last at step s, in units of m / sqrt(v)."""
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Moments":
+        """Of a table before the first step."""
+        last_R = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        return cls(torch.zeros_like(weight), torch.zeros_like(weight), last_R, weight.new_zeros(FIRST_STEPS))
+
+
+@dataclass(frozen=True)
+class Step:
+    """The numbers of one AdamW step, counted from 1."""
+
+    number: int
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+
+    @property
+    def correction(self) -> float:
+        """Bias correction of m / sqrt(v)."""
+        return (1 - self.betas[1] ** self.number) ** 0.5 / (1 - self.betas[0] ** self.number)
+
+
+def caught_up(weight_RD: Tensor, moments: Moments, rows_U: Tensor | slice, eps: float) -> Tensor:
+    """Rows of a table as dense AdamW would have left them by now: (U, d). Changes nothing."""
+    m_UD, v_UD, last_U = (select(x, rows_U) for x in (moments.m_RD, moments.v_RD, moments.last_R))
+    far_U1 = -moments.drift_S.index_select(0, last_U)[:, None]
+    return select(weight_RD, rows_U).addcdiv(m_UD * far_U1, v_UD.sqrt().add_(eps))
+
+
+def update_(
+    weight_RD: Tensor, moments: Moments, rows_U: Tensor | slice, values_UD: Tensor, grads_UD: Tensor, step: Step
+) -> None:
+    """One AdamW step of some rows, whose caught-up values are given; a row may be named twice with the same values."""
+    b1, b2 = step.betas
+    gap_U1 = (step.number - 1 - select(moments.last_R, rows_U))[:, None]
+    m_UD = select(moments.m_RD, rows_U).mul_(torch.pow(b1, gap_U1)).lerp_(grads_UD, 1 - b1)
+    v_UD = select(moments.v_RD, rows_U).mul_(torch.pow(b2, gap_U1)).mul_(b2).addcmul_(grads_UD, grads_UD, value=1 - b2)
+    width = (1 - b2**step.number) ** 0.5  # as in torch.optim.AdamW, eps comes after the correction of v
+    values_UD = values_UD.addcdiv(m_UD, v_UD.sqrt().add_(step.eps * width), value=-step.lr * step.correction)
+    write_(weight_RD, rows_U, values_UD)
+    write_(moments.m_RD, rows_U, m_UD)
+    write_(moments.v_RD, rows_U, v_UD)
+    write_(moments.last_R, rows_U, torch.full_like(gap_U1[:, 0], step.number))
+
+
+def catch_up_(weight_RD: Tensor, moments: Moments, step: Step) -> None:
+    """Bring every row of a table to the end of a step, chunk by chunk."""
+    for begin in range(0, len(weight_RD), CHUNK):
+        rows = slice(begin, begin + CHUNK)
+        weight_RD[rows] = caught_up(weight_RD, moments, rows, step.eps)
+        gap_U1 = (step.number - moments.last_R[rows])[:, None]
+        moments.m_RD[rows] *= torch.pow(step.betas[0], gap_U1)
+        moments.v_RD[rows] *= torch.pow(step.betas[1], gap_U1)
+        moments.last_R[rows] = step.number
+
+
+def drifted(drift_S: Tensor, step: Step) -> Tensor:
+    """The drift after one step more: the same tensor while there is room in it."""
+    if step.number >= len(drift_S):
+        drift_S = torch.cat([drift_S, torch.zeros_like(drift_S)])
+    powers_K = _powers(step.betas[0] / step.betas[1] ** 0.5, len(drift_S), drift_S.device)
+    count = min(step.number, len(powers_K))
+    drift_S[step.number - count : step.number].add_(powers_K[-count:], alpha=step.lr * step.correction)
+    return drift_S
+
+
+@lru_cache
+def _powers(q: float, most: int, device: torch.device) -> Tensor:
+    """..., q^3, q^2, q, as far back as they count."""
+    powers, power = [], q
+    while len(powers) < most and power > NEGLIGIBLE:
+        powers.append(power)
+        power *= q
+    return torch.tensor(powers[::-1], device=device)
+
+
+def select(x_RD: Tensor, rows_U: Tensor | slice) -> Tensor:
+    """A copy of rows; many times faster than indexing by a tensor."""
+    return x_RD[rows_U].clone() if isinstance(rows_U, slice) else x_RD.index_select(0, rows_U)
+
+
+def write_(x_RD: Tensor, rows_U: Tensor | slice, values_UD: Tensor) -> None:
+    """Put rows in place. A CPU does it number by number: here four numbers pass for one."""
+    if isinstance(rows_U, slice) or x_RD.ndim == 1 or x_RD.shape[1] % 4 or x_RD.device.type != "cpu":
+        x_RD[rows_U] = values_UD
+    else:
+        x_RD.view(torch.complex128).index_copy_(0, rows_U, values_UD.view(torch.complex128))
+
+
+# ------------------------------------------------------------------------------------------------- rows that are read
+
+
+@dataclass
+class Read:
+    """The rows of a table that a step reads: their caught-up values, which collect the gradient."""
+
+    rows_U: Tensor | slice
+    values_UD: Tensor
+    slot_U: Tensor | None = None
+    """Where rows are padded with repeats of the last: the place whose gradient counts for each."""
+
+    @property
+    def grads_UD(self) -> Tensor:
+        grads_UD = self.values_UD.grad
+        assert grads_UD is not None
+        return grads_UD if self.slot_U is None else grads_UD.index_select(0, self.slot_U)
+
+
+def distinct(places_M: Tensor, size: int, fixed: bool) -> tuple[Tensor | slice, Tensor, Tensor | None]:
+    """Rows of a table of `size`, each once; where in them each of `places_M` is; and `Read.slot_U`.
+
+    A table that has no more rows than are asked for is taken whole. With `fixed`, shapes do not depend on values, and
+    the device is not read: M rows, the last of them repeated.
+    """
+    if len(places_M) >= size:
+        return slice(None), places_M, None
+    if not fixed:
+        return *places_M.unique(return_inverse=True), None
+    sorted_M, order_M = places_M.sort()
+    slot_M = torch.cat([torch.zeros_like(sorted_M[:1]), (sorted_M[1:] != sorted_M[:-1]).long()]).cumsum(0)
+    rows_M = sorted_M[-1:].repeat(len(sorted_M)).scatter_(0, slot_M, sorted_M)
+    count = torch.arange(len(sorted_M), device=sorted_M.device)
+    return rows_M, torch.empty_like(slot_M).scatter_(0, order_M, slot_M), count.minimum(slot_M[-1])
+
+
+def summed(reads: list[Read], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | slice, Tensor | None, Tensor]:
+    """Rows, `slot_U` and gradients of several reads of a table together."""
+    grads = [read.values_UD.grad for read in reads]
+    everything = torch.arange(len(weight_RD), device=weight_RD.device)
+    rows_M = torch.cat([everything if isinstance(r.rows_U, slice) else r.rows_U for r in reads])
+    rows_U, where_M, slot_U = distinct(rows_M, len(weight_RD), fixed)
+    count = len(weight_RD) if isinstance(rows_U, slice) else len(rows_U)
+    return rows_U, slot_U, weight_RD.new_zeros(count, weight_RD.shape[1]).index_add_(0, where_M, torch.cat(grads))
+
+
+class Rows(torch.optim.Optimizer):
+    """AdamW of touched rows, without weight decay, for tables that are modules of kind Embedding or HashEmbedding.
+
+    It stands between a table and its readers: what they read with gradients is caught up, and remembered. Without
+    gradients they read the table itself, and `catch_up` must come before.
+    """
+
+    def __init__(self, tables: list[Embedding | HashEmbedding], lr: float, betas: tuple[float, float]) -> None:
+        group = {"params": [table.weight for table in tables], "weight_decay": 0.0, "peak": lr}
+        super().__init__([group], {"lr": lr, "betas": betas, "eps": 1e-8, "step": 0})
+        self.tables = tables
+        self.moments = {table.weight: Moments.of(table.weight.detach()) for table in tables}
+        self.reads: dict[Tensor, list[Read]] = {}
+        self.fixed = any(table.weight.device.type != "cpu" for table in tables)
+        """Whether shapes must not depend on values, for the device would have to be read."""
+        for table in tables:
+            table.gather = self._reader(table)
+
+    def detach(self) -> None:
+        """Catch up and let go of the tables."""
+        self.catch_up()
+        for table in self.tables:
+            table.gather = None
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Bring every row to the last step: before evaluation and export."""
+        for weight, moments in self.moments.items():
+            catch_up_(weight.detach(), moments, self._step)
+
+    @torch.no_grad()
+    def caught_up(self, weight: Tensor) -> Tensor:
+        """A copy of a table as `catch_up` would leave it, in the memory of the CPU."""
+        parts = (slice(begin, begin + CHUNK) for begin in range(0, len(weight), CHUNK))
+        return torch.cat([caught_up(weight, self.moments[weight], rows, self._step.eps).cpu() for rows in parts])
+
+    def leaves(self) -> list[Tensor]:
+        """One tensor a table, whose `grad` is the gradient of the rows that were read, each row once."""
+        return [read.values_UD for weight in self.reads for read in self._merged(weight)]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step of the rows that were read since the last; the others fall behind."""
+        self.param_groups[0]["step"] += 1
+        now = self._step
+        for weight, moments in self.moments.items():
+            for read in self._merged(weight):
+                update_(weight.detach(), moments, read.rows_U, read.values_UD.detach(), read.grads_UD, now)
+            moments.drift_S = drifted(moments.drift_S, now)
+        self.reads.clear()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget what was read."""
+        self.reads.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on bit for bit: rows as they are, not caught up."""
+        state = [vars(moments) | {"weight": weight.detach()} for weight, moments in self.moments.items()]
+        return {"state": dict(enumerate(state)), "param_groups": super().state_dict()["param_groups"]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put a state back."""
+        for number, (weight, moments) in enumerate(self.moments.items()):
+            state = state_dict["state"][number]
+            weight.copy_(state["weight"])
+            for name in vars(moments):
+                setattr(moments, name, state[name].to(weight.device))
+        (group,) = state_dict["param_groups"]
+        self.param_groups[0] |= {name: value for name, value in group.items() if name != "params"}
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    @property
+    def _step(self) -> Step:
+        group = self.param_groups[0]
+        return Step(group["step"], group["lr"], group["betas"], group["eps"])
+
+    def _reader(self, table: Embedding | HashEmbedding) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        def gather(places: Tensor) -> tuple[Tensor, Tensor]:
+            weight = table.weight
+            if not torch.is_grad_enabled():
+                return weight, places
+            rows_U, where_M, slot_U = distinct(places.flatten(), len(weight), self.fixed)
+            with torch.no_grad():
+                values_UD = caught_up(weight, self.moments[weight], rows_U, self._step.eps)
+            self.reads[weight] = [*self._merged(weight), Read(rows_U, values_UD.requires_grad_(), slot_U)]
+            return values_UD, where_M.view(places.shape)
+
+        return gather
+
+    @torch.no_grad()
+    def _merged(self, weight: Tensor) -> list[Read]:
+        """All that was read of a table and has a gradient, as one; none where nothing was."""
+        reads = [read for read in self.reads.get(weight, []) if read.values_UD.grad is not None]
+        if len(reads) > 1:
+            rows_U, slot_U, grads_UD = summed(reads, weight, self.fixed)
+            values_UD = caught_up(weight, self.moments[weight], rows_U, self._step.eps)
+            values_UD.grad = grads_UD
+            reads = [Read(rows_U, values_UD, slot_U)]
+            self.reads[weight] = reads
+        return reads

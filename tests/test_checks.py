@@ -1,0 +1,167 @@
+"""What is found out before any work, what a run directory is claimed for, and what survives damage."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from conftest import blt
+from test_train import TRAIN, recipe
+
+from bytequilt.config import DataConfig, RuleConfig, UserError
+from bytequilt.data.batches import held_out
+from bytequilt.data.prepare import ingest
+from bytequilt.data.sources import Document
+from bytequilt.files import locked
+from bytequilt.lm import LM, load
+from bytequilt.patching.patcher import Patcher
+from bytequilt.train.run import train
+from bytequilt.train.sample import places_of, sample_documents
+from bytequilt.train.tasks import held_out_score
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    random, words = np.random.default_rng(0), ["the", "quick", "brown", "fox", "jumps"]
+    rows = [{"ask": f"prompt {n}: ", "text": " ".join(random.choice(words, 40))} for n in range(40)]
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(recipe(text, "entropy"), folder)
+    return folder
+
+
+def changed(made, section, **change):
+    return made.model_copy(update={section: getattr(made, section).model_copy(update=change)})
+
+
+HOPELESS = [
+    ("train", {"device": "nowhere"}, "device"),
+    ("train", {"device": "meta:99x"}, "device"),
+    ("entropy_train", {"device": "nowhere"}, "device"),
+    ("train", {"tracker": ""}, "tracker"),
+    ("train", {"tracker": "json"}, "is no tracker"),
+    ("train", {"tracker": "no_such_module"}, "not installed"),
+    ("train", {"init": "no/such/model"}, "no/such/model"),
+    ("data", {"train": ("nowhere.txt",)}, "nowhere.txt"),
+    ("data", {"val": ("no/*.txt",)}, "no/"),
+    ("data", {"train": ()}, "names no source"),
+    ("report", {"temperature": -1.0}, "temperature"),
+]
+
+
+@pytest.mark.parametrize(("section", "change", "said"), HOPELESS, ids=str)
+def test_what_cannot_work_is_said_before_any_work_and_nothing_is_left(text, tmp_path, section, change, said):
+    with pytest.raises(UserError, match=said) as caught:
+        train(changed(recipe(text, "entropy"), section, **change), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_hears_of_every_step(text, tmp_path, monkeypatch):
+    heard = []
+    tracker = types.SimpleNamespace(init=lambda **_: heard.append("init"), log=heard.append, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "my_tracker", tracker)
+    train(changed(recipe(text, "space"), "train", tracker="my_tracker"), tmp_path / "run")
+    assert [record if record == "init" else record["step"] for record in heard] == ["init", 1, 2, 3, 4]
+
+
+def test_more_steps_go_on_in_the_same_folder(text, tmp_path):
+    longer = changed(recipe(text, "space"), "train", steps=6)
+    assert train(recipe(text, "space"), tmp_path / "run")["steps"] == 4
+    before = load(tmp_path / "run").model.decoder.head.weight
+    report = train(longer, tmp_path / "run")
+    assert report["steps"] == 6
+    assert not torch.equal(before, load(tmp_path / "run").model.decoder.head.weight)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert train(longer, tmp_path / "run") == report
+
+
+def test_a_recipe_is_the_same_with_its_defaults_left_out(text, tmp_path):
+    made = recipe(text, "space")
+    report = train(made, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.toml"
+    lines = [line for line in path.read_text().splitlines() if "table_optimizer" not in line and "keep" not in line]
+    path.write_text("\n".join(lines))  # as a version wrote it that had fewer fields
+    assert train(made, tmp_path / "run") == report
+
+
+def test_one_process_at_a_time_has_a_folder(text, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is at work in"):
+        train(recipe(text, "space"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"threshold": "x"}'])
+def test_a_damaged_calibration_is_made_again(text, trained, damage):
+    path, made = trained / "calibration.json", recipe(text, "entropy")
+    whole = path.read_text()
+    path.write_text(damage)
+    (trained / "report.json").unlink()
+    train(made, trained)
+    assert json.loads(path.read_text()) == json.loads(whole)
+
+
+def test_an_empty_recipe_of_a_full_disk_is_written_again(text, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").touch()
+    train(recipe(text, "space"), tmp_path / "run")
+    assert (tmp_path / "run" / "recipe.toml").stat().st_size
+
+
+def test_what_an_interrupted_writer_left_is_swept(text, tmp_path):
+    train(recipe(text, "space"), tmp_path / "run")
+    (tmp_path / "run" / ".report.json.1.partial").touch()
+    train(recipe(text, "space"), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_a_model_to_start_from_brings_its_patcher(text, trained, tmp_path):
+    rule = load(trained).patcher.rule
+    change = {"train": TRAIN.model_dump() | {"steps": 1, "init": str(trained)}}
+    train(recipe(text, "entropy", patching={"kind": "entropy", "target_bytes": 2.0}, **change), tmp_path / "own")
+    assert load(tmp_path / "own").patcher.rule == rule
+    assert not (tmp_path / "own" / "entropy").exists()
+    train(recipe(text, "entropy", patching={"kind": "entropy", "threshold": 1.0}, **change), tmp_path / "given")
+    assert load(tmp_path / "given").patcher.rule.threshold == 1.0
+
+
+def test_prompts_are_not_counted_in_held_out_text(text, tmp_path):
+    ingest(DataConfig(train=(text,), val_every=10, prompt_field="ask"), tmp_path)
+    documents, lm = held_out(tmp_path), LM(blt(), Patcher(RuleConfig(kind="space")))
+    score, _ = held_out_score(lm, documents)
+    nats = 0.0
+    for d in documents:  # the slow way: costs of all bytes, one by one
+        before = lm.score(b"", d.data[: d.prompt]).nats
+        nats += lm.score_documents([d.data])[0].nats - before
+    assert score.nats == pytest.approx(nats)
+    assert score.bytes == sum(len(d.data) - d.prompt for d in documents)
+    other = [Document(d.id, b"Prompt" + d.data[6:], d.prompt) for d in documents]
+    assert held_out_score(lm, other)[0].bytes == score.bytes
+
+
+@pytest.mark.parametrize("sizes", [[30_000_000, *[1000] * 200], [10] * 5000, [70_000] * 40, [5], [900_000, 900_000]])
+@pytest.mark.parametrize("wanted", [1, 10_000, 1_000_000])
+def test_a_sample_is_counted_in_bytes(sizes, wanted):
+    places, limit = places_of(np.array(sizes), wanted)
+    size = sum(min(sizes[place], limit) for place in places)
+    assert size <= max(wanted, len(places))
+    assert size >= min(sum(sizes), wanted) * 0.45
+
+
+def test_samples_are_cut_and_evenly_spread(tmp_path):
+    (tmp_path / "long.txt").write_bytes(b"x" * 50_000)
+    for number in range(60):
+        (tmp_path / f"short{number:02}.txt").write_bytes(bytes([65 + number % 26]) * 500)
+    ingest(DataConfig(train=(str(tmp_path),), val_every=50), tmp_path / "corpus")
+    sample = sample_documents(tmp_path / "corpus" / "train", 20_000)
+    assert 10_000 <= sum(map(len, sample)) <= 20_000
+    assert len(sample) > 10
