@@ -32,6 +32,7 @@ from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
+from .native import chosen
 from .patching import rules
 from .patching.patcher import Patcher
 from .view.patched import Patch, PatchedText
@@ -53,8 +54,9 @@ class LM(ModelHubMixin):
         patcher: Patcher,
         patch_bytes: float | None = None,
         run: Path | None = None,
+        native: bool = False,
     ) -> None:
-        self.model, self.patcher = model.eval(), patcher
+        self.model, self.patcher, self._native = model.eval(), patcher, native
         self.patch_bytes = patch_bytes
         """Mean bytes per patch that the threshold was calibrated to, where that is known."""
         self.run = run
@@ -74,6 +76,12 @@ class LM(ModelHubMixin):
             f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {rule}; "
             f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
         )
+
+    @property
+    def native(self) -> bool:
+        """Whether sessions and batchers take compiled steps."""
+        weight = self.model.decoder.norm.weight
+        return self._native and weight.is_cpu and weight.dtype is torch.float32
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model and its patcher to a device, `auto` among them; returns this LM.
@@ -116,11 +124,11 @@ class LM(ModelHubMixin):
 
     def session(self, reserve: int = 0) -> Session:
         """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
-        return Session(self.model, self.patcher, reserve)
+        return Session(self.model, self.patcher, reserve, native=self.native)
 
     def batcher(self, rows: int = 16) -> Batcher:
         """Generates up to so many texts side by side, which come and go as they please."""
-        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows)))
+        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows, native=self.native)))
 
     @overload
     def generate(
@@ -213,7 +221,7 @@ class LM(ModelHubMixin):
 
     def restore(self, path: str | Path) -> Session:
         """A session of this model that was saved, as in `session.save(path)`."""
-        return Session.restore(self.model, self.patcher, path)
+        return Session.restore(self.model, self.patcher, path, self.native)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
@@ -265,26 +273,29 @@ def load(
     name: str | os.PathLike[str] = "tiny",
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
+    native: bool | None = None,
     **hub_options: Any,
 ) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
     the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; the entropy model
-    always runs in fp32, since it decides boundaries. `hub_options` are revision, token, cache_dir, force_download and
+    always runs in fp32, since it decides boundaries. `native` says whether single steps are compiled, which takes the
+    extra `fast`; None, where they can be. `hub_options` are revision, token, cache_dir, force_download and
     local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
+    compiled = chosen(native, target, kind)
     directory = Directory.find(name, **hub_options)
     config = directory.config
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
-    model, scorer = place(directory.blt(kind), target), directory.scorer()
-    patcher = Patcher(config.patching, scorer and place(scorer, target))
+    model, scorer = place(directory.blt(kind), target, compiled), directory.scorer()
+    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
-    return LM(model, patcher, config.patch_bytes, run)
+    return LM(model, patcher, config.patch_bytes, run, compiled)
 
 
 def load_any(

@@ -53,7 +53,9 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
-def place(network: Any, device: torch.device) -> Any:
-    """The network on a device, its projections laid out for steps of one row."""
-    lay_out(network.to(device))
+def place(network: Any, device: torch.device, native: bool = False) -> Any:
+    """The network on a device, its projections laid out for steps of one row, unless these are compiled."""
+    network.to(device)
+    if not native:
+        lay_out(network)
     return network

@@ -17,6 +17,7 @@ from ..model.rope import TABLE, table
 from ..model.rows import Rows
 from ..patching.patcher import Patcher
 from . import layers, networks
+from .compiled import tell
 from .products import BRAIN, PLAIN
 
 NOWHERE = np.zeros(2, np.int64)
@@ -91,6 +92,7 @@ class CompiledSteps:
     """Steps of a BLT and its entropy model on the CPU, in fp32 or int8."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
+        tell()
         self.model, self.patcher = model, patcher
         encoder, latent, decoder = model.encoder, model.latent, model.decoder
         self.slots = encoder.slots
