@@ -30,9 +30,7 @@ class Session:
     one entry of the latent transformer for each patch; older bytes are forgotten.
     """
 
-    def __init__(
-        self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1, native: bool = False
-    ) -> None:
+    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1, native: bool = False) -> None:
         """Empty texts, each of which can be cropped back by up to `reserve` bytes at any time.
 
         `native`: single steps are compiled; the model must lie in main memory, in fp32 or int8.

@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from .compiled import kernel
-from .products import carray, f32, float_of, floats, product, add_product
+from .products import add_product, carray, f32, float_of, floats, product
 
 Stack = namedtuple("Stack", "weights_L62 heads kv_heads hidden window eps")
 """Weights of a block: attention norm, qkv, out, feed-forward norm, gate and up, down."""

@@ -87,22 +87,22 @@ def _add_ngrams(x_d, hashed, recent_K, id, since):
 
 
 @kernel
-def patch_step(rows_n, opens_n, lengths_n, ends_n, states_SRLd, writes, reads, joins_42, slots, stack, ring):
+def patch_step(rows_n, opens_n, lengths_n, ends_n, states_SRLd, writes, reads, joins_32, slots, stack, ring):
     """Latents (n, D) of the newest patch of some rows, and what bytes will read of it (n, X).
 
-    Its bytes are the `lengths_n` states before position `ends_n`. `joins_42` are the projections of the pooled bytes, to the latent
-    transformer, and from it.
+    Its bytes are the `lengths_n` states before position `ends_n`. `joins_32` are the projections of the pooled bytes,
+    to the latent transformer, and from it.
     """
     width, local = stack.heads * ring.kv_LRGCd.shape[4], states_SRLd.shape[3]
-    slots_nX = project(_pooled(rows_n, lengths_n, ends_n, states_SRLd[0]), joins_42[0], slots * local)
+    slots_nX = project(_pooled(rows_n, lengths_n, ends_n, states_SRLd[0]), joins_32[0], slots * local)
     for layer in range(len(writes.weights_L52)):
         bytes_Sd = _gathered(rows_n, lengths_n, ends_n, states_SRLd[layer])
         _patches_read(slots_nX.reshape(-1, local), bytes_Sd, lengths_n, writes, layer)
-    x_nD = project(slots_nX, joins_42[1], width)
+    x_nD = project(slots_nX, joins_32[1], width)
     positions_n, since_n = begin(ring, rows_n, opens_n)
     for layer in range(len(stack.weights_L62)):
         block(x_nD, layer, stack, ring, rows_n, positions_n, since_n)
-    return x_nD, read_of(x_nD, reads, joins_42[2], slots, local)
+    return x_nD, read_of(x_nD, reads, joins_32[2], slots, local)
 
 
 @kernel
@@ -111,7 +111,9 @@ def _pooled(rows_n, lengths_n, ends_n, states_RLd):
     pooled_nd, room = np.full((len(rows_n), states_RLd.shape[2]), f32(-np.inf), f32), states_RLd.shape[1]
     for r in range(len(rows_n)):
         for position in range(ends_n[r] - lengths_n[r], ends_n[r]):
-            pooled_nd[r] = np.maximum(pooled_nd[r], states_RLd[rows_n[r], position % room])
+            for i in range(pooled_nd.shape[1]):
+                state = states_RLd[rows_n[r], position % room, i]
+                pooled_nd[r, i] = state if state > pooled_nd[r, i] or state != state else pooled_nd[r, i]
     return pooled_nd
 
 

@@ -1,10 +1,9 @@
-"""The four compiled functions as a session calls them: networks by the addresses of their weights, caches as they are."""
+"""The four compiled functions as a session calls them: weights go by their addresses, caches as they are."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import StackConfig
 from ..model.blt import BLT
 from ..model.cache import StackCache
 from ..model.cross import CrossAttention
