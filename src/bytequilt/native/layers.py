@@ -43,26 +43,58 @@ def norm(out_RD, x_RD, weight, eps):
 
 @kernel
 def read(out_d, q_d, keys_Cd, values_Cd, first, scores_C):
-    """Softmax attention to `len(scores)` keys of a ring from position `first` on; the query is scaled."""
-    columns, width, largest = len(keys_Cd), len(q_d), f32(-np.inf)
-    begin = first % columns
-    for j in range(len(scores_C)):
-        column = begin + j if begin + j < columns else begin + j - columns
-        score = f32(0)
-        for i in range(width):
-            score += q_d[i] * keys_Cd[column, i]
-        scores_C[j] = score
-        largest = max(largest, score)
-    total = f32(0)
-    for j in range(len(scores_C)):
+    """Softmax attention to `len(scores)` keys of a ring from position `first` on; the query is scaled.
+
+    The keys lie in one or two runs of columns.
+    """
+    count, begin = len(scores_C), first % len(keys_Cd)
+    run = min(count, len(keys_Cd) - begin)
+    _scores(scores_C, 0, q_d, keys_Cd, begin, run)
+    _scores(scores_C, run, q_d, keys_Cd, 0, count - run)
+    largest, total = f32(-np.inf), f32(0)
+    for j in range(count):
+        largest = max(largest, scores_C[j])
+    for j in range(count):
         scores_C[j] = exp(scores_C[j] - largest)
         total += scores_C[j]
     out_d[:] = 0
-    for j in range(len(scores_C)):
-        column = begin + j if begin + j < columns else begin + j - columns
-        weight = scores_C[j] / total
-        for i in range(width):
-            out_d[i] += weight * values_Cd[column, i]
+    _add_values(out_d, scores_C, 0, values_Cd, begin, run)
+    _add_values(out_d, scores_C, run, values_Cd, 0, count - run)
+    for i in range(len(out_d)):
+        out_d[i] /= total
+
+
+@kernel
+def _scores(scores_C, at, q_d, keys_Cd, begin, run):
+    """Products of the query with a run of keys, four at once."""
+    fours = run - run % 4
+    for j in range(0, fours, 4):
+        a = b = c = d = f32(0)
+        for i in range(len(q_d)):
+            a += q_d[i] * keys_Cd[begin + j, i]
+            b += q_d[i] * keys_Cd[begin + j + 1, i]
+            c += q_d[i] * keys_Cd[begin + j + 2, i]
+            d += q_d[i] * keys_Cd[begin + j + 3, i]
+        scores_C[at + j], scores_C[at + j + 1], scores_C[at + j + 2], scores_C[at + j + 3] = a, b, c, d
+    for j in range(fours, run):
+        a = f32(0)
+        for i in range(len(q_d)):
+            a += q_d[i] * keys_Cd[begin + j, i]
+        scores_C[at + j] = a
+
+
+@kernel
+def _add_values(out_d, scores_C, at, values_Cd, begin, run):
+    """Add a run of values, each by its weight, four at once."""
+    fours = run - run % 4
+    for j in range(0, fours, 4):
+        a, b, c, d = scores_C[at + j], scores_C[at + j + 1], scores_C[at + j + 2], scores_C[at + j + 3]
+        for i in range(len(out_d)):
+            total = a * values_Cd[begin + j, i] + b * values_Cd[begin + j + 1, i]
+            out_d[i] += total + c * values_Cd[begin + j + 2, i] + d * values_Cd[begin + j + 3, i]
+    for j in range(fours, run):
+        for i in range(len(out_d)):
+            out_d[i] += scores_C[at + j] * values_Cd[begin + j, i]
 
 
 @kernel

@@ -74,12 +74,15 @@ def add_product(x_RM, y_RK, weight, times):
 
 @kernel
 def _sums(out_RM, x_RK, weight_MK):
-    """Four rows by four outputs at a time: so wide, the products wait for arithmetic and not for memory."""
+    """Four rows by four outputs at a time: so wide, the products wait for arithmetic and not for memory.
+
+    Where two or three rows are left over, the last of them counts several times.
+    """
     rows, outputs = out_RM.shape
-    tiled, wide = rows - rows % 4, outputs - outputs % 4
+    tiled, wide, last = rows - rows % 4 if rows % 4 == 1 else rows, outputs - outputs % 4, rows - 1
     for m in range(0, wide, 4):
         for r in range(0, tiled, 4):
-            _tile(out_RM, x_RK, weight_MK, r, m)
+            _tile(out_RM, x_RK, weight_MK, m, r, min(r + 1, last), min(r + 2, last), min(r + 3, last))
         for i in range(m, m + 4):
             for r in range(tiled, rows):
                 out_RM[r, i] = _dot(x_RK, r, weight_MK, i)
@@ -97,14 +100,14 @@ def _dot(x_RK, r, weight_MK, m):
 
 
 @kernel
-def _tile(out_RM, x_RK, weight_MK, r, m):
+def _tile(out_RM, x_RK, weight_MK, m, r0, r1, r2, r3):
     """Sixteen sums that stay in registers."""
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = f32(0)
     c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = f32(0)
     for k in range(x_RK.shape[1]):
         a, b = f32(weight_MK[m, k]), f32(weight_MK[m + 1, k])
         c, d = f32(weight_MK[m + 2, k]), f32(weight_MK[m + 3, k])
-        x0, x1, x2, x3 = x_RK[r, k], x_RK[r + 1, k], x_RK[r + 2, k], x_RK[r + 3, k]
+        x0, x1, x2, x3 = x_RK[r0, k], x_RK[r1, k], x_RK[r2, k], x_RK[r3, k]
         a0 += a * x0
         a1 += a * x1
         a2 += a * x2
@@ -121,10 +124,10 @@ def _tile(out_RM, x_RK, weight_MK, r, m):
         d1 += d * x1
         d2 += d * x2
         d3 += d * x3
-    out_RM[r, m], out_RM[r, m + 1], out_RM[r, m + 2], out_RM[r, m + 3] = a0, b0, c0, d0
-    out_RM[r + 1, m], out_RM[r + 1, m + 1], out_RM[r + 1, m + 2], out_RM[r + 1, m + 3] = a1, b1, c1, d1
-    out_RM[r + 2, m], out_RM[r + 2, m + 1], out_RM[r + 2, m + 2], out_RM[r + 2, m + 3] = a2, b2, c2, d2
-    out_RM[r + 3, m], out_RM[r + 3, m + 1], out_RM[r + 3, m + 2], out_RM[r + 3, m + 3] = a3, b3, c3, d3
+    out_RM[r0, m], out_RM[r0, m + 1], out_RM[r0, m + 2], out_RM[r0, m + 3] = a0, b0, c0, d0
+    out_RM[r1, m], out_RM[r1, m + 1], out_RM[r1, m + 2], out_RM[r1, m + 3] = a1, b1, c1, d1
+    out_RM[r2, m], out_RM[r2, m + 1], out_RM[r2, m + 2], out_RM[r2, m + 3] = a2, b2, c2, d2
+    out_RM[r3, m], out_RM[r3, m + 1], out_RM[r3, m + 2], out_RM[r3, m + 3] = a3, b3, c3, d3
 
 
 @kernel
