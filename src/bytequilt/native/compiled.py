@@ -43,9 +43,9 @@ def tell() -> None:
     """Say on stderr, once, that the first steps of this process will take their time."""
     path = folder()
     if path is None:
-        print("compiling the native step (about 20 s): no folder can be written to keep it", file=sys.stderr)
+        print("compiling the native step (about 30 s): no folder can be written to keep it", file=sys.stderr)
     elif not any(path.rglob("*.decoder_step-*.nbi")):
-        print("compiling the native step (once, about 20 s)", file=sys.stderr)
+        print("compiling the native step (once, about 30 s)", file=sys.stderr)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,15 +42,15 @@ def norm(out_RD, x_RD, weight, eps):
 
 
 @kernel
-def read(out_d, q_d, keys_Cd, values_Cd, first, scores_C):
+def read(out_d, q_d, keys_CX, key, values_CX, value, first, scores_C):
     """Softmax attention to `len(scores)` keys of a ring from position `first` on; the query is scaled.
 
-    The keys lie in one or two runs of columns.
+    A key lies in its column from `key` on, a value from `value` on. The keys seen are one or two runs of columns.
     """
-    count, begin = len(scores_C), first % len(keys_Cd)
-    run = min(count, len(keys_Cd) - begin)
-    _scores(scores_C, 0, q_d, keys_Cd, begin, run)
-    _scores(scores_C, run, q_d, keys_Cd, 0, count - run)
+    count, begin = len(scores_C), first % len(keys_CX)
+    run = min(count, len(keys_CX) - begin)
+    _scores(scores_C, 0, q_d, keys_CX, key, begin, run)
+    _scores(scores_C, run, q_d, keys_CX, key, 0, count - run)
     largest, total = f32(-np.inf), f32(0)
     for j in range(count):
         largest = max(largest, scores_C[j])
@@ -58,43 +58,43 @@ def read(out_d, q_d, keys_Cd, values_Cd, first, scores_C):
         scores_C[j] = exp(scores_C[j] - largest)
         total += scores_C[j]
     out_d[:] = 0
-    _add_values(out_d, scores_C, 0, values_Cd, begin, run)
-    _add_values(out_d, scores_C, run, values_Cd, 0, count - run)
+    _add_values(out_d, scores_C, 0, values_CX, value, begin, run)
+    _add_values(out_d, scores_C, run, values_CX, value, 0, count - run)
     for i in range(len(out_d)):
         out_d[i] /= total
 
 
 @kernel
-def _scores(scores_C, at, q_d, keys_Cd, begin, run):
+def _scores(scores_C, at, q_d, keys_CX, key, begin, run):
     """Products of the query with a run of keys, four at once."""
     fours = run - run % 4
     for j in range(0, fours, 4):
         a = b = c = d = f32(0)
         for i in range(len(q_d)):
-            a += q_d[i] * keys_Cd[begin + j, i]
-            b += q_d[i] * keys_Cd[begin + j + 1, i]
-            c += q_d[i] * keys_Cd[begin + j + 2, i]
-            d += q_d[i] * keys_Cd[begin + j + 3, i]
+            a += q_d[i] * keys_CX[begin + j, key + i]
+            b += q_d[i] * keys_CX[begin + j + 1, key + i]
+            c += q_d[i] * keys_CX[begin + j + 2, key + i]
+            d += q_d[i] * keys_CX[begin + j + 3, key + i]
         scores_C[at + j], scores_C[at + j + 1], scores_C[at + j + 2], scores_C[at + j + 3] = a, b, c, d
     for j in range(fours, run):
         a = f32(0)
         for i in range(len(q_d)):
-            a += q_d[i] * keys_Cd[begin + j, i]
+            a += q_d[i] * keys_CX[begin + j, key + i]
         scores_C[at + j] = a
 
 
 @kernel
-def _add_values(out_d, scores_C, at, values_Cd, begin, run):
+def _add_values(out_d, scores_C, at, values_CX, value, begin, run):
     """Add a run of values, each by its weight, four at once."""
     fours = run - run % 4
     for j in range(0, fours, 4):
         a, b, c, d = scores_C[at + j], scores_C[at + j + 1], scores_C[at + j + 2], scores_C[at + j + 3]
         for i in range(len(out_d)):
-            total = a * values_Cd[begin + j, i] + b * values_Cd[begin + j + 1, i]
-            out_d[i] += total + c * values_Cd[begin + j + 2, i] + d * values_Cd[begin + j + 3, i]
+            total = a * values_CX[begin + j, value + i] + b * values_CX[begin + j + 1, value + i]
+            out_d[i] += total + c * values_CX[begin + j + 2, value + i] + d * values_CX[begin + j + 3, value + i]
     for j in range(fours, run):
         for i in range(len(out_d)):
-            out_d[i] += scores_C[at + j] * values_Cd[begin + j, i]
+            out_d[i] += scores_C[at + j] * values_CX[begin + j, value + i]
 
 
 @kernel
@@ -141,7 +141,7 @@ def _attend(out_RD, qkv_RX, layer, stack, ring, rows_R, positions_R, since_R):
             group, q_d = head // (heads // groups), qkv_Hd[head]
             q_d *= scale
             out_d = out_RD[r, head * width : (head + 1) * width]
-            read(out_d, q_d, kv_GCd[group], kv_GCd[groups + group], positions_R[r] + 1 - seen, scores_C[:seen])
+            read(out_d, q_d, kv_GCd[group], 0, kv_GCd[groups + group], 0, positions_R[r] + 1 - seen, scores_C[:seen])
 
 
 @kernel

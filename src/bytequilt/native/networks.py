@@ -139,27 +139,28 @@ def _queries(x_Rd, cross, weights_52):
 
 @kernel
 def _keys_values(x_Rd, cross, weights_52):
-    """Keys and values of the shared heads: (R, 2, G, head_dim)."""
-    shape = (len(x_Rd), 2, cross.kv_heads, x_Rd.shape[1] // cross.heads)
-    normed_Rd, kv_RX = np.empty_like(x_Rd), np.empty((len(x_Rd), 2 * shape[2] * shape[3]), f32)
+    """Keys and values of the shared heads, one after another: (R, 2 * G * head_dim)."""
+    width = x_Rd.shape[1] // cross.heads
+    normed_Rd, kv_RX = np.empty_like(x_Rd), np.empty((len(x_Rd), 2 * cross.kv_heads * width), f32)
     norm(normed_Rd, x_Rd, weights_52[1], cross.eps)
     product(kv_RX, normed_Rd, weights_52[3])
-    return kv_RX.reshape(shape)
+    return kv_RX
 
 
 @kernel
 def _patches_read(slots_Xd, bytes_Sd, lengths_n, cross, layer):
     """The slots of each patch read its bytes, in place."""
     weights_52, out_Xd = cross.weights_L52[layer], np.empty_like(slots_Xd)
-    q_Xd, kv_S2Gd = _queries(slots_Xd, cross, weights_52), _keys_values(bytes_Sd, cross, weights_52)
+    q_Xd, kv_SX = _queries(slots_Xd, cross, weights_52), _keys_values(bytes_Sd, cross, weights_52)
     width, slots, begin = slots_Xd.shape[1] // cross.heads, len(slots_Xd) // len(lengths_n), 0
-    scores_S = np.empty(len(bytes_Sd), f32)
+    values, scores_S = cross.kv_heads * width, np.empty(len(bytes_Sd), f32)
     for x in range(len(slots_Xd)):
         length = lengths_n[x // slots]
+        kv_LX = kv_SX[begin : begin + length]
         for head in range(cross.heads):
-            at, group = slice(head * width, (head + 1) * width), head // (cross.heads // cross.kv_heads)
-            k, v = kv_S2Gd[begin : begin + length, 0, group], kv_S2Gd[begin : begin + length, 1, group]
-            read(out_Xd[x, at], q_Xd[x, at], k, v, 0, scores_S[:length])
+            at, key = head * width, head // (cross.heads // cross.kv_heads) * width
+            out_d, q_d = out_Xd[x, at : at + width], q_Xd[x, at : at + width]
+            read(out_d, q_d, kv_LX, key, kv_LX, values + key, 0, scores_S[:length])
         if x % slots == slots - 1:
             begin += length
     add_product(slots_Xd, out_Xd, weights_52[4], f32(cross.residual))
@@ -171,14 +172,15 @@ def read_of(x_nD, cross, weight_2, slots, local):
     slots_nX, layers = project(x_nD, weight_2, slots * local), len(cross.weights_L52)
     if not layers:
         return slots_nX.reshape(len(x_nD), slots, local).sum(1)
-    read_nLk2Hd = np.empty((len(x_nD), layers, slots, 2, cross.heads, local // cross.heads), f32)
+    read_nLkX, width = np.empty((len(x_nD), layers, slots, 2 * local), f32), local // cross.heads
     for layer in range(layers):
-        kv_X2Gd = _keys_values(slots_nX.reshape(-1, local), cross, cross.weights_L52[layer])
-        for x in range(len(kv_X2Gd)):
-            for head in range(cross.heads):
-                group = head // (cross.heads // cross.kv_heads)
-                read_nLk2Hd[x // slots, layer, x % slots, :, head] = kv_X2Gd[x, :, group]
-    return read_nLk2Hd.reshape(len(x_nD), -1)
+        kv_XX = _keys_values(slots_nX.reshape(-1, local), cross, cross.weights_L52[layer])
+        for x in range(len(kv_XX)):
+            for head in range(2 * cross.heads):  # of keys, and then of values
+                shared = head // (cross.heads // cross.kv_heads) * width
+                for i in range(width):
+                    read_nLkX[x // slots, layer, x % slots, head * width + i] = kv_XX[x, shared + i]
+    return read_nLkX.reshape(len(x_nD), -1)
 
 
 @kernel
@@ -200,10 +202,9 @@ def _bytes_read(x_nd, rows_n, patch_RX, slots, cross, layer):
     """One byte of each row reads the slots of its patch, in place."""
     weights_52, out_nd, width = cross.weights_L52[layer], np.empty_like(x_nd), x_nd.shape[1] // cross.heads
     q_nd, scores_k = _queries(x_nd, cross, weights_52), np.empty(slots, f32)
-    shape = (len(cross.weights_L52), slots, 2, cross.heads, width)
     for r in range(len(rows_n)):
-        kv_k2Hd = patch_RX[rows_n[r]].reshape(shape)[layer]
+        kv_kX = patch_RX[rows_n[r]].reshape(-1, 2 * x_nd.shape[1])[layer * slots : (layer + 1) * slots]
         for head in range(cross.heads):
-            at = slice(head * width, (head + 1) * width)
-            read(out_nd[r, at], q_nd[r, at], kv_k2Hd[:, 0, head], kv_k2Hd[:, 1, head], 0, scores_k)
+            at, values = head * width, x_nd.shape[1] + head * width
+            read(out_nd[r, at : at + width], q_nd[r, at : at + width], kv_kX, at, kv_kX, values, 0, scores_k)
     add_product(x_nd, out_nd, weights_52[4], f32(cross.residual))
