@@ -26,14 +26,14 @@ def twins(model, patch, reserve=0, rows=1):
     return [Session(model, patch, reserve, rows, native) for native in (False, True)]
 
 
-def assert_equal(ours, compiled):
-    torch.testing.assert_close(compiled, ours, atol=1e-5, rtol=1e-5)
+def assert_equal(ours, compiled, error=1e-5):
+    torch.testing.assert_close(compiled, ours, atol=error, rtol=error)
 
 
-def assert_same_steps(sessions, ids_Rn, rows=None):
+def assert_same_steps(sessions, ids_Rn, rows=None, error=1e-5):
     """Both take the same ids one after another: the same logits, and the same boundaries."""
     for ids_R in ids_Rn.T:
-        assert_equal(*[session.step(ids_R, rows) for session in sessions])
+        assert_equal(*[session.step(ids_R, rows) for session in sessions], error)
         assert sessions[0].state()["rows"] == sessions[1].state()["rows"]
 
 
@@ -80,7 +80,7 @@ def test_any_shape_gives_the_logits_and_boundaries_of_pytorch(model, kind, lengt
     for at in range(10):
         rows = [row for row in range(len(texts)) if (at + row) % 4] or [0]
         ids_n = torch.stack([texts[row][sessions[0].rows[row].ids] for row in rows])
-        assert_same_steps(sessions, ids_n[:, None], rows)
+        assert_same_steps(sessions, ids_n[:, None], rows, 1e-4)  # narrow networks enlarge what rounding leaves
 
 
 @pytest.mark.parametrize("kind", RULES)

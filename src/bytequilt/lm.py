@@ -1,9 +1,7 @@
 """LM: a BLT and its patcher as one thing that loads, saves, generates, scores and patches."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from .baselines.baseline import Baseline
 from .codec import VOCAB_SIZE, as_bytes, encode
-from .config import RuleConfig, TrainConfig, UserError
+from .config import TrainConfig, UserError
 from .files import read_json
 from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
@@ -33,9 +31,10 @@ from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
 from .native import chosen
-from .patching import rules
 from .patching.patcher import Patcher
-from .view.patched import Patch, PatchedText
+from .view.cut import patched
+from .view.patched import PatchedText
+from .view.summary import summary
 
 if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
@@ -65,17 +64,7 @@ class LM(ModelHubMixin):
             patcher.model.eval()
 
     def __repr__(self) -> str:
-        parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
-        stacks = ((name, getattr(self.model.config, part)) for part, name in parts)
-        shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
-        total = sum(weight.numel() for weight in self.model.parameters())
-        tables = sum(weight.numel() for weight in self.model.encoder.hash.parameters())
-        rule = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(self.patcher.rule))
-        weight = next(self.model.parameters())
-        return (
-            f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {rule}; "
-            f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
-        )
+        return summary(self.model, self.patcher.rule)
 
     @property
     def native(self) -> bool:
@@ -167,19 +156,7 @@ class LM(ModelHubMixin):
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
-        data, rule = as_bytes(text), self.patcher.rule
-        ids = torch.from_numpy(encode(data))[None]
-        nats = torch.from_numpy(self.patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
-        starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
-        if nats is None:
-            return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
-        bits = (nats[0, : len(data)] / math.log(2)).tolist()
-        patches = tuple(
-            Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
-            for a, b in pairwise([*starts, len(data)])
-        )
-        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
+        return patched(self.patcher, as_bytes(text))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...
@@ -196,10 +173,16 @@ class LM(ModelHubMixin):
         return self.score([(context, continuation)])[0]
 
     def score_documents(
-        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
+        self,
+        documents: Iterable[bytes],
+        advance: Callable[[int], None] = lambda _: None,
+        context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS and patches included, each in its full context; `advance` hears of ids done."""
-        return score_documents(BLTScorer(self.model, self.patcher), documents, advance)
+        """Scores of documents, EOS and patches included, each in its full context or in one of so many ids.
+
+        `advance` hears of ids done.
+        """
+        return score_documents(BLTScorer(self.model, self.patcher), documents, advance, context)
 
     @property
     def network(self) -> BLT:
@@ -262,11 +245,6 @@ class LM(ModelHubMixin):
         path = self.run / "report.json" if self.run else None
         report = read_json(path) if path and path.exists() else {}
         return ModelCard(card(self.model.config, report, **fields))
-
-
-def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The kind of a rule, and its fields that are not at their defaults."""
-    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)
 
 
 def load(

@@ -64,15 +64,18 @@ class Baseline:
         return self.network(ids_BN.to(self.device))
 
     def score_documents(
-        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
+        self,
+        documents: Iterable[bytes],
+        advance: Callable[[int], None] = lambda _: None,
+        context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS included, each in its full context.
+        """Scores of documents, EOS included, each in its full context or in one of so many tokens.
 
         Of all the tokens that could spell a text, those that the tokenizer makes of it are scored. `advance` hears of
         bytes, about.
         """
         size = self.config.token_bytes
-        return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)))
+        return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)), context)
 
     def loss(self, batch: "Batch") -> Tensor:
         """Sum of nats over the targets of a batch."""

@@ -189,12 +189,12 @@ class Scan(torch.autograd.Function):
         """What is read at every position (N, B, E), and the last state (B, S, E)."""
         before, y = [], []
         room = dt_NBE.new_empty(2, min(CHUNK, len(dt_NBE)), *state_BSE.shape)
-        each = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
-        for dt, x, write, read, keep in zip(*each, strict=True):
+        parts = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
+        for dt, x, write, readout, keep in zip(*parts, strict=True):
             before.append(state_BSE)
             _, states = _states(rate_SE, dt, x, write, keep, state_BSE, room)
             state_BSE = states[-1].clone()
-            y.append(states.mul_(read[..., None]).sum(2))
+            y.append(states.mul_(readout[..., None]).sum(2))
         ctx.save_for_backward(rate_SE, dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB, *before)
         return torch.cat(y), state_BSE
 
@@ -202,13 +202,13 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_y, grad_state), (rate, *inputs) = grads, ctx.saved_tensors
         inputs, before = inputs[:5], inputs[5:]
-        grad_rate, found = torch.zeros_like(rate), []
+        grad_rate, gradients = torch.zeros_like(rate), []
         room = grad_y.new_empty(4, min(CHUNK, len(grad_y)), *grad_state.shape)
         chunks = list(zip(*(v.split(CHUNK) for v in inputs), grad_y.split(CHUNK), before, strict=True))
-        for dt, x, write, read, keep, grad, state in reversed(chunks):
+        for dt, x, write, readout, keep, grad, state in reversed(chunks):
             decay, states = _states(rate, dt, x, write, keep, state, room)
             g, spare = room[2:, : len(dt)]
-            torch.mul(grad[:, :, None], read[..., None], out=g)
+            torch.mul(grad[:, :, None], readout[..., None], out=g)
             g[-1] += grad_state
             steps, decays = g.unbind(), decay.unbind()
             for t in range(len(g) - 1, 0, -1):
@@ -221,8 +221,8 @@ class Scan(torch.autograd.Function):
             g[1:] *= states[:-1]
             g[0] *= state
             grad_rate += torch.mul(g, dt[:, :, None], out=spare).sum((0, 1))
-            found.append((g.mul_(rate).sum(2), to_x, to_write, to_read))
-        return grad_rate, *(torch.cat(parts[::-1]) for parts in zip(*found, strict=True)), None, grad_state
+            gradients.append((g.mul_(rate).sum(2), to_x, to_write, to_read))
+        return grad_rate, *(torch.cat(parts[::-1]) for parts in zip(*gradients, strict=True)), None, grad_state
 
 
 def _states(

@@ -70,17 +70,12 @@ class Session:
             return torch.zeros(0, VOCAB_SIZE, device=self.device)
         if len(ids_n) == 1:
             return self.step(ids_n, [row])
-        text, rows, ids_BN, before = (
-            self.rows[row],
-            self._at([row]),
-            ids_n.to(self.device)[None],
-            self.rows[row].patches,
-        )
-        held = text.open_bytes
+        text, rows, ids_BN = self.rows[row], self._at([row]), ids_n.to(self.device)[None]
+        waiting, before = text.open_bytes, text.patches
         single = not bool((ids_BN[0, 0 if text.ids else 1 :] == BOS).any())
         closes_N = self._decide(ids_BN, row, single)
-        self.encoder.states.make_room(max(held, text.needed_states), self.encoder.stack.lengths)
-        earlier = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), held)
+        self.encoder.states.make_room(max(waiting, text.needed_states), self.encoder.stack.lengths)
+        earlier = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting)
         states = self.model.encoder(ids_BN, self.encoder, rows, single)
         self.encoder.states.extend(row, states, text.ids)
         whole = [torch.cat(pair, 1) for pair in zip(earlier, states, strict=True)]
@@ -93,9 +88,16 @@ class Session:
         return logits_nV[-1]
 
     @torch.inference_mode()
-    def step(self, ids_n: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given."""
+    def step(self, ids_n: Tensor | Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given.
+
+        Ids that are given as numbers cost least: those of a tensor must be read, and may open documents until then.
+        """
         rows = range(len(self.rows)) if rows is None else rows
+        if not isinstance(ids_n, Tensor):
+            given_n = torch.tensor(ids_n, device=self.device)
+            closes_n = self.lookahead(given_n, rows, text=BOS not in ids_n)
+            return self.advance(given_n, ids_n, closes_n.tolist(), rows)
         ids_n = ids_n.to(self.device)
         closes_n = self.lookahead(ids_n, rows)
         ids, closed = torch.stack([ids_n, closes_n]).tolist()
@@ -162,8 +164,8 @@ class Session:
         self.decoder.crop(row, count)
         self.latent.crop(row, before - text.patches)
         latent_D = self.latents_RKD[row, (text.patches - 1) % kept]
-        read = self.model.decoder.read(latent_D[None, None])[:, 0] if text.patches else self._before_the_first()
-        self.patch_R[row] = read[0]
+        patch = self.model.decoder.read(latent_D[None, None])[:, 0] if text.patches else self._before_the_first()
+        self.patch_R[row] = patch[0]
 
     def save(self, path: str | Path) -> None:
         """Write what this session has read to a file; `LM.restore` goes on from there, in another process too."""
@@ -220,13 +222,13 @@ class Session:
     def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
         """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
         text, rows, ids_BN = self.rows[0], self._at([0]), ids_n.to(self.device)[None]
-        held, before = text.open_bytes, text.patches
+        waiting, before = text.open_bytes, text.patches
         closes_N = self._decide(ids_BN, 0, False)
         self.undecided = 0
         if text.patches == before:
             return drafted_nV
         true = int(closes_N.long().argmax())
-        states = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), held + len(ids_n))
+        states = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting + len(ids_n))
         self.decoder.crop(0, len(ids_n) - true)
         decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)
         return torch.cat([drafted_nV[:true], decoded])
@@ -261,9 +263,9 @@ class Session:
         begin: int = 0,
     ) -> Tensor:
         """Logits after `ids_BN[:, begin:]` of a row. `states` are those of its open patch and of all these ids."""
-        rows, held = self._at([row]), states[0].shape[1] - ids_BN.shape[1]
-        whole_BN = torch.cat([ids_BN.new_zeros(1, held), ids_BN], 1)  # of earlier bytes only this counts: no BOS
-        closes_BN = torch.cat([closes_N.new_zeros(held), closes_N])[None]
+        rows, waiting = self._at([row]), states[0].shape[1] - ids_BN.shape[1]
+        whole_BN = torch.cat([ids_BN.new_zeros(1, waiting), ids_BN], 1)  # of earlier bytes only this counts: no BOS
+        closes_BN = torch.cat([closes_N.new_zeros(waiting), closes_N])[None]
         patches, reads = Patches.from_closes(whole_BN, closes_BN), rows.take(self.patch_R)[:, None]
         if complete:
             slots_BPD = self.model.encoder.patch(list(states), patches)[:, :complete]
@@ -277,10 +279,10 @@ class Session:
             reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], 1)
             self.patch_R[row] = reads[0, complete]
         self.counts["decoder_calls"] += 1
-        read_BN = patches.read_BN[:, held + begin :] + 1  # the one before these comes first
+        read_BN = patches.read_BN[:, waiting + begin :] + 1  # the one before these comes first
         ids_BN = ids_BN[:, begin:]
         chunk = self.decoder.chunk(rows, ids_BN == BOS, single)
-        return self.model.decoder(states[-1][:, held + begin :], reads, read_BN, ids_BN, chunk)[0]
+        return self.model.decoder(states[-1][:, waiting + begin :], reads, read_BN, ids_BN, chunk)[0]
 
     def _complete(self, rows: Sequence[int], opens: Sequence[bool]) -> None:
         """Run the newest patches of these rows through the latent transformer, all of them in one call."""

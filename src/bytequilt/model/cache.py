@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans
-from .rope import rotation
-from .rows import Rows, restored, rows_of
+from .rope import TABLE, rotation, turning, turns
+from .rows import Column, Positions, Rows, restored, rows_of
 
 COLUMNS = 64  # of a new cache; it doubles when they are full
 
@@ -92,7 +92,7 @@ class StackCache:
         """Count positions that have begun."""
         self.count(rows, count, single)
         if rows.adjacent:
-            self.position_R.narrow(0, rows.first, rows.count).add_(count)
+            rows.take(self.position_R).add_(count)
         else:
             self.position_R.index_add_(0, rows.index, torch.full_like(rows.index, count))
 
@@ -148,54 +148,60 @@ class StackStep:
     def __init__(self, cache: StackCache, rows: Rows, opens_R: Tensor | None) -> None:
         self.cache, self.selected = cache, rows
         config, lengths = cache.config, [cache.lengths[row] for row in rows.numbers]
-        end = max(lengths) + 1
+        begin, end = min(lengths), max(lengths) + 1
         cache.make_room(end)
         self.seen = min(end, cache.columns)
-        self.position_R = rows.take(cache.position_R).clone()
         self.single = opens_R is None and all(cache.single[row] for row in rows.numbers)
+        """Whether the context of each row is known to have opened with its first position, and never since."""
+        cache.advance(rows, 1, self.single)
+        self.positions = Positions(rows, lengths, cache.position_R)
         self.opened_R = None if self.single else self._opened(opens_R)
-        factors = rotation(self.position_R, end, config.head_dim, config.rope_theta)
-        self.factors_R11C2 = factors.view(len(lengths), 1, 1, -1, 2)
-        self.column_R = self.position_R % cache.columns
-        everything = min(lengths) + 1 == end or min(lengths) >= self.seen
+        self.factors_R11C = self._factors(end)
+        everything = begin + 1 == end or begin >= self.seen
         whole = config.window is None or end <= config.window or self.seen == config.window
         self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
-        shape = (len(lengths), cache.kv.shape[2], 1, config.head_dim)
-        self._at = self.column_R.view(-1, 1, 1, 1).expand(shape)
-        cache.advance(rows, 1, self.single)
+        self._column = Column(cache.kv, self.positions)
+        seen = (rows.take(cache.kv, 1) if rows.adjacent else cache.kv).narrow(3, 0, self.seen)
+        groups = config.num_kv_heads
+        self._keys, self._values = seen.narrow(2, 0, groups).unbind(0), seen.narrow(2, groups, groups).unbind(0)
 
     @property
     def since_R(self) -> Tensor:
         """How many positions ago the context of each row opened."""
-        return self.position_R if self.opened_R is None else self.position_R - self.opened_R
+        position_R = self.positions.tensor_R
+        return position_R if self.opened_R is None else position_R - self.opened_R
 
     def attend(self, layer: int, q_RH1D: Tensor, kv_R2G1D: Tensor) -> Tensor:
         """Take in keys and values of the new position, and attend to what it sees: (R, H, 1, head_dim)."""
-        kv, rows, groups = self.cache.kv[layer], self.selected, self.cache.config.num_kv_heads
-        if rows.adjacent:
-            own = kv.narrow(0, rows.first, rows.count)
-            own.scatter_(2, self._at, kv_R2G1D)
-            own = own.narrow(2, 0, self.seen)
-        else:
-            kv[rows.index, :, self.column_R] = kv_R2G1D.squeeze(2)
-            own = kv.narrow(2, 0, self.seen).index_select(0, rows.index)
-        k, v = own.narrow(1, 0, groups), own.narrow(1, groups, groups)
-        grouped = groups != self.cache.config.heads
+        self._column.put(layer, kv_R2G1D)
+        k, v = self._keys[layer], self._values[layer]
+        if not self.selected.adjacent:
+            k, v = k.index_select(0, self.selected.index), v.index_select(0, self.selected.index)
+        grouped = self.cache.config.num_kv_heads != self.cache.config.heads
         return F.scaled_dot_product_attention(q_RH1D, k, v, attn_mask=self.bias, enable_gqa=grouped)
+
+    def _factors(self, end: int) -> Tensor:
+        """Rotary factors of the position, as `rotate_` takes them."""
+        config, common = self.cache.config, self.positions.common
+        if common is not None and common < TABLE:
+            return turns(config.head_dim, config.rope_theta, self.cache.device, self.cache.kv.dtype)[common]
+        factors_RC2 = rotation(self.positions.tensor_R, end, config.head_dim, config.rope_theta)
+        return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
 
     def _opened(self, opens_R: Tensor | None) -> Tensor:
         """Where the context of each row opened, its new position counted; the cache takes note."""
         opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
-        opened_R = opened_RE.gather(1, ((self.position_R - 1) % entries)[:, None])[:, 0]
+        position_R = self.positions.tensor_R
+        opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]
         if opens_R is not None:
-            opened_R = torch.where(opens_R, self.position_R, opened_R)
-        noted_RE = opened_RE.scatter(1, (self.position_R % entries)[:, None], opened_R[:, None])
+            opened_R = torch.where(opens_R, position_R, opened_R)
+        noted_RE = opened_RE.scatter(1, (position_R % entries)[:, None], opened_R[:, None])
         self.selected.put(self.cache.opened_RE, noted_RE)
         return opened_R
 
     def _bias(self, dtype: torch.dtype) -> Tensor:
         """0 for columns that are seen and minus infinity for others: (R, 1, 1, columns)."""
-        age_RC = (self.position_R[:, None] - _numbers(self.seen, self.cache.device)) % self.cache.columns
+        age_RC = (self.positions.tensor_R[:, None] - _numbers(self.seen, self.cache.device)) % self.cache.columns
         last_R = self.since_R
         if self.cache.config.window is not None:
             last_R = last_R.clamp(max=self.cache.config.window - 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import BLTConfig, StackConfig
-from .layers import Linear, RMSNorm, add_product
+from .layers import Linear, RMSNorm, add_product, product
 from .segments import Patches, segment_softmax
 
 
@@ -55,7 +55,7 @@ class PatchReadsBytes(CrossAttention):
     def step(self, slots_Rkd: Tensor, bytes_RLd: Tensor, absent_RL: Tensor | None) -> Tensor:
         """The slots of one patch of each row read its bytes, but for those that are absent."""
         rows, slots, dim = slots_Rkd.shape
-        q = self.query(self.query_norm(slots_Rkd)).view(rows, slots, self.heads, -1).transpose(1, 2)
+        q = product(self.query_norm.step(slots_Rkd), self.query).view(rows, slots, self.heads, -1).transpose(1, 2)
         k, v = self.keys_values(bytes_RLd).transpose(1, 3).unbind(2)  # (R, H, L, head_dim)
         mask = None if absent_RL is None else ~absent_RL[:, None, None]
         values = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(-1, dim)
@@ -82,7 +82,7 @@ class ByteReadsPatch(CrossAttention):
 
     def step(self, bytes_Rd: Tensor, patches_Rk2Hd: Tensor) -> Tensor:
         """One byte of each row reads the patch of that row."""
-        q = self.query(self.query_norm(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
+        q = product(self.query_norm.step(bytes_Rd), self.query).view(len(bytes_Rd), self.heads, 1, -1)
         k, v = patches_Rk2Hd.transpose(1, 3).unbind(2)  # (R, H, k, head_dim)
         values = F.scaled_dot_product_attention(q, k, v).flatten(1)
         return add_product(bytes_Rd, values, self.out, self.residual)

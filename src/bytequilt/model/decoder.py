@@ -7,7 +7,7 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import StackCache, StackChunk, StackStep
 from .cross import ByteReadsPatch
-from .layers import Begun, Linear, RMSNorm, Stack
+from .layers import Begun, Linear, RMSNorm, Stack, product
 from .segments import flat
 
 
@@ -66,4 +66,4 @@ class Decoder(nn.Module):
             if layer < len(self.cross):
                 x_Rd = self.cross[layer].step(x_Rd, patch_R[:, layer])
             x_Rd = block.step(x_Rd, step, layer)
-        return self.head(self.norm(x_Rd)).float()
+        return product(self.norm.step(x_Rd), self.head).float()

@@ -65,13 +65,13 @@ class Encoder(nn.Module):
         x_Rd = self.embed(ids_R)
         if self.hash is not None:
             recent_RN = cache.ids.extend(rows, ids_R[:, None])
-            x_Rd = x_Rd + self.hash.step(recent_RN, step.since_R, x_Rd.dtype)
+            x_Rd = x_Rd + self.hash.step(recent_RN, None if step.single else step.since_R, x_Rd.dtype)
         states = []
         for layer, block in enumerate(self.stack.blocks):
             x_Rd = block.step(x_Rd, step, layer)
             if layer in self.reading:
                 states.append(x_Rd)
-        cache.states.push(rows, states, step.position_R)
+        cache.states.push(step.positions, states)
         return states
 
     def cache(self, rows: int = 1, reserve: int = 0) -> EncoderCache:

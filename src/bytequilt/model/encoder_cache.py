@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..config import StackConfig
 from .cache import StackCache
-from .rows import Rows, restored, rows_of
+from .rows import Column, Positions, Rows, restored, rows_of
 
 STATES = 16  # bytes of a patch that there is room for at first; it doubles when a patch is longer
 
@@ -66,15 +66,11 @@ class ByteStates:
             data[:, row, positions % new] = self.data_SRLd[:, row, positions % old]
         self.data_SRLd = data
 
-    def push(self, rows: Rows, states: Sequence[Tensor], position_R: Tensor) -> None:
-        """Keep the states (R, d) of one position of each row."""
-        column_R, shape = position_R % self.data_SRLd.shape[2], (rows.count, 1, self.data_SRLd.shape[3])
-        at_R1d = column_R.view(-1, 1, 1).expand(shape)
-        for data_RLd, x_Rd in zip(self.data_SRLd, states, strict=True):
-            if rows.adjacent:
-                data_RLd.narrow(0, rows.first, rows.count).scatter_(1, at_R1d, x_Rd.view(shape))
-            else:
-                data_RLd[rows.index, column_R] = x_Rd
+    def push(self, positions: Positions, states: Sequence[Tensor]) -> None:
+        """Keep the states (R, d) of one position of each of some rows."""
+        column = Column(self.data_SRLd, positions)
+        for layer, x_Rd in enumerate(states):
+            column.put(layer, x_Rd[:, None])
 
     def extend(self, row: int, states: Sequence[Tensor], length: int) -> None:
         """Keep the newest of the states (1, N, d) of a row, which has `length` positions with them."""

@@ -65,13 +65,15 @@ class HashEmbedding(nn.Module):
         rows_BNT = hashes(self.config, ids_BN if recent_BM is None else recent_BM)[:, -ids_BN.shape[1] :]
         return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 
-    def step(self, recent_RM: Tensor, since_R: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def step(self, recent_RM: Tensor, since_R: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
         """The embedding (R, d) of the last of `reach + 1` ids of each row, whose document opened so many ids ago.
 
-        All polynomials at once, by their powers.
+        `since_R` is None where no other document came before: there are zeros before the first. All polynomials at
+        once, by their powers.
         """
-        own_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
-        polynomials_RT = (own_RM[:, :, None] * powers(self.config, own_RM.device)).sum(1)
+        if since_R is not None:
+            recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
+        polynomials_RT = (recent_RM[:, :, None] * powers(self.config, recent_RM.device)).sum(1)
         return self._embedded(polynomials_RT % self.config.rows, dtype)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:

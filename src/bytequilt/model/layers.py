@@ -36,6 +36,11 @@ def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0
     return torch.addmm(x_RD, y_RE, layer.weight.t(), beta=times)
 
 
+def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
+    """`layer(x)`, without what the call of a module costs beside a product of few rows."""
+    return F.linear(x_RD, layer.weight)
+
+
 def lay_out(network: nn.Module) -> None:
     """Store the wide projections of a network column by column, where it is: one-row products read them faster so."""
     for layer in network.modules():
@@ -47,8 +52,11 @@ class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation (Zhang and Sennrich 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if torch.is_grad_enabled() else self.step(x)
+
+    def step(self, x: Tensor) -> Tensor:
         """Without gradients it takes fewer operations: on a single position, their number is what a norm costs."""
-        if torch.is_grad_enabled() or x.dtype is not torch.float32:
+        if x.dtype is not torch.float32:
             return super().forward(x)
         norm, width = torch.linalg.vector_norm(x, dim=-1, keepdim=True), x.shape[-1]
         floor, scale = _scalar((self.eps * width) ** 0.5, x.device), _scalar(width**0.5, x.device)
@@ -85,8 +93,8 @@ class Attention(nn.Module):
     def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
         """What attention reads (R, H * head_dim), before the last projection."""
         rows, keys = len(x_RD), self.kv_heads
-        qkv = self.qkv(x_RD).view(rows, -1, 1, self.head_dim)
-        rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C2)
+        qkv = product(x_RD, self.qkv).view(rows, -1, 1, self.head_dim)
+        rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C)
         kv_R2G1D = qkv.narrow(1, self.heads, 2 * keys)
         return step.attend(layer, qkv.narrow(1, 0, self.heads), kv_R2G1D).view(rows, -1)
 
@@ -100,11 +108,15 @@ class FeedForward(nn.Module):
         self.down = Linear(config.hidden_dim, config.dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return self.down(self.hidden(x_BND))
+        return self.down(self.gated(self.gate_up(x_BND)))
 
-    def hidden(self, x_BND: Tensor) -> Tensor:
-        """What the last projection takes: (..., hidden width)."""
-        gate, up = self.gate_up(x_BND).chunk(2, -1)
+    def step(self, x_RD: Tensor) -> Tensor:
+        """What the last projection takes: (R, hidden width)."""
+        return self.gated(product(x_RD, self.gate_up))
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """The first half (..., hidden width) lets through the second."""
+        gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
 
 
@@ -125,9 +137,9 @@ class Block(nn.Module):
         return x_BND + self.feed_forward(self.feed_forward_norm(x_BND))
 
     def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
-        attended = self.attention.step(self.attention_norm(x_RD), step, layer)
-        x_RD = add_product(x_RD, attended, self.attention.out)
-        return add_product(x_RD, self.feed_forward.hidden(self.feed_forward_norm(x_RD)), self.feed_forward.down)
+        attention, feed_forward = self.attention, self.feed_forward
+        x_RD = add_product(x_RD, attention.step(self.attention_norm.step(x_RD), step, layer), attention.out)
+        return add_product(x_RD, feed_forward.step(self.feed_forward_norm.step(x_RD)), feed_forward.down)
 
 
 class Stack(nn.Module):

@@ -23,6 +23,13 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
 
 
 @lru_cache(maxsize=64)
+def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Factors (TABLE, 1, 1, 1, ...) as `rotate_` takes them: of a position that the host knows, a view."""
+    with torch.inference_mode(False):
+        return turning(table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
+
+
+@lru_cache(maxsize=64)
 def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Factors of every `stride`-th position: angles in fp64, for they must hold anywhere, and so on the CPU."""
     with torch.inference_mode(False):  # training uses the same tables
@@ -48,9 +55,14 @@ def turned_pairs(pairs: Tensor, factors: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
 
 
+def turning(factors: Tensor, dtype: torch.dtype) -> Tensor:
+    """The factors as `rotate_` takes them, for what is of this type: complex numbers where those are faster."""
+    return torch.view_as_complex(factors) if factors.is_cpu and dtype is torch.float32 else factors
+
+
 def rotate_(x: Tensor, factors: Tensor) -> None:
-    """Like `rotate`, in place and without gradients: a step of one position a row."""
-    if x.dtype is torch.float32 and x.is_cpu:
-        x.view(torch.complex64).mul_(torch.view_as_complex(factors))
+    """Like `rotate`, in place and without gradients, by factors of `turning`: a step of one position a row."""
+    if factors.is_complex():
+        x.view(torch.complex64).mul_(factors)
     else:
         x.copy_(rotate(x, factors))

@@ -7,7 +7,7 @@ from ..config import StackConfig
 from .cache import StackCache
 from .embedding import Embedding
 from .initial import Network
-from .layers import Linear, RMSNorm, Stack
+from .layers import Linear, RMSNorm, Stack, product
 from .rows import Rows
 
 
@@ -51,7 +51,7 @@ class Transformer(Network):
     def step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
         step = cache.step(rows or cache.rows(), self.opens_step(ids_R, text))
-        return self.head(self.norm(self.stack.step(self.embed(ids_R), step))).float()
+        return product(self.norm.step(self.stack.step(self.embed(ids_R), step)), self.head).float()
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
         """An empty cache, to read texts in pieces exactly; up to `reserve` ids can be taken back."""

@@ -1,9 +1,10 @@
 """Patches of text: an entropy model, a rule, and the calibration of its threshold."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,15 @@ from .calibration import Calibration, calibrated
 CHUNK = 8192  # ids of one forward pass over a stream of documents
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> AbstractContextManager[None]:
     """Products of matrices in full fp32 (no autocast, no TF32, no bf16 inside): otherwise boundaries would move."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    full = all(backend.fp32_precision in ("none", "ieee") for backend in backends)
+    return nullcontext() if full and not torch.is_autocast_enabled(device.type) else _made_exact(device, backends)
+
+
+@contextmanager
+def _made_exact(device: torch.device, backends: Sequence[Any]) -> Iterator[None]:
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -164,7 +164,7 @@ def distinct(places_M: Tensor, size: int, fixed: bool) -> tuple[Tensor | slice, 
 
 def summed(reads: list[Read], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | slice, Tensor | None, Tensor]:
     """Rows, `slot_U` and gradients of several reads of a table together."""
-    grads = [read.values_UD.grad for read in reads]
+    grads = [view.values_UD.grad for view in reads]
     everything = torch.arange(len(weight_RD), device=weight_RD.device)
     rows_M = torch.cat([everything if isinstance(r.rows_U, slice) else r.rows_U for r in reads])
     rows_U, where_M, slot_U = distinct(rows_M, len(weight_RD), fixed)
@@ -210,7 +210,7 @@ class Rows(torch.optim.Optimizer):
 
     def leaves(self) -> list[Tensor]:
         """One tensor a table, whose `grad` is the gradient of the rows that were read, each row once."""
-        return [read.values_UD for weight in self.reads for read in self._merged(weight)]
+        return [view.values_UD for weight in self.reads for view in self._merged(weight)]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -218,8 +218,8 @@ class Rows(torch.optim.Optimizer):
         self.param_groups[0]["step"] += 1
         now = self._step
         for weight, moments in self.moments.items():
-            for read in self._merged(weight):
-                update_(weight.detach(), moments, read.rows_U, read.values_UD.detach(), read.grads_UD, now)
+            for view in self._merged(weight):
+                update_(weight.detach(), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
             moments.drift_S = drifted(moments.drift_S, now)
         self.reads.clear()
 
@@ -266,7 +266,7 @@ class Rows(torch.optim.Optimizer):
     @torch.no_grad()
     def _merged(self, weight: Tensor) -> list[Read]:
         """All that was read of a table and has a gradient, as one; none where nothing was."""
-        reads = [read for read in self.reads.get(weight, []) if read.values_UD.grad is not None]
+        reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
         if len(reads) > 1:
             rows_U, slot_U, grads_UD = summed(reads, weight, self.fixed)
             values_UD = caught_up(weight, self.moments[weight], rows_U, self._step.eps)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import DataConfig, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
+from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
 from ..data.shards import rank_and_world
@@ -24,15 +24,17 @@ from .checks import check_recipe
 from .claim import claimed
 from .device import device_of
 from .loop import Progress, fit
+from .origin import complete
 from .report import write_report
 from .sample import sample_documents
 from .tasks import EntropyTask, LanguageTask
 
 
-def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def train(draft: Draft, folder: Path) -> dict[str, Any]:
     """Run what is missing of a recipe in its run directory, and return the report."""
     if rank_and_world()[1] > 1:
         raise UserError("training runs in one process; several can share `prepare`: torchrun -m bytequilt prepare ...")
+    recipe = complete(draft)
     check_recipe(recipe)
     with claimed(recipe, folder):
         if (folder / "report.json").is_file() and (folder / "model" / "config.json").is_file():
@@ -42,8 +44,9 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         return write_report(recipe, folder, lm, done)
 
 
-def prepare(recipe: Recipe, folder: Path) -> Patcher:
+def prepare(draft: Draft, folder: Path) -> Patcher:
     """The stages of a recipe up to the shards, in its run directory; several ranks may share them."""
+    recipe = complete(draft)
     check_recipe(recipe)
     if rank_and_world()[1] > 1:
         return stages_to_shards(recipe, folder)
