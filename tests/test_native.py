@@ -14,6 +14,7 @@ from bytequilt import LM, load
 from bytequilt.config import HashConfig, NgramConfig, StackConfig, UserError
 from bytequilt.infer.session import Session
 from bytequilt.model.encoder_cache import STATES
+from bytequilt.model.int8 import quantise
 from bytequilt.model.layers import lay_out
 from bytequilt.model.ngram import NgramEntropy
 from bytequilt.native import chosen
@@ -181,6 +182,42 @@ def test_a_batch_draws_what_pytorch_draws():
     )
 
 
+def test_eight_bits_are_the_same_compiled():
+    for encoder, decoder in CROSS:
+        model, patch = blt(encoder_cross=encoder, decoder_cross=decoder), patcher("entropy")
+        quantise(model)
+        quantise(patch.model)
+        sessions = twins(model, patch, rows=2)
+        for session in sessions:
+            session.prefill(DOCUMENTS[0, :9], 1)
+        assert_same_steps(sessions, torch.cat([DOCUMENTS[:, :40], DOCUMENTS[:, 9:49]]))
+
+
+def test_eight_bits_do_not_depend_on_neighbours():
+    """A neighbour whose states are huge must not take the digits of others: each row has a text of its own."""
+    model, patch = blt(), patcher("space")
+    model.encoder.embed.weight.data[200] *= 1e4
+    quantise(model)
+    alone, both = Session(model, patch, native=True), Session(model, patch, rows=2, native=True)
+    for id in DOCUMENTS[0, :30]:
+        logits_2V = both.step(torch.stack([id, torch.tensor(200)]))
+        torch.testing.assert_close(logits_2V[:1], alone.step(id[None]), atol=1e-5, rtol=1e-5)
+
+
+def test_eight_bits_lose_little(tmp_path):
+    text = (b"The ship was old, and the sea was grey. Nobody on board had seen the land for forty days, and the men "
+            b"talked of nothing but water, bread and the wind that would not come. ")  # fmt: skip
+    lms = [load("tiny"), load("tiny", dtype="int8"), load("tiny", dtype="int8", entropy_dtype="int8")]
+    want, *reached = [lm.bits_per_byte(text) for lm in lms]
+    assert reached == pytest.approx([want, want], rel=1e-3)
+    assert lms[1].native
+    with pytest.raises(UserError, match="float32"):
+        lms[1].save(tmp_path / "model")
+    for options in ({"dtype": "int8", "device": "meta"}, {"entropy_dtype": "bfloat16"}):
+        with pytest.raises(UserError):
+            load("tiny", **options)
+
+
 def test_where_steps_are_compiled(monkeypatch):
     cpu, fp32 = torch.device("cpu"), torch.float32
     assert chosen(None, cpu, fp32)
@@ -192,8 +229,9 @@ def test_where_steps_are_compiled(monkeypatch):
         load("tiny", dtype="bfloat16", native=True)
     monkeypatch.setattr("bytequilt.native.find_spec", lambda name: None)
     assert not load("tiny").native
-    with pytest.raises(UserError, match=r"pip install 'bytequilt\[fast\]'"):
-        load("tiny", native=True)
+    for options in ({"native": True}, {"dtype": "int8"}):
+        with pytest.raises(UserError, match=r"pip install 'bytequilt\[fast\]'"):
+            load("tiny", **options)
 
 
 def test_what_takes_no_steps_does_not_import_numba(tmp_path):

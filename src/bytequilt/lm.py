@@ -22,7 +22,7 @@ from .infer.session import Session
 from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
-from .interop.devices import choose_device, choose_dtype, place
+from .interop.devices import choose_device, choose_dtype, choose_scoring, place
 from .interop.directory import write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
@@ -252,26 +252,28 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     native: bool | None = None,
+    entropy_dtype: str | torch.dtype | None = None,
     **hub_options: Any,
 ) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
-    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; the entropy model
-    always runs in fp32, since it decides boundaries. `native` says whether single steps are compiled, which takes the
-    extra `fast`; None, where they can be. `hub_options` are revision, token, cache_dir, force_download and
-    local_files_only.
+    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; int8 is for weights
+    alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8. `native` tells
+    whether single steps are compiled, which takes the extra `fast`: None where they can be, as int8 must.
+    `hub_options` are revision, token, cache_dir, force_download and local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
-    compiled = chosen(native, target, kind)
+    compiled, scoring = chosen(native, target, kind), choose_scoring(entropy_dtype)
     directory = Directory.find(name, **hub_options)
     config = directory.config
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
-    model, scorer = place(directory.blt(kind), target, compiled), directory.scorer()
-    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
+    model = place(directory.blt(torch.float32 if kind is torch.int8 else kind), target, compiled, kind)
+    scorer = directory.scorer()
+    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled, scoring))
     run = directory.folder.parent if directory.folder.name == "model" else None
     return LM(model, patcher, config.patch_bytes, run, compiled)
 

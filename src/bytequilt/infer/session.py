@@ -38,7 +38,7 @@ class Session:
         for name, number, least in (("reserve", reserve, 0), ("rows", rows, 1)):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, not {number!r}")
-        weight = model.decoder.head.weight
+        weight = model.decoder.norm.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
         self.steps = steps_of(model, patcher, native)
@@ -241,7 +241,7 @@ class Session:
     @torch.inference_mode()
     def _before_the_first(self) -> Tensor:
         """What there is to read before the first patch, as of one row."""
-        weight = self.model.decoder.head.weight
+        weight = self.model.decoder.norm.weight
         return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
 
     def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:

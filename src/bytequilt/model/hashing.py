@@ -49,6 +49,7 @@ class HashEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
+        self.register_buffer("scale", None)  # of each row, where they are int8
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -81,7 +82,8 @@ class HashEmbedding(nn.Module):
         weight, places_ST = (self.weight, places_ST) if self.gather is None else self.gather(places_ST)
         if weight.dtype is dtype:
             return F.embedding_bag(places_ST, weight, mode="sum")
-        return F.embedding(places_ST, weight).to(dtype).sum(1)
+        vectors = F.embedding(places_ST, weight).to(dtype)
+        return (vectors if self.scale is None else vectors * self.scale[places_ST][..., None]).sum(1)
 
 
 @lru_cache
