@@ -32,7 +32,7 @@ clean:
 	rm -rf $(VENV) build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-$(VENV)/.demo: EXTRAS := train,plot
+$(VENV)/.demo: EXTRAS := train,plot,fast
 $(VENV)/.dev: EXTRAS := all,dev
 
 # PyTorch first and by itself, so that nothing installed after it brings a second build.

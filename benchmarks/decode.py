@@ -25,6 +25,7 @@ from train_step import machine, peak_mib, receive, table, workers
 
 Setting = tuple[int, int, int]
 """Bytes of the prompt, bytes of the output, rows."""
+OURS = ("ours", "ours-lean", "ours-native", "ours-int8")
 LLAMAS = {
     "llama-32k": {"layers": 14, "dim": 512, "heads": 8, "ffn_dim": 1408, "vocabulary": 32_000},
     "llama-128k": {"layers": 8, "dim": 384, "heads": 6, "ffn_dim": 1024, "vocabulary": 128_256},
@@ -35,10 +36,11 @@ LLAMAS = {
 class Options:
     """What to measure."""
 
-    sides: tuple[Literal["ours", "ours-lean", "blt", "llama-32k", "llama-128k"], ...] = (
-        "ours", "ours-lean", "blt", *LLAMAS,
+    sides: tuple[Literal["ours", "ours-lean", "ours-native", "ours-int8", "blt", "llama-32k", "llama-128k"], ...] = (
+        "ours", "ours-lean", "ours-native", "ours-int8", "blt", *LLAMAS,
     )  # fmt: skip
-    """Which implementations take part: ours-lean has an n-gram table for an entropy model; blt is Hugging Face's."""
+    """Which implementations take part: ours-lean has an n-gram table for an entropy model, ours-native takes compiled
+    steps, ours-int8 those with weights of eight bits but for the entropy model; blt is Hugging Face's."""
     prompt: tuple[int, ...] = (64,)
     """Bytes of the prompt."""
     output: tuple[int, ...] = (512,)
@@ -113,7 +115,7 @@ def ratios(taken: dict[tuple[str, Setting], list[dict[str, float]]]) -> dict[str
     """Bytes per second of ours over those of each other side, repeat by repeat."""
     found = {}
     for (side, setting), theirs in taken.items():
-        for mine in ("ours", "ours-lean"):
+        for mine in OURS:
             if not side.startswith("ours") and (ours := taken.get((mine, setting))):
                 each = [a["bytes_per_s"] / b["bytes_per_s"] for a, b in zip(ours, theirs, strict=True)]
                 spread = f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
@@ -130,8 +132,8 @@ def serve(pipe: Any, name: str, options: Options) -> None:
     with torch.inference_mode():
         side: Side
         match name:
-            case "ours" | "ours-lean":
-                side = Ours(model(options, lean=name == "ours-lean"), options)
+            case _ if name in OURS:
+                side = Ours(model(options, name), options)
             case "blt":
                 side = TheirBLT(options)
             case _:
@@ -239,7 +241,7 @@ class Llama:
         return flops / 2e6 / (tokens * self.token_bytes)
 
 
-def model(options: Options, lean: bool = False) -> Any:
+def model(options: Options, name: str = "ours") -> Any:
     """Our model with random weights, its threshold calibrated on random bytes: the same in every process.
 
     The lean one has a table of entropies instead, filled from those of the entropy model.
@@ -252,15 +254,18 @@ def model(options: Options, lean: bool = False) -> Any:
     from bytequilt.config import NgramConfig, RuleConfig
     from bytequilt.model.blt import BLT
     from bytequilt.model.entropy import EntropyModel
+    from bytequilt.model.int8 import quantise
     from bytequilt.model.layers import lay_out
     from bytequilt.model.ngram import NgramEntropy
 
     torch.manual_seed(options.seed)
     blt, scorer = BLT(peers.SMALL), EntropyModel(peers.SMALL_ENTROPY)
-    lay_out(blt)
-    lay_out(scorer)
+    native = name in ("ours-native", "ours-int8")
+    if not native:
+        lay_out(blt)
+        lay_out(scorer)
     patcher, texts = Patcher(RuleConfig(threshold=0.0), scorer), [noise(1024, seed) for seed in range(8)]
-    if lean:
+    if name == "ours-lean":
         table = NgramEntropy(NgramConfig())
         table.learn(
             (torch.from_numpy(encode(text, eos=True)), torch.from_numpy(nats))
@@ -268,7 +273,11 @@ def model(options: Options, lean: bool = False) -> Any:
         )
         patcher = Patcher(RuleConfig(threshold=0.0), table)
     patcher.calibrate(texts, options.mean_patch)
-    return LM(blt.to(torch.bfloat16) if options.dtype == "bf16" else blt, patcher, options.mean_patch)
+    if name == "ours-int8":
+        quantise(blt)
+    elif options.dtype == "bf16":
+        blt.to(torch.bfloat16)
+    return LM(blt, patcher, options.mean_patch, native=native)
 
 
 def noise(size: int, seed: int = 1) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .baselines.baseline import Baseline
 from .codec import VOCAB_SIZE, as_bytes, encode
-from .config import RuleConfig, TrainConfig, UserError
+from .config import TrainConfig, UserError
 from .files import read_json
 from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
@@ -22,7 +22,7 @@ from .infer.session import Session
 from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
-from .interop.devices import choose_device, choose_dtype, place
+from .interop.devices import choose_device, choose_dtype, choose_scoring, place
 from .interop.directory import write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
@@ -30,9 +30,11 @@ from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
+from .native import chosen
 from .patching.patcher import Patcher
 from .view.cut import patched
 from .view.patched import PatchedText
+from .view.summary import summary
 
 if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
@@ -51,8 +53,9 @@ class LM(ModelHubMixin):
         patcher: Patcher,
         patch_bytes: float | None = None,
         run: Path | None = None,
+        native: bool = False,
     ) -> None:
-        self.model, self.patcher = model.eval(), patcher
+        self.model, self.patcher, self._native = model.eval(), patcher, native
         self.patch_bytes = patch_bytes
         """Mean bytes per patch that the threshold was calibrated to, where that is known."""
         self.run = run
@@ -61,17 +64,13 @@ class LM(ModelHubMixin):
             patcher.model.eval()
 
     def __repr__(self) -> str:
-        parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
-        stacks = ((name, getattr(self.model.config, part)) for part, name in parts)
-        shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
-        total = sum(weight.numel() for weight in self.model.parameters())
-        tables = sum(weight.numel() for weight in self.model.encoder.hash.parameters())
-        rule = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(self.patcher.rule))
-        weight = next(self.model.parameters())
-        return (
-            f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {rule}; "
-            f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
-        )
+        return summary(self.model, self.patcher.rule)
+
+    @property
+    def native(self) -> bool:
+        """Whether sessions and batchers take compiled steps."""
+        weight = self.model.decoder.norm.weight
+        return self._native and weight.is_cpu and weight.dtype is torch.float32
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model and its patcher to a device, `auto` among them; returns this LM.
@@ -114,11 +113,11 @@ class LM(ModelHubMixin):
 
     def session(self, reserve: int = 0) -> Session:
         """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
-        return Session(self.model, self.patcher, reserve)
+        return Session(self.model, self.patcher, reserve, native=self.native)
 
     def batcher(self, rows: int = 16) -> Batcher:
         """Generates up to so many texts side by side, which come and go as they please."""
-        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows)))
+        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows, native=self.native)))
 
     @overload
     def generate(
@@ -205,7 +204,7 @@ class LM(ModelHubMixin):
 
     def restore(self, path: str | Path) -> Session:
         """A session of this model that was saved, as in `session.save(path)`."""
-        return Session.restore(self.model, self.patcher, path)
+        return Session.restore(self.model, self.patcher, path, self.native)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
@@ -248,35 +247,35 @@ class LM(ModelHubMixin):
         return ModelCard(card(self.model.config, report, **fields))
 
 
-def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The kind of a rule, and its fields that are not at their defaults."""
-    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)
-
-
 def load(
     name: str | os.PathLike[str] = "tiny",
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
+    native: bool | None = None,
+    entropy_dtype: str | torch.dtype | None = None,
     **hub_options: Any,
 ) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
-    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; the entropy model
-    always runs in fp32, since it decides boundaries. `hub_options` are revision, token, cache_dir, force_download and
-    local_files_only.
+    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; int8 is that of
+    weights alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
+    `native` tells whether single steps are compiled, which takes the extra `fast`; None does so where it can be done.
+    `hub_options` are revision, token, cache_dir, force_download and local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
+    compiled, scoring = chosen(native, target, kind), choose_scoring(entropy_dtype)
     directory = Directory.find(name, **hub_options)
     config = directory.config
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
-    model, scorer = place(directory.blt(kind), target), directory.scorer()
-    patcher = Patcher(config.patching, scorer and place(scorer, target))
+    model = place(directory.blt(torch.float32 if kind is torch.int8 else kind), target, compiled, kind)
+    scorer = directory.scorer()
+    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled, scoring))
     run = directory.folder.parent if directory.folder.name == "model" else None
-    return LM(model, patcher, config.patch_bytes, run)
+    return LM(model, patcher, config.patch_bytes, run, compiled)
 
 
 def load_any(

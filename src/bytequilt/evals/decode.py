@@ -84,7 +84,7 @@ def measure(
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.tolist()
     lm.session().feed(prompts_RN[0, :CHUNK])
     begun = time.perf_counter()
-    session = Session(lm.model, lm.patcher, rows=rows)
+    session = Session(lm.model, lm.patcher, rows=rows, native=lm.native)
     for row, ids_n in enumerate(prompts_RN):
         session.prefill(ids_n, row)
     prefill = time.perf_counter() - begun

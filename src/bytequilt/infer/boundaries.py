@@ -9,13 +9,14 @@ from torch import Tensor
 from ..model.rows import Rows, restored
 from ..patching import rules
 from ..patching.patcher import Patcher
+from .steps import Steps
 
 
 class Boundaries:
     """Decides on the device; nothing is read from it."""
 
-    def __init__(self, patcher: Patcher, rows: int, reserve: int, device: torch.device) -> None:
-        self.patcher, self.device = patcher, device
+    def __init__(self, patcher: Patcher, steps: Steps, rows: int, reserve: int, device: torch.device) -> None:
+        self.patcher, self.steps, self.device = patcher, steps, device
         self.cache = patcher.cache(rows, reserve)
         """What the entropy model remembers, where the rule needs one."""
         self.state_RF = rules.start(patcher.rule, rows, device)
@@ -29,7 +30,7 @@ class Boundaries:
 
         `text`: the caller knows that none of them is a BOS.
         """
-        nats_n = self.patcher.nats_step(ids_n, self.cache, rows, text)
+        nats_n = self.steps.nats(ids_n, self.cache, rows, text)
         closes_n, state_nF = rules.step(self.patcher.rule, rows.take(self.state_RF), ids_n, nats_n)
         rows.put(self.state_RF, state_nF)
         if self.kept:

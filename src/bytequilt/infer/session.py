@@ -18,6 +18,7 @@ from ..patching.patcher import Patcher
 from . import saved
 from .boundaries import Boundaries
 from .row import Row
+from .steps import steps_of
 
 CHUNK = 4096  # ids of one parallel pass over a long text, which bounds its memory
 
@@ -29,15 +30,19 @@ class Session:
     one entry of the latent transformer for each patch; older bytes are forgotten.
     """
 
-    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1) -> None:
-        """Empty texts, each of which can be cropped back by up to `reserve` bytes at any time."""
+    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1, native: bool = False) -> None:
+        """Empty texts, each of which can be cropped back by up to `reserve` bytes at any time.
+
+        `native`: single steps are compiled; the model must lie in main memory, in fp32 or int8.
+        """
         for name, number, least in (("reserve", reserve, 0), ("rows", rows, 1)):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, not {number!r}")
-        weight = model.decoder.head.weight
+        weight = model.decoder.norm.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
-        self.boundaries = Boundaries(patcher, rows, reserve, self.device)
+        self.steps = steps_of(model, patcher, native)
+        self.boundaries = Boundaries(patcher, self.steps, rows, reserve, self.device)
         self.encoder = model.encoder.cache(rows, reserve)
         self.latent = model.latent.stack.cache(rows, reserve)
         self.decoder = model.decoder.cache(rows, reserve)
@@ -65,13 +70,8 @@ class Session:
             return torch.zeros(0, VOCAB_SIZE, device=self.device)
         if len(ids_n) == 1:
             return self.step(ids_n, [row])
-        text, rows, ids_BN, before = (
-            self.rows[row],
-            self._at([row]),
-            ids_n.to(self.device)[None],
-            self.rows[row].patches,
-        )
-        waiting = text.open_bytes
+        text, rows, ids_BN = self.rows[row], self._at([row]), ids_n.to(self.device)[None]
+        waiting, before = text.open_bytes, text.patches
         single = not bool((ids_BN[0, 0 if text.ids else 1 :] == BOS).any())
         closes_N = self._decide(ids_BN, row, single)
         self.encoder.states.make_room(max(waiting, text.needed_states), self.encoder.stack.lengths)
@@ -122,14 +122,13 @@ class Session:
             self._complete(cut, [False] * len(cut))
         room = max(text.needed_states for text in texts) + self.undecided + 1
         self.encoder.states.make_room(room, self.encoder.stack.lengths)
-        states = self.model.encoder.step(ids_n, self.encoder, selected, opens_n)
+        x_nd = self.steps.encode(ids_n, self.encoder, selected, opens_n)
         for text, id, closes in zip(texts, ids, closed, strict=True):
             text.push(id, bool(closes))
         ended = [place for place, closes in enumerate(closed) if closes]
         self._complete([rows[place] for place in ended], [opens[place] for place in ended])
         self.counts["decoder_calls"] += 1
-        step = self.decoder.step(selected, opens_n)
-        return self.model.decoder.step(states[-1], selected.take(self.patch_R), step)
+        return self.steps.decode(x_nd, self.patch_R, self.decoder, selected, opens_n)
 
     # ------------------------------------------------------------------------------------------------ going elsewhere
 
@@ -144,7 +143,7 @@ class Session:
     @torch.inference_mode()
     def fork(self) -> Self:
         """An independent session that has read the same."""
-        shared = (self.model, self.patcher)
+        shared = (self.model, self.patcher, self.steps)
         return copy.deepcopy(self, {id(thing): thing for thing in shared})
 
     @torch.inference_mode()
@@ -174,11 +173,11 @@ class Session:
 
     @classmethod
     @torch.inference_mode()
-    def restore(cls, model: BLT, patcher: Patcher, path: str | Path) -> Self:
+    def restore(cls, model: BLT, patcher: Patcher, path: str | Path, native: bool = False) -> Self:
         """The session that was saved. Raises UserError for another file, or one that is damaged or of another model."""
         state = saved.read(path, saved.fingerprint(model, patcher))
         with saved.told_as_damage(path):
-            session = cls(model, patcher, state["reserve"], len(state["rows"]))
+            session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
             session.load(state)
         return session
 
@@ -214,11 +213,10 @@ class Session:
         rows, ids_R = self._at([0]), torch.tensor([id], device=self.device)
         self.encoder.states.make_room(self.rows[0].needed_states + self.undecided + 1, self.encoder.stack.lengths)
         opens_R = ids_R == BOS if id == BOS else None
-        states = self.model.encoder.step(ids_R, self.encoder, rows, opens_R)
+        x_1d = self.steps.encode(ids_R, self.encoder, rows, opens_R)
         self.undecided += 1
         self.counts["decoder_calls"] += 1
-        step = self.decoder.step(rows, opens_R)
-        return self.model.decoder.step(states[-1], rows.take(self.patch_R), step)[0]
+        return self.steps.decode(x_1d, self.patch_R, self.decoder, rows, opens_R)[0]
 
     @torch.inference_mode()
     def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
@@ -243,7 +241,7 @@ class Session:
     @torch.inference_mode()
     def _before_the_first(self) -> Tensor:
         """What there is to read before the first patch, as of one row."""
-        weight = self.model.decoder.head.weight
+        weight = self.model.decoder.norm.weight
         return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
 
     def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:
@@ -291,16 +289,10 @@ class Session:
         if not rows:
             return
         selected, lengths = self._at(rows), [self.rows[row].length for row in rows]
-        longest, absent_RL = max(lengths), None
-        position_R = selected.take(self.encoder.stack.position_R)
-        states = self.encoder.states.newest(selected, position_R, longest)
-        if min(lengths) < longest:
-            missing_R1 = torch.tensor([[longest - length] for length in lengths], device=self.device)
-            absent_RL = torch.arange(longest, device=self.device) < missing_R1
-        opens_R = torch.tensor(opens, device=self.device) if any(opens) else None
-        step = self.latent.step(selected, opens_R)
-        latent_RD = self.model.latent.step(self.model.encoder.step_patch(states, absent_RL), step)
+        opens_n = torch.tensor(opens, device=self.device) if any(opens) else None
+        latent_nD, read_n = self.steps.patch(self.encoder, self.latent, selected, lengths, opens_n)
         self.counts["latent_calls"] += 1
         if self.reserve:
-            self.latents_RKD[selected.index, step.positions.tensor_R % (self.reserve + 1)] = latent_RD
-        selected.put(self.patch_R, self.model.decoder.read(latent_RD[:, None])[:, 0])
+            kept = torch.tensor([(self.latent.lengths[row] - 1) % (self.reserve + 1) for row in rows])
+            self.latents_RKD[selected.index, kept.to(self.device)] = latent_nD
+        selected.put(self.patch_R, read_n.view(-1, *self.patch_R.shape[1:]))

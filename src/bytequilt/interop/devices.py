@@ -5,9 +5,10 @@ from typing import Any
 import torch
 
 from ..config import UserError
+from ..model.int8 import quantise
 from ..model.layers import lay_out
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -53,7 +54,22 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
-def place(network: Any, device: torch.device) -> Any:
-    """The network on a device, its projections laid out for steps of one row."""
-    lay_out(network.to(device))
+def choose_scoring(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The type of an entropy model's weights; float32 where none is named. Raises UserError for another than int8."""
+    kind = torch.float32 if dtype is None else choose_dtype(dtype)
+    if kind is torch.bfloat16:
+        raise UserError("entropy_dtype must be float32 or int8: bfloat16 is too coarse for boundaries")
+    return kind
+
+
+def place(network: Any, device: torch.device, native: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """The network on a device, its projections laid out for steps of one row, unless these are compiled.
+
+    Weights stay in their type unless int8 is asked for.
+    """
+    network.to(device)
+    if dtype is torch.int8:
+        quantise(network)
+    elif not native:
+        lay_out(network)
     return network

@@ -125,6 +125,8 @@ def write_model(
 
 def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
     """Write config.json and model.safetensors, as `write_model` does, from tensors by name."""
+    if any(weight.dtype is torch.int8 for weight in tensors.values()):
+        raise UserError(f"cannot write {folder}: int8 is for loaded models; load this one in float32 to save it")
     plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
     with replacing_folder(folder) as partial:
         try:

@@ -82,11 +82,15 @@ class StackCache:
         """Begin the next N positions of some rows; `single`: the host knows that none opens but a row's first."""
         return StackChunk(self, rows, opens_BN, single)
 
-    def advance(self, rows: Rows, count: int, single: bool) -> None:
-        """Count positions that have begun."""
+    def count(self, rows: Rows, count: int, single: bool) -> None:
+        """Count positions that begin, on the host."""
         for row in rows.numbers:
             self.lengths[row] += count
             self.single[row] = self.single[row] and single
+
+    def advance(self, rows: Rows, count: int, single: bool) -> None:
+        """Count positions that have begun."""
+        self.count(rows, count, single)
         if rows.adjacent:
             rows.take(self.position_R).add_(count)
         else:

@@ -75,8 +75,8 @@ class Encoder(nn.Module):
         return states
 
     def cache(self, rows: int = 1, reserve: int = 0) -> EncoderCache:
-        """An empty cache, where and in what type the weights are."""
-        weight, reach = self.project.weight, self.hash.reach if self.hash else 0
+        """An empty cache, where and in what type the states are."""
+        weight, reach = self.stack.blocks[0].attention_norm.weight, self.hash.reach if self.hash else 0
         return EncoderCache(self.stack.config, len(self.reading), reach, rows, reserve, weight.device, weight.dtype)
 
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:

@@ -49,6 +49,7 @@ class HashEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
+        self.register_buffer("scale", None)  # of each row, where they are int8
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -73,17 +74,21 @@ class HashEmbedding(nn.Module):
         """
         if since_R is not None:
             recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
-        polynomials_RT = (recent_RM[:, :, None] * _powers(self.config, recent_RM.device)).sum(1)
+        polynomials_RT = (recent_RM[:, :, None] * powers(self.config, recent_RM.device)).sum(1)
         places_RT = polynomials_RT % self.config.rows + _offsets(self.config, recent_RM.device)
-        embedded = self.weight.index_select(0, places_RT.flatten())  # of few rows faster than a bag
-        return embedded.view(*places_RT.shape, -1).to(dtype).sum(1)
+        places_S = places_RT.flatten()
+        vectors_SD = self.weight.index_select(0, places_S).to(dtype)  # of few rows faster than a bag
+        if self.scale is not None:
+            vectors_SD = vectors_SD * self.scale[places_S][:, None]
+        return vectors_SD.view(*places_RT.shape, -1).sum(1)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
         places_ST = rows_ST + _offsets(self.config, rows_ST.device)
         weight, places_ST = (self.weight, places_ST) if self.gather is None else self.gather(places_ST)
         if weight.dtype is dtype:
             return F.embedding_bag(places_ST, weight, mode="sum")
-        return F.embedding(places_ST, weight).to(dtype).sum(1)
+        vectors = F.embedding(places_ST, weight).to(dtype)
+        return (vectors if self.scale is None else vectors * self.scale[places_ST][..., None]).sum(1)
 
 
 @lru_cache
@@ -99,7 +104,7 @@ def _offsets(config: HashConfig, device: torch.device) -> Tensor:
 
 
 @lru_cache
-def _powers(config: HashConfig, device: torch.device) -> Tensor:
+def powers(config: HashConfig, device: torch.device) -> Tensor:
     """Factor of each id of the longest n-gram in each hash, in wrapping int64: (longest, T)."""
     longest = max(config.sizes)
     columns = [

@@ -33,17 +33,19 @@ class Linear(nn.Linear):
 
 def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0) -> Tensor:
     """`times * x + layer(y)` in one operation: a step's residual."""
+    if layer.weight.dtype is torch.int8:
+        return torch.add(layer(y_RE), x_RD, alpha=times)
     return torch.addmm(x_RD, y_RE, layer.weight.t(), beta=times)
 
 
 def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
     """`layer(x)`, without what the call of a module costs beside a product of few rows."""
-    return F.linear(x_RD, layer.weight)
+    return layer(x_RD) if layer.weight.dtype is torch.int8 else F.linear(x_RD, layer.weight)
 
 
 def look_up(ids_R: Tensor, table: nn.Embedding) -> Tensor:
     """`table(ids)`, likewise."""
-    return table.weight.index_select(0, ids_R)
+    return table(ids_R) if table.weight.dtype is torch.int8 else table.weight.index_select(0, ids_R)
 
 
 def lay_out(network: nn.Module) -> None:
@@ -156,8 +158,8 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
-        """An empty cache, where and in what type the weights are."""
-        weight = self.blocks[0].attention.qkv.weight
+        """An empty cache, where and in what type the states are."""
+        weight = self.blocks[0].attention_norm.weight
         return StackCache(self.config, rows, reserve, weight.device, weight.dtype)
 
     def sees_as(self, other: "Stack") -> bool:

@@ -15,9 +15,9 @@ TABLE = 8192  # positions of a table: 2 MB at a head size of 64; what lies beyon
 def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor:
     """Rotary factors (..., head_dim / 2, 2) of positions (...) int64, all of them below `end`."""
     if end <= TABLE:
-        return F.embedding(positions, _table(1, head_dim, theta, positions.device)).unflatten(-1, (-1, 2))
-    low = _table(1, head_dim, theta, positions.device)[positions % TABLE].unflatten(-1, (-1, 2))
-    high = _table(TABLE, head_dim, theta, positions.device)[positions // TABLE].unflatten(-1, (-1, 2))
+        return F.embedding(positions, table(1, head_dim, theta, positions.device)).unflatten(-1, (-1, 2))
+    low = table(1, head_dim, theta, positions.device)[positions % TABLE].unflatten(-1, (-1, 2))
+    high = table(TABLE, head_dim, theta, positions.device)[positions // TABLE].unflatten(-1, (-1, 2))
     (a, b), (c, d) = low.unbind(-1), high.unbind(-1)
     return torch.stack([a * c - b * d, a * d + b * c], -1)
 
@@ -26,11 +26,11 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
 def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Factors (TABLE, 1, 1, 1, ...) as `rotate_` takes them: of a position that the host knows, a view."""
     with torch.inference_mode(False):
-        return turning(_table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
+        return turning(table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
 
 
 @lru_cache(maxsize=64)
-def _table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
+def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Factors of every `stride`-th position: angles in fp64, for they must hold anywhere, and so on the CPU."""
     with torch.inference_mode(False):  # training uses the same tables
         positions = torch.arange(0, stride * TABLE, stride, dtype=torch.float64, device="cpu")

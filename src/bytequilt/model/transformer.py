@@ -32,6 +32,10 @@ class Transformer(Network):
             opens = opens | (ids == id)
         return opens
 
+    def opens_step(self, ids_R: Tensor, text: bool) -> Tensor | None:
+        """The same for a step; None where it opens nowhere because no id is a BOS, as `text` says."""
+        return None if text and self.opening == (BOS,) else self.opens(ids_R)
+
     def forward(
         self,
         ids_BN: Tensor,
@@ -59,8 +63,7 @@ class Transformer(Network):
         added_RD: Tensor | None = None,
     ) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
-        opens_R = None if text and self.opening == (BOS,) else self.opens(ids_R)
-        step = cache.step(rows or cache.rows(), opens_R)
+        step = cache.step(rows or cache.rows(), self.opens_step(ids_R, text))
         x_RD = look_up(ids_R, self.embed)
         x_RD = x_RD if added_RD is None else x_RD + added_RD
         return product(self.norm.step(self.stack.step(x_RD, step)), self.head).float()

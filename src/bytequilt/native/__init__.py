@@ -1,0 +1,29 @@
+"""The byte step compiled by numba (extra `fast`). Nothing here is imported before a session takes its steps with it."""
+
+from importlib.util import find_spec
+
+import torch
+
+from ..config import UserError
+
+
+def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether steps are compiled: as told, and where nothing is told (None), wherever they can be.
+
+    Raises UserError where they shall be and cannot; int8 must be, for in PyTorch it is a slow twin alone.
+    """
+    if native is False:
+        return False
+    reason = _missing(device, dtype)
+    if reason and (native or dtype is torch.int8):
+        raise UserError(reason)
+    return reason is None
+
+
+def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu" or dtype not in (torch.float32, torch.int8):
+        name = str(dtype).removeprefix("torch.")
+        return f"the compiled step runs on the CPU in float32 or int8, not on {device.type} in {name}"
+    if find_spec("numba") is None:
+        return "the compiled step needs numba; install it with: pip install 'bytequilt[fast]'"
+    return None

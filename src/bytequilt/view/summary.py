@@ -1,0 +1,27 @@
+"""A model in one line."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..config import RuleConfig
+from ..model.blt import BLT
+
+
+def summary(model: BLT, rule: RuleConfig) -> str:
+    """Shapes, sizes, how text is cut into patches, number type and device."""
+    parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
+    stacks = ((name, getattr(model.config, part)) for part, name in parts)
+    shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
+    total = sum(weight.numel() for weight in model.parameters())
+    tables = sum(weight.numel() for weight in model.encoder.hash.parameters()) if model.encoder.hash else 0
+    by = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(rule))
+    weight = next(model.parameters())
+    return (
+        f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {by}; "
+        f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
+    )
+
+
+def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
+    """The kind of a rule, and its fields that are not at their defaults."""
+    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)
