@@ -254,15 +254,18 @@ def model(options: Options, name: str = "ours") -> Any:
     from bytequilt.config import NgramConfig, RuleConfig
     from bytequilt.model.blt import BLT
     from bytequilt.model.entropy import EntropyModel
+    from bytequilt.model.int8 import quantise
     from bytequilt.model.layers import lay_out
     from bytequilt.model.ngram import NgramEntropy
 
     torch.manual_seed(options.seed)
     blt, scorer = BLT(peers.SMALL), EntropyModel(peers.SMALL_ENTROPY)
-    lay_out(blt)
-    lay_out(scorer)
+    native = name in ("ours-native", "ours-int8")
+    if not native:
+        lay_out(blt)
+        lay_out(scorer)
     patcher, texts = Patcher(RuleConfig(threshold=0.0), scorer), [noise(1024, seed) for seed in range(8)]
-    if lean:
+    if name == "ours-lean":
         table = NgramEntropy(NgramConfig())
         table.learn(
             (torch.from_numpy(encode(text, eos=True)), torch.from_numpy(nats))
@@ -270,7 +273,11 @@ def model(options: Options, name: str = "ours") -> Any:
         )
         patcher = Patcher(RuleConfig(threshold=0.0), table)
     patcher.calibrate(texts, options.mean_patch)
-    return LM(blt.to(torch.bfloat16) if options.dtype == "bf16" else blt, patcher, options.mean_patch)
+    if name == "ours-int8":
+        quantise(blt)
+    elif options.dtype == "bf16":
+        blt.to(torch.bfloat16)
+    return LM(blt, patcher, options.mean_patch, native=native)
 
 
 def noise(size: int, seed: int = 1) -> bytes:

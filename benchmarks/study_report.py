@@ -6,17 +6,19 @@
 --check also reads the page `results.md` beside the folder, which people write. Between the marks
 `<!-- study: begin -->` and `<!-- study: end -->` (the folder's name) a table row that begins with a model must have
 its bits per byte under each size, and every number with three decimals must be the bits per byte of a model, or how far
-two models of one size are apart.
+two models of one size are apart. A row `slope of MODEL` has the slopes from size to size, and over all of them.
 Plots are compared only where the version of matplotlib is the one that drew them: another sets letters differently.
 """
 
 import argparse
+import math
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from bytequilt.config import UserError
@@ -82,12 +84,26 @@ def wrong_figures(section: str, results: dict[str, Any]) -> Iterator[str]:
     known = {f"{value:.3f}" for value in (*bpb.values(), *(abs(a - b) for a, b in pairs))}
     yield from (f"{figure} is no result" for figure in FIGURE.findall(section) if figure not in known)
     rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    yield from wrong_slopes(rows, results)
     for model, *cells in rows:
         for size, cell in zip(rows[0][1:], cells, strict=True):
             if model in {name for name, _ in bpb} and cell != (
                 f"{bpb[model, size]:.3f}" if (model, size) in bpb else ""
             ):
                 yield f"{model} at {size} has {bpb.get((model, size), 'no result')}, not {cell!r}"
+
+
+def wrong_slopes(rows: list[list[str]], results: dict[str, Any]) -> Iterator[str]:
+    """Slopes that are not those of ln bpb over ln FLOPs: of neighbours, and of the line through all sizes."""
+    quantities = table.summary(results["rows"])
+    for first, *cells in rows:
+        if first.startswith("slope of "):
+            own = [values for (model, _), values in quantities.items() if model == first.removeprefix("slope of ")]
+            x, y = ([math.log(values[name].mean) for values in own] for name in ("train_flops", "test_bpb"))
+            steps = [linear_regression(x[at : at + 2], y[at : at + 2]).slope for at in range(len(x) - 1)]
+            wanted = [f"{-slope:.4f}" for slope in (*steps, linear_regression(x, y).slope)]
+            if cells != wanted:
+                yield f"{first} has {wanted}, not {cells}"
 
 
 if __name__ == "__main__":

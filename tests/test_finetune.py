@@ -22,7 +22,8 @@ from bytequilt.study import finetune
 from bytequilt.study.examples import Examples, ask, examples_of
 from bytequilt.study.finetune import fine_tunings, trained
 from bytequilt.study.jobs import done, results_in, run_all
-from bytequilt.study.recipe import FineTune, Study
+from bytequilt.study.recipe import Study
+from bytequilt.study.tuning import FineTune
 from bytequilt.view.curves import accuracy_by_examples
 
 LEXICON = lexicon()

@@ -21,13 +21,13 @@ from bytequilt.config import BaselineConfig
 from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
 from bytequilt.study.budget import count_batches, mean_flops, training_flops
-from bytequilt.study.compare import results_of, train
+from bytequilt.study.compare import compare, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
-from bytequilt.study.models import leak, untrained
+from bytequilt.study.models import leak, parameter_count, sized, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
 from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
-from bytequilt.study.trial import Trial
+from bytequilt.study.trial import Trial, entropy_cost
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
 
@@ -445,3 +445,112 @@ def test_the_verb_writes_its_results(texts, tmp_path, capsys):
         assert (tmp_path / "out" / name).is_file()
     main(["compare", str(recipe), "--out", str(tmp_path / "out"), "--report"])
     assert "bpe" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------- evidence
+
+HASHED = {"stack": STACK, "hash": {"sizes": [2, 3], "rows": 50}}
+NGRAMS = {"ladder": "hashed", "vocabulary": 270, "train": {"row_bytes": 64}, "lr": 1e-2}
+
+
+def with_evidence(texts, **changes) -> Study:
+    """Two seeds of BLTs and baselines with n-grams, and models that count."""
+    fields = {
+        "budgets": {"S": {"flops": 3e7, "seeds": [0, 1]}},
+        "ladders": {"hashed": {"S": HASHED}},
+        "warmup_share": 0.25,
+        "counts": {
+            "kn3": {"kind": "kneser-ney", "order": 3, "text_of": "quilt"},
+            "token-2gram": {"kind": "kneser-ney", "order": 2, "vocabulary": 270, "text_of": "quilt"},
+        },
+    }
+    chosen = study(texts).model_dump(exclude={"models", "budgets", "ladders"}, exclude_none=True)
+    ladders = {"blt": {"S": BLT}, **fields["ladders"]}
+    models = {
+        "quilt": {"ladder": "blt", "patching": {"kind": "space"}, "lr": 1e-2},
+        "frozen": {"ladder": "blt", "patching": {"kind": "space"}, "lr": 1e-2, "frozen_tables": True, "stage": 2},
+        "bpe+ngrams": NGRAMS | {"parameters": {"S": 20_000}},
+    }
+    return Study.model_validate(merged(chosen | fields | {"ladders": ladders, "models": models}, changes))
+
+
+def test_a_study_ends_in_intervals_and_models_that_count_are_rows(texts, tmp_path):
+    chosen, folder = with_evidence(texts), tmp_path / "out"
+    results = compare(chosen, folder)
+    rows = {(row["model"], row["seed"]): row for row in results["rows"]}
+    assert {name for name, _ in rows} == {*chosen.models, *chosen.counts}
+    assert {row["corpus"] for row in rows.values()} == {"english"}
+    assert rows["bpe+ngrams", 0]["matching"] == "parameters"
+    assert rows["bpe+ngrams", 0]["parameters"] == pytest.approx(20_000, rel=0.02)
+    assert rows["kn3", 0]["trained_bytes"] <= rows["quilt", 0]["trained_bytes"] + 1
+    for (name, seed), row in rows.items():
+        bits = json.loads((folder / "documents" / f"{name}-S-seed{seed}.json").read_text())
+        assert sum(bits) / row["test_bytes"] == pytest.approx(row["test_bpb"], rel=1e-5)
+    (line,) = [line for line in results["differences"] if line["model"] == "quilt" and line["against"] == "bpe+ngrams"]
+    assert line["matching"] == "flops"
+    assert line["low"] < line["difference"] < line["high"]
+    assert "95 %" in (folder / "report.md").read_text()
+    assert compare(chosen, folder) == results  # nothing is done again
+
+
+def test_frozen_tables_stay_as_they_were_drawn(texts, tmp_path):
+    chosen, folder = only(with_evidence(texts), "frozen").model_copy(update={"counts": {}}), tmp_path / "out"
+    corpus = prepared(chosen, folder)
+    do_all(chosen, folder, corpus)
+    torch.manual_seed(0)
+    drawn = untrained(chosen, folder, corpus, "frozen", "S").network
+    there = load_any(folder / "runs" / "frozen-S-seed0" / "model").network
+    assert torch.equal(drawn.encoder.hash.weight, there.encoder.hash.weight)
+    assert not torch.equal(drawn.encoder.embed.weight, there.encoder.embed.weight)
+
+
+def test_parameters_that_tables_cannot_reach_are_refused(texts, tmp_path):
+    chosen = with_evidence(texts, models={"bpe+ngrams": {"parameters": {"S": 5_000}}})
+    corpus = prepared(chosen, tmp_path / "out")
+    with pytest.raises(UserError, match="cannot be met"):
+        untrained(chosen, tmp_path / "out", corpus, "bpe+ngrams", "S")
+
+
+def test_a_charged_entropy_model_takes_from_the_budget(texts, tmp_path):
+    patched = {"ladder": "blt", "patching": {"target_bytes": 4.0}, "lr": 1e-2}
+    models = {"free": patched, "charged": patched | {"charge_entropy": True}}
+    chosen = with_evidence(texts, budgets={"S": {"flops": 1e8, "seeds": [0]}}, models=models)
+    chosen = only(chosen, *models).model_copy(update={"counts": {}})
+    budgets = [
+        Trial(
+            chosen, tmp_path / "out" / "runs" / name, prepared(chosen, tmp_path / "out"), Run(name, "S", 0), None
+        ).budget(None, None)
+        for name in models
+    ]
+    assert budgets[0].amount - budgets[1].amount == entropy_cost(chosen)
+    assert budgets[1].amount > 0
+
+
+def test_a_search_goes_on_at_a_larger_size_from_where_it_ended(texts):
+    chosen = study(texts, sweep={"again": ["L"]})
+    assert chosen.searched_sizes("bpe") == ("S", "L")
+    small = {Run("bpe", "S", 0, Rate(lr, 1.0)): bpb for lr, bpb in ((1e-2, 3.0), (1e-4, 2.0))}
+    assert tries(chosen, "bpe", {}.get, "L") == ([], None)
+    asked, _ = tries(chosen, "bpe", small.get, "L")
+    assert asked[0] == Run("bpe", "L", 0, Rate(1e-4, 1.0))
+    large = {Run("bpe", "L", 0, Rate(lr, 1.0)): bpb for lr, bpb in ((1e-2, 1.0), (1e-4, 2.0))}
+    assert learning_rate(chosen, "bpe", (small | large).get, "S") == (1e-4, 1.0)
+    assert learning_rate(chosen, "bpe", (small | large).get, "L") == (1e-2, 1.0)
+
+
+def test_stages_come_one_after_another(texts):
+    stages = [run.model for run in planned(with_evidence(texts), {}.get)]
+    assert stages == ["quilt", "bpe+ngrams"] * 2 + ["frozen"] * 2
+
+
+@pytest.mark.parametrize("name", ["evidence", "evidence-russian", "evidence-code"])
+def test_totals_of_the_shipped_studies_can_be_met(name):
+    chosen = load_study(name)
+    for model, contender in chosen.models.items():
+        for size, total in contender.parameters.items():
+            config = chosen.network(model, size)
+            make = build if isinstance(config, BaselineConfig) else Network
+            if contender.vocabulary:
+                config = config.model_copy(update={"vocabulary": contender.vocabulary + OFFSET})
+            with torch.device("meta"):
+                assert parameter_count(make(sized(config, make, total))) == pytest.approx(total, rel=0.02)

@@ -235,15 +235,19 @@ def test_networks_are_shown_with_their_tables_apart(tmp_path):
 
 def test_tries_are_all_shown():
     rows = cells(choices.search(study(), all_rows()))
-    assert rows["quilt"] == [["2", "", "2.950", ""], ["4", "2.900", "**2.700**", "2.800"], ["8", "", "2.950", ""]]
-    assert ["4", "2.900", "2.800", "**2.700**"] in rows["merged"]
+    assert rows["quilt"] == [
+        ["S", "2", "", "2.950", ""],
+        ["S", "4", "2.900", "**2.700**", "2.800"],
+        ["S", "8", "", "2.950", ""],
+    ]
+    assert ["S", "4", "2.900", "2.800", "**2.700**"] in rows["merged"]
     few = cells(choices.search(study(), [row for row in all_rows() if row["lr"] != 4e-3]))
-    assert few["quilt"][1] == ["4", "2.900", "2.700", "missing"]
+    assert few["quilt"][1] == ["S", "4", "2.900", "2.700", "missing"]
     failed = [row("quilt", "S", None, rate=(1e-3, 4.0))]
     assert cells(choices.search(study(), failed))["quilt"] == [
-        ["2", "", "missing", ""],
-        ["4", "diverged", "missing", "missing"],
-        ["8", "", "missing", ""],
+        ["S", "2", "", "missing", ""],
+        ["S", "4", "diverged", "missing", "missing"],
+        ["S", "8", "", "missing", ""],
     ]
     assert choices.search(study(models={"byte": {"ladder": "flat", "lr": 1e-3}}, sweep=None), []) is None
 

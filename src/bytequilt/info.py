@@ -82,9 +82,11 @@ def _count(network: nn.Module | None) -> int:
 def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
     """Parameters of a baseline, those of its vocabulary apart."""
     network = unfilled(build, config)
-    vocabulary = {"embedding": _count(network.embed), "head": _count(network.head)}
+    body = network.network if config.hash else network
+    parts = {"embedding": _count(body.embed), "head": _count(body.head)}
+    parts |= {"hash": _count(network.hash)} if config.hash else {}
     total = _count(network)
-    return {"total": total, "body": total - sum(vocabulary.values())} | vocabulary
+    return {"total": total, "body": total - sum(parts.values())} | parts
 
 
 def _config(name: str) -> ModelConfig | Recipe:

@@ -20,10 +20,9 @@ from ..interop.names import unfilled
 from ..interop.native import FORMAT, ModelConfig
 from ..model.layers import lay_out
 from ..model.loss import target_nats
-from ..model.transformer import Transformer
 from .decoder import TokenDecoder
 from .flops import baseline_flops
-from .mamba import Mamba
+from .ngrams import build
 from .vocabulary import BPE, Bytes, Vocabulary
 
 if TYPE_CHECKING:  # what training needs is optional
@@ -79,7 +78,7 @@ class Baseline:
 
     def loss(self, batch: "Batch") -> Tensor:
         """Sum of nats over the targets of a batch."""
-        single = {"single": batch.single} if isinstance(self.network, Transformer) else {}
+        single = {"single": batch.single} if self.config.stack else {}
         return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
 
     def bytes_of(self, batch: "Batch") -> int:
@@ -177,8 +176,3 @@ class Baseline:
             raise UserError(f"{folder} is damaged or of another shape than its configuration says: {reason}") from None
         lay_out(network.to(device))
         return cls(network, vocabulary, config)
-
-
-def build(config: BaselineConfig) -> nn.Module:
-    """The network of a baseline, with random weights."""
-    return (Transformer if config.stack else Mamba)(config.network, config.vocabulary)

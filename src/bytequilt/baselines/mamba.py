@@ -72,11 +72,22 @@ class Mamba(Network):
         """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
         return [block.mixer.A_log for block in self.backbone.layers]
 
-    def forward(self, ids_BN: Tensor, cache: MambaCache | None = None, rows: Rows | None = None) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows."""
+    def forward(
+        self,
+        ids_BN: Tensor,
+        cache: MambaCache | None = None,
+        rows: Rows | None = None,
+        added_BND: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows.
+
+        `added_BND` is added to the embeddings of the ids.
+        """
         past = MambaCache(self.config, len(ids_BN), ids_BN.device) if cache is None else cache
         rows = rows or past.rows()
         x_NBD, within = self.embed(ids_BN.t()), SameDocument.of(ids_BN.t() == BOS, self.config.conv)
+        if added_BND is not None:
+            x_NBD = x_NBD + added_BND.transpose(0, 1)
         for layer, block in enumerate(self.backbone.layers):
             tail_RKE, state_RSE = past.tail_LRKE[layer], past.state_LRSE[layer]
             mixed_NBD, new = mix(block.mixer, block.norm(x_NBD), within, rows.take(tail_RKE), rows.take(state_RSE))
@@ -86,9 +97,16 @@ class Mamba(Network):
             x_NBD = x_NBD + mixed_NBD
         return self.head(self.backbone.norm_f(x_NBD.transpose(0, 1))).float()
 
-    def step(self, ids_R: Tensor, cache: MambaCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+    def step(
+        self,
+        ids_R: Tensor,
+        cache: MambaCache,
+        rows: Rows | None = None,
+        text: bool = False,
+        added_RD: Tensor | None = None,
+    ) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows; `text`, which changes nothing here: none is a BOS."""
-        return self(ids_R[:, None], cache, rows)[:, 0]
+        return self(ids_R[:, None], cache, rows, None if added_RD is None else added_RD[:, None])[:, 0]
 
     def cache(self, rows: int = 1) -> MambaCache:
         """An empty cache, to read texts in pieces exactly."""

@@ -159,6 +159,10 @@ class BaselineConfig(Config):
 
     stack: StackConfig | None = None
     mamba: MambaConfig | None = None
+    hash: HashConfig | None = None
+    """Hashed n-grams of its ids, bytes or tokens, added to their embeddings."""
+    tied: bool = False
+    """Whether ids are embedded by the rows of the output head, which then learn at the rate of matrices."""
     vocabulary: Annotated[int, Field(ge=BYTES, le=2**32)] = BYTES
     """Ids, the four special ones among them; 260 for bytes."""
     token_bytes: Annotated[float, Field(ge=1, le=1e6)] = 1.0
@@ -168,6 +172,8 @@ class BaselineConfig(Config):
     def _one_network(self) -> "BaselineConfig":
         if (self.stack is None) == (self.mamba is None):
             raise ValueError("a baseline has either a `stack` or a `mamba`")
+        if self.hash and not self.hash.sizes:
+            raise ValueError("a baseline without n-grams has no `hash`")
         return self
 
     @property

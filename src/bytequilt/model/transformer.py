@@ -7,7 +7,7 @@ from ..config import StackConfig
 from .cache import StackCache
 from .embedding import Embedding
 from .initial import Network
-from .layers import Linear, RMSNorm, Stack, product
+from .layers import Linear, RMSNorm, Stack, look_up, product
 from .rows import Rows
 
 
@@ -37,21 +37,36 @@ class Transformer(Network):
         return None if text and self.opening == (BOS,) else self.opens(ids_R)
 
     def forward(
-        self, ids_BN: Tensor, cache: StackCache | None = None, rows: Rows | None = None, single: bool = False
+        self,
+        ids_BN: Tensor,
+        cache: StackCache | None = None,
+        rows: Rows | None = None,
+        single: bool = False,
+        added_BND: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, N, V) in fp32; row t predicts id t+1.
 
         With a cache, the ids continue those of its rows. `single`: no id is a BOS but a row's first of all, which
-        saves masks.
+        saves masks. `added_BND` is added to the embeddings of the ids.
         """
         opens_BN, single = self.opens(ids_BN), single and self.opening == (BOS,)
         chunk = None if cache is None else cache.chunk(rows or cache.rows(), opens_BN, single)
-        return self.head(self.norm(self.stack(self.embed(ids_BN), opens_BN, chunk, single))).float()
+        x_BND = self.embed(ids_BN) if added_BND is None else self.embed(ids_BN) + added_BND
+        return self.head(self.norm(self.stack(x_BND, opens_BN, chunk, single))).float()
 
-    def step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+    def step(
+        self,
+        ids_R: Tensor,
+        cache: StackCache,
+        rows: Rows | None = None,
+        text: bool = False,
+        added_RD: Tensor | None = None,
+    ) -> Tensor:
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
         step = cache.step(rows or cache.rows(), self.opens_step(ids_R, text))
-        return product(self.norm.step(self.stack.step(self.embed(ids_R), step)), self.head).float()
+        x_RD = look_up(ids_R, self.embed)
+        x_RD = x_RD if added_RD is None else x_RD + added_RD
+        return product(self.norm.step(self.stack.step(x_RD, step)), self.head).float()
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
         """An empty cache, to read texts in pieces exactly; up to `reserve` ids can be taken back."""

@@ -49,20 +49,21 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     """Held-out BPB of all tries, a line for each model and multiple; None where nothing is searched."""
     bpb, lines = held_out_bpb(rows), []
     grid_lr = sorted(study.sweep.lr) if study.sweep else []
-    for model in study.models:
-        asked, best = tries(study, model, bpb)
+    searches = [(name, size) for name in study.models for size in study.searched_sizes(name)]
+    for model, size in searches:
+        asked, best = tries(study, model, bpb, size)
         by_rate = {run.rate: run for run in asked}
         for factor in sorted({run.rate.hash_lr_factor for run in asked if run.rate}):
             tried = [by_rate.get(Rate(lr, factor)) for lr in grid_lr]
-            lines.append([model, f"{factor:g}", *(_try(run, run == best, bpb) for run in tried)])
-    return grid(["model", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines) if lines else None
+            lines.append([model, size, f"{factor:g}", *(_try(run, run == best, bpb) for run in tried)])
+    return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
 
 
 def checks(study: Study, rows: Sequence[Row], machine: str) -> str:
     """The leak test, how well budgets were met, what is missing, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]
-    names = {Run.of(row).name for row in rows}
     runs = planned(study, held_out_bpb(rows))
+    names = {Run.of(row).name for row in rows} & {run.name for run in runs}
     lines = {
         "runs done": f"{len(names)} of {len(runs)}",
         "missing": ", ".join(run.name for run in runs if run.name not in names) or "none",
@@ -102,4 +103,5 @@ def _network(config: BLTConfig | BaselineConfig, row: Row | None) -> str:
     if row is None:
         return shape
     ids = VOCAB_SIZE + config.hash.tables * config.hash.rows if blt else row["vocabulary"]
-    return f"{shape}: {scaled(row['parameters'])} ({scaled(ids * stacks[0].dim)})"
+    looked_up = row.get("looked_up", ids * stacks[0].dim)  # results before n-grams of baselines lack it
+    return f"{shape}: {scaled(row['parameters'])} ({scaled(looked_up)})"

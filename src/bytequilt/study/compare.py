@@ -4,14 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import UserError
+from ..files import read_json
 from .corpus import Corpus, prepared
+from .counting import check_counts, countings
+from .evidence import differences, draws_of, fits
 from .finetune import fine_tunings
 from .jobs import Job, Results, done, results_in, run_all
 from .models import check_inputs
 from .recipe import Study
 from .report import write_report
-from .trial import trials
+from .search import Run
+from .trial import spread, trials
 
 
 def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, Any]:
@@ -24,17 +30,31 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
     if not report_only:
         train(study, folder, corpus)
     rows, finetuned = results_of(study, folder, corpus)
-    return write_report(study, rows, folder, corpus, finetuned)
+    return write_report(study, rows, folder, corpus, finetuned, evidence_of(study, rows, folder, corpus))
+
+
+def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corpus: Corpus) -> dict[str, Any]:
+    """Differences between models and slopes over budgets, with their intervals, from the bits of documents."""
+    costs: dict[tuple[str, str], list[Any]] = {}
+    for row in (row for row in rows if not row["search"]):
+        path = folder / "documents" / f"{Run.of(row).name}.json"
+        costs.setdefault((row["model"], row["size"]), []).append(read_json(path))
+    sizes_D = np.array([len(text) for text in spread(corpus.test, study.test_bytes)], dtype=float)
+    draws = draws_of({place: np.array(bits) for place, bits in costs.items()}, sizes_D, study.counts)
+    blts = [name for name, model in study.models.items() if model.patching]
+    return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
 
 
 def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None:
     """Do the trials and fine-tunings that are missing; `wait` as in `run_all`."""
     check_inputs(study)
+    check_counts(study)
     results_of(study, folder, corpus)
 
     def plan(results: Results) -> Sequence[Job]:
         tuning = [job for job in fine_tunings(study, folder, results) if job.trained_in in results]
-        return [*trials(study, folder, corpus, results), *tuning]
+        counts = countings(study, folder, corpus, results)  # of minutes, so they come first
+        return [*counts, *trials(study, folder, corpus, results), *tuning]
 
     run_all(plan, folder, wait)
 
@@ -45,7 +65,8 @@ def results_of(study: Study, folder: Path, corpus: Corpus) -> tuple[list[dict[st
     Raises UserError where one is of another recipe or another corpus.
     """
     results = results_in(folder)
-    rows = done(trials(study, folder, corpus, results), results)
+    jobs = [*trials(study, folder, corpus, results), *countings(study, folder, corpus, results)]
+    rows = done(jobs, results)
     if strange := [row for row in rows if row["split"] != corpus.split]:
         raise UserError(f"{strange[0]['model']} in {folder} was trained on another split; it cannot be compared")
     return rows, done(fine_tunings(study, folder, results), results)

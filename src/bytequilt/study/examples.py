@@ -17,7 +17,7 @@ from ..evals.characters import TASKS, YES_NO, Item, records
 from ..evals.words import Lexicon
 from ..lm import LM
 from ..patching import rules
-from .recipe import FineTune
+from .tuning import FineTune
 
 Example = dict[str, str]
 """A question, `prompt`, and its answer, `text`."""

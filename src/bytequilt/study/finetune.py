@@ -23,9 +23,10 @@ from ..train.tasks import LanguageTask
 from .budget import count_batches, training_flops
 from .examples import Example, Examples, ask, examples_of
 from .jobs import Results
-from .recipe import FineTune, Rate, Study
+from .recipe import Rate, Study
 from .search import Run, held_out_bpb, learning_rate
 from .trial import trial_rows
+from .tuning import FineTune
 
 OTHERS, OTHER_SEED = 100, 1_000_003  # questions on training words that are not learnt from, and their seed
 
@@ -48,7 +49,7 @@ def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuni
     chosen, bpb = study.finetune, held_out_bpb(trial_rows(results))
     jobs = []
     for run in [Run(model, chosen.size, seed) for seed in chosen.seeds for model in chosen.models] if chosen else []:
-        if rate := learning_rate(study, run.model, bpb):
+        if rate := learning_rate(study, run.model, bpb, run.size):
             jobs.append(FineTuning(study, folder / "finetune" / run.name, run, rate))
     return jobs
 

@@ -1,20 +1,26 @@
 """The models of a study, before training: their networks, patchers and vocabularies, and the test for leaks."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from ..baselines.baseline import Baseline, build
+from ..baselines.baseline import Baseline
+from ..baselines.ngrams import build
 from ..baselines.vocabulary import BPE, Bytes, Vocabulary
 from ..codec import OFFSET
 from ..config import BaselineConfig, BLTConfig, UserError
 from ..lm import LM
 from ..model.blt import BLT
+from ..model.hashing import HashEmbedding
 from ..train.run import threshold_stage
 from .corpus import Corpus
 from .recipe import Contender, Study
 
 TOLERANCE = 1e-3  # of logits; rounding moves them by a hundredth of that
+EQUAL = 0.02  # share by which parameters may differ from those asked for
 LEARN = 12_000_000  # bytes that a vocabulary is learnt from
 
 
@@ -26,20 +32,62 @@ def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) 
         assert patching is not None
         entropy = corpus.entropy if patching.needs_entropy else None
         patcher = threshold_stage(patching, corpus.folder, folder / "patching" / f"{name}.json", entropy)
-        return LM(BLT(config), patcher, patching.target_bytes or patching.stride)
-    vocabulary = vocabulary_of(contender, corpus, folder / "vocabularies" / f"{contender.vocabulary}.model")
+        network = BLT(sized(config, BLT, contender.parameters.get(size)))
+        _freeze(network, contender)
+        return LM(network, patcher, patching.target_bytes or patching.stride)
+    vocabulary = vocabulary_of(contender, corpus, folder)
     config = with_vocabulary(config, vocabulary, corpus.sample())
-    return Baseline(build(config), vocabulary, config)
+    config = sized(config, build, contender.parameters.get(size))
+    network = build(config)
+    _freeze(network, contender)
+    return Baseline(network, vocabulary, config)
 
 
-def vocabulary_of(contender: Contender, corpus: Corpus, learnt: Path) -> Vocabulary:
-    """The bytes; or the tokens of a file; or tokens learnt from the training text, kept in the file `learnt`."""
+def _freeze(network: nn.Module, contender: Contender) -> None:
+    for module in network.modules():
+        if isinstance(module, HashEmbedding):
+            module.weight.requires_grad_(not contender.frozen_tables)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """All parameters; those that two modules share count once."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> Any:
+    """The configuration with so many rows in its hash tables that the network has `total` parameters.
+
+    Raises UserError where that cannot be met within 2 %.
+    """
+    if total is None:
+        return config
+
+    def count(rows: int) -> tuple[Any, int]:
+        changed = config.model_copy(update={"hash": config.hash.model_copy(update={"rows": rows})})
+        with torch.device("meta"):
+            return changed, parameter_count(make(changed))
+
+    (_, least), (_, more) = count(1), count(2)
+    changed, reached = count(max(1, 1 + round((total - least) / (more - least))))
+    if abs(reached - total) > EQUAL * total:
+        raise UserError(f"{total:,} parameters cannot be met by hash tables: the network has {reached:,} with them")
+    return changed
+
+
+def vocabulary_of(contender: Contender, corpus: Corpus, folder: Path) -> Vocabulary:
+    """The bytes; or the tokens of a file; or tokens learnt from the training text, kept in the folder of a study."""
     if contender.tokenizer is not None:
         return BPE.read(Path(contender.tokenizer), contender.vocabulary)
-    if contender.vocabulary is None:
+    return learnt_vocabulary(contender.vocabulary, corpus, folder)
+
+
+def learnt_vocabulary(ranks: int | None, corpus: Corpus, folder: Path) -> Vocabulary:
+    """The bytes, or so many tokens learnt from the training text, which are kept in the folder of a study."""
+    if ranks is None:
         return Bytes()
+    learnt = folder / "vocabularies" / f"{ranks}.model"
     if not learnt.is_file():
-        BPE.learn(corpus.sample(LEARN), contender.vocabulary).save(learnt)
+        BPE.learn(corpus.sample(LEARN), ranks).save(learnt)
     return BPE.read(learnt)
 
 

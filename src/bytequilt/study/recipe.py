@@ -1,7 +1,6 @@
 """A study: models trained with equal budgets, as a TOML file describes them."""
 
-from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -17,11 +16,9 @@ from ..config import (
     read_toml,
     recipe_path,
 )
-from ..evals.characters import TASKS
-from ..evals.words import Lengths
+from .tuning import Amount, FineTune
 
 STUDIES = "recipes/studies"
-Amount = Annotated[float, Field(gt=0)]
 
 
 class Budget(Config):
@@ -59,7 +56,9 @@ class Sweep(Config):
     hash_lr_factor: Annotated[tuple[Amount, ...], Field(min_length=1)] = (1.0,)
     """Learning rates of embeddings and hash tables, as multiples of the others."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Part of the budget of the smallest size that a try takes."""
+    """Part of the budget of its size that a try takes."""
+    again: tuple[str, ...] = ()
+    """Larger sizes at which the search goes on from the rates of the searched size below; others take those."""
 
     @property
     def middle(self) -> Rate:
@@ -90,6 +89,14 @@ class Contender(Config):
     """The model whose learning rate it takes, instead of a search of its own."""
     sizes: tuple[str, ...] = ()
     """The sizes it is trained at; all that have a budget where none is given."""
+    stage: Positive = 1
+    """Models of a lower stage are trained first, at all sizes."""
+    parameters: dict[str, Positive] = Field(default_factory=dict)
+    """Total parameters by size, which the rows of its hash tables are chosen to reach within 2 %."""
+    frozen_tables: bool = False
+    """Whether its hash tables stay at random, to tell what learning them is worth."""
+    charge_entropy: bool = False
+    """Whether the training of the entropy model is paid out of the budget, which is then in FLOPs."""
 
     @property
     def needs_entropy(self) -> bool:
@@ -107,67 +114,28 @@ class Contender(Config):
         return self
 
 
-class Spans(Config):
-    """Shortest and longest of what questions are made of."""
+class Count(Config):
+    """A model that only counts, given as much of the training text as a run of another model reads."""
 
-    words: tuple[Positive, Positive]
-    """In letters."""
-    sentences: tuple[Positive, Positive]
-    """In words."""
-    numbers: tuple[Positive, Positive]
-    """In digits."""
-
-    @model_validator(mode="after")
-    def _shortest_first(self) -> "Spans":
-        if not all(self.ranges.values()):
-            raise ValueError("the shortest comes first")
-        return self
-
-    @property
-    def ranges(self) -> Lengths:
-        """All lengths from the shortest to the longest."""
-        words, sentences, numbers = (range(a, b + 1) for a, b in (self.words, self.sentences, self.numbers))
-        return {"words": words, "sentences": sentences, "numbers": numbers}
-
-
-class FineTune(Config):
-    """How trained models learn the tasks on letters and numbers, all from the same examples."""
-
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
-    size: str
-    seeds: tuple[int, ...] = (0,)
-    """Of the trained models; each seed has its own examples and questions."""
-    tasks: tuple[str, ...] = ()
-    """Tasks to learn, mixed in equal parts; all where none is named."""
-    examples: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """Numbers of examples after which accuracy is measured, fewest first; it is also measured before the first."""
-    rows: Positive = 20
-    """Examples of a step."""
-    lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
-    """Learning rates that every model tries; the one with the best answers to other training questions is taken."""
-    tried: Positive = 2000
-    """Examples in a try."""
-    items: Positive = 60
-    """Held-out questions of each task."""
-    lengths: Spans = Spans(words=(3, 10), sentences=(3, 8), numbers=(2, 4))
-    """Of examples, and of held-out questions."""
-    longer: Spans = Spans(words=(11, 12), sentences=(9, 10), numbers=(5, 6))
-    """Of more held-out questions, longer than any example."""
+    kind: Literal["kneser-ney", "ppmd"]
+    order: Annotated[int, Field(ge=2, le=64)]
+    text_of: str
+    """The model whose runs say how many bytes, at each of its sizes."""
+    vocabulary: Annotated[int, Field(gt=256)] | None = None
+    """Ranks of a BPE to learn, of whose tokens `kneser-ney` counts n-grams; bytes where not given."""
 
     @model_validator(mode="after")
-    def _counts_are_whole_steps(self) -> "FineTune":
-        if any(a >= b for a, b in pairwise(self.examples)):
-            raise ValueError("`examples` must rise")
-        if uneven := [count for count in (*self.examples, self.tried) if count % self.rows]:
-            raise ValueError(f"{uneven[0]} examples are no whole number of steps of {self.rows} `rows`")
-        if unknown := sorted(set(self.tasks) - set(TASKS)):
-            raise ValueError(f"no task named {unknown[0]}; there are {', '.join(TASKS)}")
+    def _bytes_for_ppmd(self) -> "Count":
+        if self.kind == "ppmd" and self.vocabulary:
+            raise ValueError("`ppmd` reads bytes, and has no `vocabulary`")
         return self
 
 
 class Study(Config):
     """Everything that a comparison depends on."""
 
+    corpus: Literal["english", "russian", "code"] = "english"
+    """What the texts are; it stands in every row of the results."""
     data: DataConfig
     test: tuple[str, ...] = ()
     """Sources that models are compared on; where none is given, the held-out text, which chooses learning rates too."""
@@ -184,7 +152,10 @@ class Study(Config):
     sweep: Sweep | None = None
     train: dict[str, Any]
     """Fields of training that all models share; steps, learning rate and seed are the study's to choose."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Warm-up as a part of a run's steps, instead of `train.warmup`: runs of one budget differ in steps."""
     models: Annotated[dict[str, Contender], Field(min_length=1)]
+    counts: dict[str, Count] = Field(default_factory=dict)
     finetune: FineTune | None = None
 
     @model_validator(mode="after")
@@ -209,6 +180,23 @@ class Study(Config):
         return self
 
     @model_validator(mode="after")
+    def _options_apply(self) -> "Study":
+        for name, model in self.models.items():
+            if model.parameters and set(model.parameters) != set(self.sizes(name)):
+                raise ValueError(f"model {name} needs `parameters` for its sizes {', '.join(self.sizes(name))}")
+            networks = [self.network(name, size).hash for size in self.sizes(name)]
+            if (model.parameters or model.frozen_tables) and not all(hash and hash.sizes for hash in networks):
+                raise ValueError(f"model {name} has `parameters` or `frozen_tables`, and no hash tables")
+            if model.charge_entropy and not (model.needs_entropy and self.entropy_train and self.entropy):
+                raise ValueError(f"model {name} has `charge_entropy`, and no entropy model is trained for it")
+            if model.charge_entropy and not all(self.budgets[size].flops for size in self.sizes(name)):
+                raise ValueError(f"model {name} has `charge_entropy`, and a budget that is not in FLOPs")
+        for name, count in self.counts.items():
+            if name in self.models or count.text_of not in self.models:
+                raise ValueError(f"count {name} has the name of a model, or `text_of` none")
+        return self
+
+    @model_validator(mode="after")
     def _fine_tuned_models_are_trained(self) -> "Study":
         tuned = self.finetune
         if tuned is None:
@@ -230,6 +218,13 @@ class Study(Config):
         fields = merged(self.ladders[model.ladder][size], model.change)
         return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
 
+    def searched_sizes(self, name: str) -> tuple[str, ...]:
+        """The sizes at which the learning rates of a model are searched, smallest first."""
+        model, sizes = self.models[name], self.sizes(name)
+        if model.lr or model.lr_of or self.sweep is None:
+            return ()
+        return sizes[:1] + tuple(size for size in sizes[1:] if size in self.sweep.again)
+
     def training_fields(self, name: str) -> dict[str, Any]:
         """The fields of training that the recipe gives a model; the study chooses the others."""
         fields = merged(self.train, self.models[name].train)
@@ -240,7 +235,8 @@ class Study(Config):
     def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:
         """How a model is trained, for so many steps; at the default learning rate where none is given."""
         rates = {"lr": rate.lr, "hash_lr": rate.lr * rate.hash_lr_factor} if rate else {}
-        return TrainConfig.model_validate(self.training_fields(name) | rates | {"seed": seed, "steps": steps})
+        warmup = {} if self.warmup_share is None else {"warmup": round(self.warmup_share * steps)}
+        return TrainConfig.model_validate(self.training_fields(name) | rates | warmup | {"seed": seed, "steps": steps})
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from ..config import UserError
 from ..evals.machine import machine
 from ..files import read_text, write_text
-from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost
-from . import choices, table
+from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost, leads
+from . import choices, lead, table
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
 from .models import TOLERANCE
@@ -62,7 +62,12 @@ PARTS = {"held_out": "held out", "longer": "longer"}
 
 
 def write_report(
-    study: Study, rows: Sequence[Row], folder: Path, corpus: Corpus, finetuned: Sequence[Row] = ()
+    study: Study,
+    rows: Sequence[Row],
+    folder: Path,
+    corpus: Corpus,
+    finetuned: Sequence[Row] = (),
+    evidence: Row | None = None,
 ) -> dict[str, Any]:
     """Write all that is known of a study into a folder, and return the content of its results.json.
 
@@ -70,7 +75,7 @@ def write_report(
     results.csv, the plots, and report.md. Raises UserError where no run is done, and, once the results themselves are
     written, where matplotlib is missing.
     """
-    results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned)
+    results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned, evidence)
     for name, text in (pictures(results, folder) | {REPORT: markdown(results)}).items():
         write_text(folder / name, text)
     return results
@@ -78,7 +83,10 @@ def write_report(
 
 def pictures(results: Row, scratch: Path) -> dict[str, str]:
     """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
-    plots = {name: partial(bpb_by_cost, summary(results["rows"]), cost) for cost, name in PLOTS.items()}
+    trained = [row for row in results["rows"] if row["train_flops"] or row["search"]]  # what counts has no FLOPs
+    plots = {name: partial(bpb_by_cost, summary(trained), cost) for cost, name in PLOTS.items()}
+    if lines := lead.shown(results):
+        plots[lead.PLOT] = partial(leads, lines)
     if results["finetuned"]:
         plots[ANSWERS] = partial(accuracy_by_examples, results["finetuned"])
     drawn = {}
@@ -105,7 +113,8 @@ def markdown(results: Row) -> str:
         "Search for learning rates": choices.search(study, rows),
         "Checks": choices.checks(study, rows, results["machine"]),
     }
-    parts = ["# Comparison at equal budgets", PREAMBLE, "## Results", *_results(study, quantities)]
+    parts = ["# Comparison at equal budgets", *lead.markdown(results), PREAMBLE, "## Results"]
+    parts += _results(study, quantities)
     for title, text in tables.items():
         parts += [f"## {title}", text] if text else []
     if results["finetuned"]:

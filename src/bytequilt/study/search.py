@@ -45,18 +45,24 @@ def held_out_bpb(rows: Iterable[Mapping[str, Any]]) -> HeldOutBPB:
     return {Run.of(row): row["val_bpb"] or math.inf for row in rows if row["search"]}.get
 
 
-def tries(study: Study, model: str, bpb: HeldOutBPB) -> tuple[list[Run], Run | None]:
+def tries(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) -> tuple[list[Run], Run | None]:
     """The tries of a model's search for learning rates so far; and the best of them, once the search has ended.
 
-    The search starts in the middle of the grid. It moves to the best of the neighbouring rates until none is better.
-    There are no tries where the rate is given, or is another model's.
+    The search starts in the middle of the grid, or at a larger size where the one below ended. It moves to the best of
+    the neighbouring rates until none is better. There are no tries where the rate is given, or is another model's.
     """
-    contender, size = study.models[model], study.sizes(model)[0]
-    if contender.lr or contender.lr_of or study.sweep is None:
+    searched = study.searched_sizes(model)
+    size = size or study.sizes(model)[0]
+    if study.sweep is None or size not in searched:
         return [], None
     neighbours = _neighbours(study.sweep)
     asked: list[Run] = []
     centre = study.sweep.middle
+    if place := searched.index(size):
+        _, below = tries(study, model, bpb, searched[place - 1])
+        if below is None or below.rate is None:
+            return [], None
+        centre = below.rate
     while True:
         here = {rate: Run(model, size, study.budgets[size].seeds[0], rate) for rate in (centre, *neighbours[centre])}
         asked += [run for run in here.values() if run not in asked]
@@ -79,24 +85,33 @@ def _neighbours(sweep: Sweep) -> dict[Rate, list[Rate]]:
     }
 
 
-def learning_rate(study: Study, model: str, bpb: HeldOutBPB) -> Rate | None:
-    """The learning rates of a model: given, or the best of its tries. None while the search goes on."""
+def learning_rate(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) -> Rate | None:
+    """The learning rates of a model: given, or the best of its tries. None while the search goes on.
+
+    At a size they are those of the largest searched size up to it; without a size, those of the smallest.
+    """
     contender = study.models[model]
     if contender.lr:
         return Rate(contender.lr, contender.hash_lr_factor or 1.0)
     if contender.lr_of:
-        return learning_rate(study, contender.lr_of, bpb)
-    _, best = tries(study, model, bpb)
+        return learning_rate(study, contender.lr_of, bpb, size)
+    order, searched = list(study.budgets), study.searched_sizes(model)
+    below = [at for at in searched if size and order.index(at) <= order.index(size)] or searched[:1]
+    _, best = tries(study, model, bpb, below[-1])
     return best.rate if best else None
 
 
 def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
-    """All runs, and the tries asked for so far, in the order in which they are best done: tries, then size by size."""
-    runs = [run for model in study.models for run in tries(study, model, bpb)[0]]
+    """All runs, and the tries asked for so far, in the order in which they are best done.
+
+    Models of one stage come before those of the next; in a stage tries come first, and then size by size.
+    """
+    searches = [(model, size) for model in study.models for size in study.searched_sizes(model)]
+    runs = [run for model, size in searches for run in tries(study, model, bpb, size)[0]]
     for size, budget in study.budgets.items():
         for seed in budget.seeds:
             runs += [Run(model, size, seed) for model in study.models if size in study.sizes(model)]
-    return runs
+    return sorted(runs, key=lambda run: study.models[run.model].stage)
 
 
 def budget_of(study: Study, run: Run) -> tuple[str, float]:

@@ -64,14 +64,22 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def write(
-    study: Study, rows: Sequence[Row], folder: Path, machine: str, corpus: Row, finetuned: Sequence[Row] = ()
+    study: Study,
+    rows: Sequence[Row],
+    folder: Path,
+    machine: str,
+    corpus: Row,
+    finetuned: Sequence[Row] = (),
+    evidence: Row | None = None,
 ) -> dict[str, Any]:
     """Write results.json and results.csv into a folder, and return what the first of them says.
 
-    `machine` is a line on what the runs were done on, `corpus` is of `corpus_facts`.
+    `machine` is a line on what the runs were done on, `corpus` is of `corpus_facts`, `evidence` is `differences` and
+    `fits` of study.evidence.
     """
     results = {"format": FORMAT, "machine": machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
+    results |= evidence or {"differences": [], "fits": []}
     write_json(folder / JSON, results, indent=1)
     write_text(folder / CSV, as_csv(rows))
     return results

@@ -13,6 +13,9 @@ from ..config import TrainConfig, UserError
 from ..files import read_json, write_json
 from ..infer.score import Score
 from ..lm import LM
+from ..model.embedding import Embedding
+from ..model.flops import entropy_flops
+from ..model.hashing import HashEmbedding
 from ..train import metrics
 from ..train.device import device_of
 from ..train.loop import Diverged, Progress, fit
@@ -20,8 +23,8 @@ from ..train.tasks import LanguageTask
 from .budget import Budget, mean_flops
 from .corpus import Corpus
 from .jobs import Results
-from .models import leak, untrained
-from .recipe import Rate, Study
+from .models import leak, parameter_count, untrained
+from .recipe import Contender, Rate, Study
 from .search import Run, budget_of, held_out_bpb, learning_rate, planned
 
 LEAK_BYTES = 4096  # of held-out text, in which a model is tested for foresight
@@ -32,7 +35,7 @@ def trials(study: Study, folder: Path, corpus: Corpus, results: Results) -> list
     bpb = held_out_bpb(trial_rows(results))
     jobs = []
     for run in planned(study, bpb):
-        rate = run.rate or learning_rate(study, run.model, bpb)
+        rate = run.rate or learning_rate(study, run.model, bpb, run.size)
         if rate is None and (row := results.get(folder / "runs" / run.name)):  # as when the grid became wider
             rate = Rate(row["lr"], row["hash_lr_factor"])
         if rate:
@@ -69,8 +72,16 @@ class Trial:
             "train": study.training_fields(run.model),
             "budget": list(budget_of(study, run)),
             "test_bytes": study.test_bytes,
+            "warmup_share": study.warmup_share,
+            "parameters": study.models[run.model].parameters.get(run.size),
+            "frozen_tables": study.models[run.model].frozen_tables,
+            "charge_entropy": study.models[run.model].charge_entropy,
             **self.rate._asdict(),
         }
+
+    @property
+    def contender(self) -> Contender:
+        return self.study.models[self.spec.model]
 
     def run(self) -> dict[str, Any]:
         """Train and measure the model. Raises Diverged where it cannot be trained at these rates, and is no try."""
@@ -82,11 +93,14 @@ class Trial:
         leaked = leak(model, b"\n".join(corpus.val)[:LEAK_BYTES])
         tried, tested = spread(corpus.val, config.eval_bytes), spread(corpus.test, study.test_bytes)
         budget = self.budget(model, config)
-        config = config.model_copy(update={"steps": self.steps(budget, tried)})
+        config = study.training(run.model, self.rate, run.seed, self.steps(budget, tried))
         progress, scores = self._fit(model, config, tried)
         if run.rate is None:
-            scores["test_bpb"], scores["mean_patch_bytes"] = _bpb(model, tested)
-            scores["test_bytes"] = sum(map(len, tested))
+            costs = _costs(model, tested)
+            write_bits(self.folder, costs)
+            total = Score.total(costs)
+            scores["test_bpb"], scores["mean_patch_bytes"] = total.bits_per_byte, total.patch_bytes or None
+            scores["test_bytes"] = total.bytes
             model.save(self.folder / "model")
         use = budget.use(config.steps)
         flops = mean_flops(model, use.unit_bytes, [len(text) for text in tested])
@@ -95,6 +109,7 @@ class Trial:
             | scores
             | self.rate._asdict()
             | {"search": run.rate is not None, "split": corpus.split, "budget": {budget.unit: budget.amount}}
+            | {"corpus": study.corpus, "matching": "parameters" if self.contender.parameters else "flops"}
             | _spent(progress, budget.flops_per_byte(use), flops)
             | {"flops_per_byte": flops, "unit_bytes": use.unit_bytes}
             | _size(model)
@@ -104,6 +119,10 @@ class Trial:
     def budget(self, model: LM | Baseline, config: TrainConfig) -> Budget:
         """The budget of the run, spent on this model."""
         unit, amount = budget_of(self.study, self.spec)
+        if self.contender.charge_entropy:
+            amount -= entropy_cost(self.study)
+            if amount <= 0:
+                raise UserError(f"{self.name}: the entropy model takes the whole budget")
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
 
@@ -140,9 +159,28 @@ class Trial:
 
 def _bpb(model: LM | Baseline, texts: list[bytes]) -> tuple[float, float | None]:
     """Bits per byte of the texts under the trained model, and their mean patch."""
-    model.network.eval()
-    score = Score.total(model.score_documents(texts))
+    score = Score.total(_costs(model, texts))
     return score.bits_per_byte, score.patch_bytes or None
+
+
+def _costs(model: LM | Baseline, texts: list[bytes]) -> list[Score]:
+    """What each text costs under the trained model."""
+    model.network.eval()
+    return model.score_documents(texts)
+
+
+def write_bits(folder: Path, costs: list[Score]) -> None:
+    """Keep the bits of each test document: a list in documents/RUN.json beside the folder of runs."""
+    write_json(folder.parents[1] / "documents" / f"{folder.name}.json", [round(score.bits, 3) for score in costs])
+
+
+def entropy_cost(study: Study) -> float:
+    """FLOPs that training the study's entropy model takes: three forward passes over all its rows."""
+    config, shape = study.entropy_train, study.entropy
+    assert config is not None
+    assert shape is not None
+    ids = config.steps * config.accumulate * config.rows * config.row_bytes
+    return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * ids
 
 
 def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:
@@ -156,9 +194,10 @@ def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str
 
 
 def _size(model: LM | Baseline) -> dict[str, int]:
-    parameters = sum(weight.numel() for weight in model.network.parameters())
     vocabulary = model.config.vocabulary if isinstance(model, Baseline) else VOCAB_SIZE
-    return {"vocabulary": vocabulary, "parameters": parameters}
+    tables = [m for m in model.network.modules() if isinstance(m, Embedding | HashEmbedding)]
+    looked_up = sum(table.weight.numel() for table in tables)
+    return {"vocabulary": vocabulary, "parameters": parameter_count(model.network), "looked_up": looked_up}
 
 
 def spread(texts: list[bytes], limit: int | None) -> list[bytes]:

@@ -23,6 +23,7 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     tables = [module for module in network.modules() if isinstance(module, Embedding | HashEmbedding)]
     for table in tables:
         table.gather = None  # that of an optimizer before this one
+    tables = [table for table in tables if table.weight.requires_grad]
     matrices, norms, others = _kinds(network, {id(table.weight) for table in tables})
     muon = matrices if config.optimizer == "muon" else []
     decayed = others if muon else matrices + others
@@ -53,7 +54,7 @@ def _kinds(network: nn.Module, tables: set[int]) -> tuple[list[nn.Parameter], ..
     undecayed = {id(w) for module in network.modules() for w in getattr(module, "undecayed", ())}
     matrices, norms, others = [], [], []
     for weight in network.parameters():
-        if id(weight) in tables:
+        if id(weight) in tables or not weight.requires_grad:
             continue
         if weight.ndim < 2 or id(weight) in undecayed:
             norms.append(weight)

@@ -75,6 +75,33 @@ def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
         figure.legend(loc="outside right upper", title=title, alignment="left", handletextpad=0.6)
 
 
+def leads(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Differences to the best baseline with their intervals, a panel for each matching; below zero a BLT is better.
+
+    A line has model, size, matching, difference, low and high. Raises UserError as `bpb_by_cost` does.
+    """
+    panels, sizes = (list(dict.fromkeys(line[field] for line in lines)) for field in ("matching", "size"))
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    with _saved(path, 2.4 + 2.8 * len(panels), 3.6) as figure:
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for panel, axes in zip(panels, row, strict=True):
+            for place, model in enumerate(models):
+                own = [line for line in lines if (line["model"], line["matching"]) == (model, panel)]
+                x = [sizes.index(line["size"]) + 0.12 * (place - (len(models) - 1) / 2) for line in own]
+                y = [line["difference"] for line in own]
+                bars = [
+                    [line["difference"] - line["low"] for line in own],
+                    [line["high"] - line["difference"] for line in own],
+                ]
+                style = {"color": HUES[place % len(HUES)], "marker": MARKERS[place % len(MARKERS)], "label": model}
+                axes.errorbar(x, y, bars, linestyle="none", capsize=2.5, **style)
+            axes.axhline(0.0, color="#868e96", linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.set_xticks(range(len(sizes)), sizes)
+            axes.set_title(f"equal {panel}", fontsize=10)
+        row[0].set_ylabel("bits per byte above\nthe best baseline")
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside right upper")
+
+
 def _curve(
     axes: "Axes", model: str, points: Mapping[str, Any], sizes: list[str], cost: str, hue: str, marker: str
 ) -> None:

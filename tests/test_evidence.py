@@ -1,0 +1,85 @@
+"""Intervals of differences and slopes, on made-up results whose answer is known."""
+
+import numpy as np
+import pytest
+
+from bytequilt.study.evidence import ahead, differences, draws_of, fits
+
+BYTES = np.random.default_rng(5).integers(200, 4000, 120).astype(float)
+FLOPS = {"S": 1e12, "M": 3e12, "L": 9e12}
+
+
+def made(rng, bpb, seeds, documents, seed_noise=0.01):
+    """Bits of documents under seeds of a model of that mean; documents are as hard for every model."""
+    own = rng.normal(0, 0.02, len(BYTES))
+    return np.stack([(bpb + documents + own + rng.normal(0, seed_noise)) * BYTES for _ in range(seeds)])
+
+
+def rows_of(bits, parameters):
+    return [
+        {"model": m, "size": s, "seed": k, "search": False, "test_bpb": seed.sum() / BYTES.sum()}
+        | {"train_flops": 0.0 if m == "ppmd" else FLOPS[s], "parameters": parameters[m]}
+        for (m, s), seeds in bits.items()
+        for k, seed in enumerate(seeds)
+    ]
+
+
+@pytest.mark.parametrize("truth", [0.0, -0.03])
+def test_an_interval_holds_the_true_difference_as_often_as_it_says(truth):
+    """That of the text's source and of all seeds: some 95 of 100 samples."""
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        documents = rng.normal(0, 0.3, len(BYTES))
+        bits = {("a", "S"): made(rng, 2.0 + truth, 3, documents), ("b", "S"): made(rng, 2.0, 3, documents)}
+        (line,) = differences(rows_of(bits, {"a": 10, "b": 20}), draws_of(bits, BYTES, count=500), ["a"])
+        hits += line["low"] <= truth <= line["high"]
+    assert 178 <= hits <= 200
+
+
+def test_pairing_makes_intervals_narrow_where_documents_differ_in_the_same_way():
+    rng = np.random.default_rng(2)
+    documents = rng.normal(0, 1.0, len(BYTES))
+    bits = {(m, "S"): made(rng, 3.0, 3, documents, 0.001) for m in "ab"}
+    (line,) = differences(rows_of(bits, {"a": 1, "b": 1.5}), draws_of(bits, BYTES), ["a"])
+    assert line["high"] - line["low"] < 0.03 < 0.1 < np.ptp(np.percentile(draws_of(bits, BYTES)["a", "S"], [2.5, 97.5]))
+
+
+def test_without_a_second_seed_anywhere_there_is_no_interval_and_nobody_is_ahead():
+    rng = np.random.default_rng(3)
+    bits = {(m, "S"): made(rng, bpb, 1, 0.0) for m, bpb in (("a", 1.0), ("b", 2.0))}
+    lines = differences(rows_of(bits, {"a": 10, "b": 10}), draws_of(bits, BYTES), ["a"])
+    assert [line["matching"] for line in lines] == ["flops", "parameters"]
+    assert all(line["low"] is None and line["best"] for line in lines)
+    assert not ahead(lines)
+
+
+def test_ahead_is_who_beats_the_best_under_both_matchings():
+    rng = np.random.default_rng(4)
+    mean = {"a": 2.0, "weak": 2.5, "small": 2.2, "ppmd": 1.0}
+    bits = {(m, "S"): made(rng, bpb, 1 if m == "ppmd" else 3, 0.0) for m, bpb in mean.items()}
+    sizes = {"a": 100, "weak": 101, "small": 10, "ppmd": 3}
+
+    def lines():
+        return differences(rows_of(bits, sizes), draws_of(bits, BYTES, ["ppmd"]), ["a"])
+
+    best = {line["matching"]: line["against"] for line in lines() if line["best"]}
+    assert best == {"flops": "small", "parameters": "weak", "bytes": "ppmd"}
+    assert ahead(lines())
+    bits["weak", "S"] -= 0.5 * BYTES  # now level with a
+    assert not ahead(lines())
+
+
+def test_a_slope_is_that_of_the_law_and_its_interval_holds_it():
+    rng, hits = np.random.default_rng(6), 0
+    for _ in range(60):
+        documents = rng.normal(0, 0.3, len(BYTES))
+        bits = {
+            (m, s): made(rng, 2.0 * (flops / 1e12) ** -b, 3, documents, 0.004)
+            for m, b in (("a", 0.05), ("b", 0.03))
+            for s, flops in FLOPS.items()
+        }
+        lines = fits(rows_of(bits, {"a": 1, "b": 2}), draws_of(bits, BYTES, count=500), ["a"])
+        apart = next(line for line in lines if line["against"])
+        assert apart["slope"] == pytest.approx(0.02, abs=0.012)
+        hits += apart["low"] <= 0.02 <= apart["high"]
+    assert hits >= 52
