@@ -259,8 +259,9 @@ def load(
 
     A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
     the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; int8 is that of
-    weights alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
-    `native` tells whether single steps are compiled, which takes the extra `fast`; None does so where it can be done.
+    its weights alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
+    `native` tells whether single steps are compiled, which takes the extra `fast`, and which int8 needs; None compiles
+    them where that is possible.
     `hub_options` are revision, token, cache_dir, force_download and local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """

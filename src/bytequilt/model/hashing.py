@@ -76,19 +76,18 @@ class HashEmbedding(nn.Module):
             recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
         polynomials_RT = (recent_RM[:, :, None] * powers(self.config, recent_RM.device)).sum(1)
         places_RT = polynomials_RT % self.config.rows + _offsets(self.config, recent_RM.device)
-        places_S = places_RT.flatten()
-        vectors_SD = self.weight.index_select(0, places_S).to(dtype)  # of few rows faster than a bag
-        if self.scale is not None:
-            vectors_SD = vectors_SD * self.scale[places_S][:, None]
-        return vectors_SD.view(*places_RT.shape, -1).sum(1)
+        embedded = self.weight.index_select(0, places_RT.flatten())  # of few rows faster than a bag
+        return self._scaled(embedded.view(*places_RT.shape, -1).to(dtype), places_RT).sum(1)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
         places_ST = rows_ST + _offsets(self.config, rows_ST.device)
         weight, places_ST = (self.weight, places_ST) if self.gather is None else self.gather(places_ST)
         if weight.dtype is dtype:
             return F.embedding_bag(places_ST, weight, mode="sum")
-        vectors = F.embedding(places_ST, weight).to(dtype)
-        return (vectors if self.scale is None else vectors * self.scale[places_ST][..., None]).sum(1)
+        return self._scaled(F.embedding(places_ST, weight).to(dtype), places_ST).sum(1)
+
+    def _scaled(self, vectors: Tensor, places: Tensor) -> Tensor:
+        return vectors if self.scale is None else vectors * self.scale[places][..., None]
 
 
 @lru_cache
