@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -52,13 +52,15 @@ def main(options: Options) -> None:
 
 
 def make(options: Options) -> dict[str, Any]:
-    """Weights as ranges of a few files of noise: a normal of deviation width**-0.5, and norms of ones."""
+    """Weights as rows of a few files of noise: a normal of deviation width**-0.5, and norms of ones."""
     import torch
+    from safetensors.torch import save_file
 
     from bytequilt.config import load_recipe
+    from bytequilt.files import replacing_folder, write_json
     from bytequilt.interop import hugging_face, names
-    from bytequilt.interop.native import FORMAT, ModelConfig, beside
-    from bytequilt.interop.stored import Piece, Stored
+    from bytequilt.interop.native import FORMAT, ModelConfig
+    from bytequilt.interop.stored import Rows, Stored
 
     recipe = load_recipe("blt-1b")
     config = ModelConfig(
@@ -67,24 +69,24 @@ def make(options: Options) -> dict[str, Any]:
     torch.manual_seed(0)
     options.folder.mkdir(parents=True, exist_ok=True)
 
-    def noise(width: int) -> Piece:
+    def noise(width: int) -> Rows:
         path = options.folder / f"noise-{width}"
+        rows = (1 << 22) // width
         if not path.exists():
-            drawn = torch.randn(1 << 22) * width**-0.5 if width > 1 else torch.ones(1 << 22)
-            path.write_bytes(drawn.bfloat16().view(torch.uint8).numpy().tobytes())
-        return Piece(path, 0, path.stat().st_size)
+            drawn = torch.randn(rows, width) * width**-0.5 if width > 1 else torch.ones(rows)
+            save_file({"noise": drawn.bfloat16()}, path)
+        return Rows(path, "noise", 0, rows)
 
     tensors = {}
     for name, shape in names.shapes(config):
-        size = 2 * torch.Size(shape).numel()
-        piece = noise(shape[-1] if len(shape) > 1 else 1)
-        pieces = [piece] * (size // piece.size) + [Piece(piece.path, 0, size % piece.size)]
-        tensors[name] = Stored("BF16", shape, tuple(p for p in pieces if p.size))
+        part = noise(shape[-1] if len(shape) > 1 else 1)
+        whole, left = divmod(shape[0], part.end)
+        tensors[name] = Stored("BF16", shape, (part,) * whole + ((replace(part, end=left),) if left else ()))
     tensors = names.translate(tensors, config, names.OURS, names.HUGGING_FACE)
-    with beside(options.folder / "hf") as partial:
+    with replacing_folder(options.folder / "hf", replace=False) as partial:
         hugging_face.write_tensors(partial, tensors, lambda _: None)
         for file, content in hugging_face.export(config, {"BF16"})[0].items():
-            (partial / file).write_text(json.dumps(content))
+            write_json(partial / file, content)
         calibrate(partial, options)
     return {"gb": sum(stored.size for stored in tensors.values()) / 1e9}
 
@@ -93,7 +95,7 @@ def calibrate(folder: Path, options: Options) -> None:
     """Give the directory a threshold that opens patches of the wanted length on random bytes."""
     from bytequilt import Patcher
     from bytequilt.config import RuleConfig
-    from bytequilt.lm import load_entropy
+    from bytequilt.interop.directory import load_entropy
 
     patcher = Patcher(RuleConfig(threshold=0.0), load_entropy(folder))
     random = Random(0)

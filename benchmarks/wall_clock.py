@@ -26,10 +26,9 @@ from train_step import Regions, machine, matmul_gflops, random_batch, table
 from bytequilt import LM, Patcher, lm
 from bytequilt.baselines import baseline
 from bytequilt.baselines.baseline import Baseline
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
 from bytequilt.codec import OFFSET, VOCAB_SIZE
-from bytequilt.config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel

@@ -8,6 +8,7 @@ from bytequilt.config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, S
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.patching.patcher import Patcher
+from bytequilt.patching.rules import closes
 
 torch.set_num_threads(1)  # these shapes gain nothing from a second one, and stall where cores are shared
 
@@ -17,8 +18,11 @@ RULES = {
     "entropy-max": RuleConfig(kind="entropy", threshold=MEDIAN + 0.2, max_length=3),
     "monotonic": RuleConfig(kind="monotonic", rise=0.1),
     "combined": RuleConfig(kind="combined", threshold=MEDIAN, rise=0.0),
+    "budget": RuleConfig(kind="budget", threshold=3 * MEDIAN),
     "space": RuleConfig(kind="space"),
     "space-max": RuleConfig(kind="space", max_length=2),
+    "words": RuleConfig(kind="words", characters=True, max_length=9),
+    "marks": RuleConfig(kind="words", after="b", digits="each"),
     "fixed": RuleConfig(kind="fixed", stride=3),
     "byte": RuleConfig(kind="byte"),
 }
@@ -70,10 +74,14 @@ def patcher(rule: RuleConfig | str, **change) -> Patcher:
 
 
 def undecided(patch: Patcher, ids_BN: torch.Tensor) -> bool:
-    """Whether a boundary hangs on less than 1e-5 nats, where nothing is promised."""
+    """Whether a boundary hangs on less than 1e-5 nats, or a sum on a rounding, where nothing is promised."""
     if not patch.rule.needs_entropy:
         return False
     nats = patch.entropy(ids_BN)
+    if patch.rule.kind == "budget":
+        error = torch.tensor([-1e-5, 1e-5])[:, None] * torch.ones_like(nats)  # of every entropy at once
+        decided = {str(closes(patch.rule, ids_BN, nats + error[i : i + 1]).tolist()) for i in range(2)}
+        return len(decided) > 1
     near = [(nats - (patch.rule.threshold or 0)).abs().min()] if patch.rule.threshold is not None else []
     near += [(nats.diff(dim=1) - patch.rule.rise).abs().min()] if patch.rule.rise is not None else []
     return bool(min(near) < 1e-5)

@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from bytequilt import LM, UserError, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
-from bytequilt.baselines.mamba import MambaConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET, encode
-from bytequilt.config import DataConfig, StackConfig, TrainConfig
+from bytequilt.config import BaselineConfig, DataConfig, MambaConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batches
 from bytequilt.data.prepare import ingest
 from bytequilt.evals.corpora import evaluate_files
@@ -227,8 +225,8 @@ def test_eval_and_info_take_baselines(tmp_path, model):
     assert found["mean_patch_bytes"] is None
     evaluation(found)
     said = describe(str(tmp_path / "model"))
-    assert said["parameters"]["total"] == sum(w.numel() for w in model.network.parameters())
-    assert said["flops_per_byte"] == baseline_flops(model.config)
+    assert said.parameters["total"] == sum(w.numel() for w in model.network.parameters())
+    assert said.flops_per_byte == baseline_flops(model.config)
     description(said)
 
 

@@ -10,7 +10,6 @@ from bytequilt import LM, Patcher
 from bytequilt.cli import main
 from bytequilt.codec import encode
 from bytequilt.config import RuleConfig, UserError
-from bytequilt.evals import decode
 from bytequilt.evals.decode import WARMUP, measure, speculation, sweep, weight_bytes
 from bytequilt.view import figures
 
@@ -33,13 +32,6 @@ def model(lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "model"
     lm.save(folder)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Bandwidth of a few numbers will do here."""
-    bandwidth = decode.read_bandwidth
-    monkeypatch.setattr(decode, "read_bandwidth", lambda: bandwidth(2**16))
 
 
 # ------------------------------------------------------------------------------------------------------------ counting
@@ -131,7 +123,7 @@ def test_a_plot(tmp_path, name, begins):
         (["decode", "--rows", "0"], "at least 1"),
         (["decode", "--output", "4", "-1"], "at least 1"),
         (["decode", "--prompt"], "prompt must be one number or more"),
-        (["decode", "--threads", "0"], "threads must be at least 1"),
+        (["decode", "--threads", "0"], "threads must be 1 to 1024"),
         (["decode", "--speculate", "-1"], "speculate at least 0"),
         (["decode", "--plot", "a.pdf"], ".png or .svg file, unlike a.pdf"),
         (["decode", "--model", "absent"], "no model at absent"),

@@ -87,6 +87,7 @@ def complaint(capfd):
         assert (stop.value.code, out) == (2, "")
         *before, line = err.splitlines()
         assert line.startswith("bytequilt: ")
+        assert len(line) <= 300
         assert all(said.startswith(("corpus: ", "entropy ")) for said in before)
         return line
 
@@ -330,7 +331,23 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["nope"], "no verb 'nope'"),
         (["patch"], "TEXT"),
         (["patch", "a", "--modle", "x"], "--modle"),
-        (["patch", "a", "b"], "b"),
+        (["patch", "Hello", "World"], "unexpected 'World': a text of several words goes in quotes"),
+        (["pach", "a"], "did you mean patch?"),
+        (["patch", "a", "--modle", "x"], "did you mean --model?"),
+        (["generate", "a", "--temprature", "1"], "did you mean --temperature?"),
+        (["train", "demo", "--train.stps", "5"], "did you mean --train.steps?"),
+        (["patch", "a", "--html", "x.png"], "must end with .html"),
+        (["patch", "a", "--html", ""], "must end with .html"),
+        (["patch", "a", "--model", "x" * 1000], "no model at"),
+        (["generate", "x" * 1000, "y" * 1000], "unexpected"),
+        (["train", "x" * 1000], "no recipe named"),
+        (["train", "demo", "--train.betas", "2", "2"], "train.betas"),
+        (["train", "demo", "--train.lr", "nan"], "train.lr"),
+        (["train", "demo", "--report.temperature", "inf"], "report.temperature"),
+        (["train", "demo", "--model.latent.ffn-dim", "1e25"], "model.latent.ffn_dim"),
+        (["train", "demo", "--model.latent.layers", "1000000000"], "model.latent.layers"),
+        (["train", "demo", "--train.seed", str(10**30)], "train.seed"),
+        (["eval", "MODEL", "--device", "cuda:7", __file__], "cannot use device 'cuda:7'"),
         (["patch", "a", "--model"], "--model"),
         (["patch", "a", "--model", "absent"], "no model at absent"),
         (["generate", "a", "--max-bytes", "x"], "--max-bytes"),
@@ -383,6 +400,15 @@ def test_bad_recipes(complaint, tmp_path, change, words):
     assert words in complaint("train", recipe, "--out", tmp_path / "run")
 
 
+def test_recipes_of_any_encoding_and_depth(complaint, answer, tmp_path):
+    (recipe := tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + MICRO.format(text="absent").encode())
+    assert answer("info", recipe)["parameters"]["total"]
+    recipe.write_bytes(MICRO.format(text="absent").encode("utf-16"))
+    assert "UTF-16" in complaint("train", recipe)
+    recipe.write_text("a = " + "[" * 2000)
+    assert "nested too deeply" in complaint("train", recipe)
+
+
 def test_empty_files(complaint, model, tmp_path):
     for name in ("a.txt", "a.jsonl"):
         (tmp_path / name).write_bytes(b"")
@@ -417,7 +443,7 @@ def test_models_that_are_none(complaint, model, space, tmp_path):
         ("foreign", "config.json", lambda data: b'{"architectures": []}', "not a bytequilt model"),
         ("newer", "config.json", lambda data: data.replace(b'"format": 1', b'"format": 99'), "format 99"),
         ("list", "config.json", lambda data: b"[]", "must hold a JSON object"),
-        ("junk", "config.json", lambda data: data[:40], "cannot be read"),
+        ("junk", "config.json", lambda data: data[:40], "is not JSON"),
         ("wide", "config.json", lambda data: data.replace(b'"slots": 2', b'"slots": 4'), "has shape"),
     ):
         assert words in complaint("eval", spoilt(name, file, change), __file__)
@@ -501,12 +527,21 @@ def test_a_reader_that_leaves_is_no_error(model):
     assert said == b""
 
 
+def test_a_closed_standard_input_is_one_line():
+    command = f"{sys.executable} -m bytequilt patch - <&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "standard input is closed" in done.stderr
+
+
 def test_version_and_no_arguments(capfd):
     main(["--version"])
     assert capfd.readouterr().out == "0.1.0\n"
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
+    commands = [line.split("  ")[1] for line in capfd.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [command.split()[1] for command in commands] == ["patch", "generate", "train"]
 
 
 def test_eval_puts_noise_on_files(answer, model, tmp_path):

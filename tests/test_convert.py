@@ -8,7 +8,7 @@ from math import prod
 
 import pytest
 import torch
-from conftest import blt, patcher
+from conftest import blt, noise, patcher
 from safetensors.torch import load_file, save_file
 from test_interop import SHAPES, TEXTS, assert_parity, change, hugging_face, ours
 
@@ -16,7 +16,7 @@ from bytequilt import LM, convert, load
 from bytequilt.cli import main
 from bytequilt.config import RuleConfig, StackConfig, UserError
 from bytequilt.interop import Directory, names
-from bytequilt.interop.stored import read_safetensors
+from bytequilt.interop.stored import mapped
 
 transformers = pytest.importorskip("transformers")
 
@@ -197,6 +197,20 @@ NOT_METAS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (RuleConfig(kind="budget", threshold=9), "kind 'budget'"),
+        (RuleConfig(kind="words"), "kind 'words'"),
+        (RuleConfig(kind="space", after="=", digits="each"), "`after`, `digits`"),
+    ],
+)
+def test_rules_that_metas_code_does_not_know_are_refused(tmp_path, rule, said):
+    metas_widths(rule).save(tmp_path / "ours")
+    with pytest.raises(UserError, match=f"no place for patching of .*{said}"):
+        convert(tmp_path / "ours", tmp_path / "meta", "meta", lossy=True)
+
+
 @pytest.mark.parametrize("name", NOT_METAS)
 def test_what_metas_layout_has_no_place_for_is_refused(tmp_path, name):
     fields, said = NOT_METAS[name]
@@ -259,7 +273,7 @@ def test_a_threshold_that_nobody_names_is_metas_and_said(tmp_path, theirs):
 
 
 def test_a_neighbour_is_not_taken_for_the_model_itself(tmp_path, theirs):
-    from bytequilt.lm import load_entropy
+    from bytequilt.interop.directory import load_entropy
 
     as_consolidated(theirs, tmp_path / "models")
     shutil.copytree(tmp_path / "models" / "entropy_model", tmp_path / "models" / "other")
@@ -276,7 +290,7 @@ def test_metas_entropy_model_must_be_there(tmp_path, theirs):
 
 
 def test_metas_entropy_model_alone_patches(tmp_path, theirs):
-    from bytequilt.lm import load_entropy
+    from bytequilt.interop.directory import load_entropy
 
     as_consolidated(theirs, tmp_path / "meta")
     found = load_entropy(tmp_path / "meta" / "entropy_model")
@@ -381,7 +395,7 @@ DAMAGE = {
     ),
     "no float": (
         lambda f: rewritten(f, lambda w: w.update({HEAD: torch.zeros(32, dtype=torch.int8)})),
-        "norm.weight is I8",
+        "norm.weight is torch.int8",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "is missing, damaged or cut short"),
     "cut short": (
@@ -436,9 +450,9 @@ PICKLES = {
     "gone": (lambda p: p.unlink(), r"no consolidated\.pth"),
     "empty": (lambda p: p.write_bytes(b""), "is cut short, or no file of weights"),
     "a pointer": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "no file of weights"),
-    "not contiguous": (
+    "other shapes": (
         lambda p: torch.save({n: w.t() for n, w in torch.load(p)["model"].items()}, p),
-        "not contiguous",
+        "has shape",
     ),
 }
 
@@ -471,7 +485,7 @@ def test_what_appears_in_the_meantime_is_not_replaced(tmp_path):
         (tmp_path / "new").mkdir(exist_ok=True)
         (tmp_path / "new" / "poem.txt").write_text("roses")
 
-    with pytest.raises(OSError, match="new"):
+    with pytest.raises(UserError, match=r"cannot write .*new"):
         convert("tiny", tmp_path / "new", advance=appear)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["new", "new/poem.txt"]
 
@@ -539,11 +553,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 def test_tensors_keep_their_type_and_lie_aligned(tmp_path):
     LM(blt(), patcher("entropy")).save(tmp_path / "ours", torch.bfloat16)
     convert(tmp_path / "ours", tmp_path / "again")
-    first, again = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("ours", "again"))
-    assert {name: (s.dtype, s.shape) for name, s in first.items()} == {n: (s.dtype, s.shape) for n, s in again.items()}
-    assert {stored.dtype for stored in again.values()} == {"BF16", "F32"}
-    assert all(s.pieces[0].offset % {"BF16": 2, "F32": 4}[s.dtype] == 0 for s in again.values())
-    assert all(torch.equal(s.tensor(), first[name].tensor()) for name, s in again.items())
+    first, again = (mapped(tmp_path / name / "model.safetensors") for name in ("ours", "again"))
+    assert {name: (w.dtype, w.shape) for name, w in first.items()} == {n: (w.dtype, w.shape) for n, w in again.items()}
+    assert {weight.dtype for weight in again.values()} == {torch.bfloat16, torch.float32}
+    assert all(weight.data_ptr() % weight.itemsize == 0 for weight in again.values())
+    assert all(torch.equal(weight, first[name]) for name, weight in again.items())
 
 
 def test_weights_that_are_mapped_do_not_write_to_their_file(tmp_path):
@@ -570,6 +584,23 @@ def test_the_verb_says_what_it_wrote_and_what_changed(tmp_path, capfd):
     assert "note: there is one patch per byte there, not patching by space" in err
     main(["convert", str(tmp_path / "theirs"), str(tmp_path / "back")])
     assert "from hf to bytequilt" in capfd.readouterr().out
+
+
+def test_a_rule_that_is_not_theirs_leaves_as_one_that_is(tmp_path, capfd):
+    ours(RuleConfig(kind="budget", threshold=9.0)).save(tmp_path / "ours")
+    (tmp_path / "text").write_bytes(noise(600))
+    source, theirs, text = (str(tmp_path / name) for name in ("ours", "theirs", "text"))
+    with pytest.raises(SystemExit):
+        main(["convert", source, theirs, "--to", "hf"])
+    assert "not patching by budget" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", source, theirs, "--to", "hf", "--rule", "entropy"])
+    assert "go together" in capfd.readouterr().err
+    main(["convert", source, theirs, text, "--to", "hf", "--rule", "entropy", "--target-bytes", "3"])
+    assert "patches differ" in capfd.readouterr().err
+    patched = load(theirs).patch(noise(600))
+    assert load(theirs).patcher.rule.kind == "entropy"
+    assert 600 / len(patched.patches) == pytest.approx(3, rel=0.05)
 
 
 def test_an_ngram_patcher_has_no_other_layout(tmp_path):

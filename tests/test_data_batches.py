@@ -110,7 +110,10 @@ def test_an_end_is_not_left_alone():
 # ---------------------------------------------------------------------------------------------------------- packing
 
 
-@pytest.mark.parametrize("rule", [SPACE, Noise.rule, None], ids=str)
+BUDGET = RuleConfig(kind="budget", threshold=4.0, after="b")
+
+
+@pytest.mark.parametrize("rule", [SPACE, Noise.rule, BUDGET, None], ids=str)
 @pytest.mark.parametrize("row_patches", [None, 12])
 def test_rows_keep_both_budgets_and_lose_nothing(folder, rule, row_patches):
     train = TRAIN.model_copy(update={"row_patches": row_patches})

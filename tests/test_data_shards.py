@@ -3,11 +3,17 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bytequilt.config import DataConfig, RuleConfig, UserError
+from bytequilt.config import DataConfig, NgramConfig, RuleConfig, UserError
 from bytequilt.data import prepare, shards
 from bytequilt.data.batches import held_out
+from bytequilt.data.corpus import paragraph, split_by_bytes
 from bytequilt.data.prepare import ingest, score
+from bytequilt.data.sources import Document
+from bytequilt.model.ngram import NgramEntropy
+from bytequilt.patching.patcher import Patcher
 
 
 class FirstByte:
@@ -18,11 +24,13 @@ class FirstByte:
     def __init__(self, fingerprint="first", calls=10**9):
         self.fingerprint, self.calls, self.seen = fingerprint, calls, []
 
-    def entropies(self, texts):
+    def entropies(self, texts, advance=None):
         self.calls -= 1
         if self.calls < 0:
             raise KeyboardInterrupt
         self.seen += texts
+        if advance:
+            advance(sum(map(len, texts)))
         return [np.full(len(text) + 2, len(text), dtype=np.float32) for text in texts]
 
 
@@ -66,11 +74,12 @@ def test_ingest_writes_every_document_once_and_counts(tmp_path):
 def test_separate_held_out_sources_and_prompts(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"q": "ab", "text": "cd"}\n')
     (tmp_path / "b.jsonl").write_text('{"q": "x", "text": "y"}\n{"q": "", "text": "zz"}\n')
-    config = DataConfig(train=(str(tmp_path / "a.jsonl"),) * 2, val=(str(tmp_path / "b.jsonl"),), prompt_field="q")
+    (tmp_path / "c.jsonl").write_text('{"q": "ab", "text": "cd"}\n')
+    config = DataConfig(train=(str(tmp_path / "[ac].jsonl"),), val=(str(tmp_path / "b.jsonl"),), prompt_field="q")
     ingest(config, tmp_path / "out")
     assert [(r["source"], r["prompt"], r["data"]) for r in rows(tmp_path / "out/train")] == [
         (0, 2, b"abcd"),
-        (1, 2, b"abcd"),
+        (0, 2, b"abcd"),
     ]
     found = held_out(tmp_path / "out")
     assert [(d.prompt, d.data) for d in found] == [(1, b"xy"), (0, b"zz")]
@@ -104,17 +113,6 @@ def test_a_changed_configuration_or_a_lost_shard_is_done_again(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    def break_off():
-        with shards.atomic(tmp_path / "x") as stream:
-            stream.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        break_off()
-    assert not list(tmp_path.iterdir())
-
-
 def test_ranks_share_the_shards(tmp_path, monkeypatch):
     config = corpus(tmp_path / "x.jsonl")
     ingest(config, tmp_path / "one")
@@ -141,10 +139,68 @@ def test_ranks_share_the_shards(tmp_path, monkeypatch):
 def test_nothing_to_learn_or_to_hold_out(tmp_path):
     with pytest.raises(UserError, match="names no source"):
         ingest(DataConfig(), tmp_path / "out")
-    config = corpus(tmp_path / "x.jsonl", count=4)
-    with pytest.raises(UserError, match=r"no held-out documents.*val_every 5"):
+    (tmp_path / "x.jsonl").write_text('{"q": "a", "text": "b"}')
+    with pytest.raises(UserError, match="no text is left to hold out"):
+        ingest(DataConfig(train=(str(tmp_path / "x.jsonl"),), prompt_field="q"), tmp_path / "out")
+    with pytest.raises(UserError, match="no text is left to train on"):
+        ingest(corpus(tmp_path / "x.jsonl").model_copy(update={"share": 1e-9}), tmp_path / "out")
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_few_documents_are_split_by_bytes(tmp_path):
+    book = b"".join(b"paragraph %03d\nof two lines\n\n" % n for n in range(100))
+    (tmp_path / "book.txt").write_bytes(book)
+    config = DataConfig(train=(str(tmp_path / "book.txt"),))
+    manifest = ingest(config, tmp_path / "out")
+    train, val = (b"".join(row["data"] for row in rows(tmp_path / "out" / split)) for split in ("train", "val"))
+    assert train + val == book
+    assert train.endswith(b"\n\n")
+    assert len(book) / 10 <= len(val) < len(book) / 10 + 30
+    assert (manifest["train"]["bytes"], manifest["val"]["bytes"]) == (len(train), len(val))
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.booleans()), min_size=2, max_size=8))
+def test_a_split_by_bytes_loses_nothing_and_cuts_no_prompt(parts):
+    given = [(0, Document(str(n), data, int(prompted))) for n, (data, prompted) in enumerate(parts)]
+    found = list(split_by_bytes(given))
+    assert b"".join(document.data for _, _, document in found) == b"".join(data for data, _ in parts)
+    assert [held for held, _, _ in found] == sorted(held for held, _, _ in found)
+    assert not found[0][0]
+    assert found[-1][0] or parts[-1][1]
+    whole = {document.data for _, document in given}
+    assert all(document.data in whole for _, _, document in found if document.prompt)
+
+
+def test_a_cut_falls_into_no_character():
+    text = "\u65e5" * 20
+    for near in range(1, 60):
+        assert paragraph(text.encode(), near) == (near - near % 3 or near)
+    assert paragraph(b"one two\nthree four", 17) == 14
+    assert paragraph(b"one two\nthree four\n\nfive", 23) == 20
+
+
+def test_a_held_out_file_is_never_trained_on(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    config = DataConfig(train=(str(tmp_path), str(tmp_path / "*.txt")), val=(str(tmp_path / "b.txt"),))
+    with pytest.raises(UserError, match="no files but those that another source reads"):
         ingest(config, tmp_path / "out")
-    assert not list(tmp_path.glob("out/**/*.parquet"))
+    ingest(config.model_copy(update={"train": (str(tmp_path / "*.txt"),)}), tmp_path / "out")
+    assert [row["data"] for row in rows(tmp_path / "out/train")] == [b"a", b"c"]
+    assert [row["data"] for row in rows(tmp_path / "out/val")] == [b"b"]
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    lines = [json.dumps({"id": str(n), "text": "x", "lang": "ru" if n % 4 else "en"}) for n in range(400)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    config = DataConfig(train=(str(tmp_path / "x.jsonl"),), where={"lang": ("ru",)}, share=0.5)
+    manifest = ingest(config, tmp_path / "out")
+    left = 300 - manifest["train"]["documents"] - manifest["val"]["documents"]
+    wanted = f"corpus: of 400 documents, `where` (lang = ru) leaves out 100 and `share` (0.5) leaves out {left}\n"
+    assert capsys.readouterr().err == wanted
+    assert left > 100
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path / "other")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
@@ -168,11 +224,25 @@ def test_score_adds_an_entropy_for_every_id(tmp_path, small_groups):
     assert sum(done) == sum(len(r["data"]) for r in found)
 
 
-def test_an_interrupted_score_goes_on(tmp_path):
+def test_the_bar_moves_within_a_long_document_and_ends_at_its_total(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "CALL_BYTES", 30)
+    manifest = ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    done = []
+    score(tmp_path, tmp_path / "scored", FirstByte(), done.append)
+    assert sum(done) == manifest["train"]["bytes"]
+    assert max(done) <= 30
+    patcher, told = Patcher(RuleConfig(kind="entropy", threshold=1.0), NgramEntropy(NgramConfig(rows=64))), []
+    patcher.entropies([b"x" * 10_000, b"y" * 7_000], told.append)
+    assert sum(told) == 17_000
+    assert len(told) > 1
+
+
+def test_an_interrupted_score_goes_on(tmp_path, capsys):
     ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
     with pytest.raises(KeyboardInterrupt):
         score(tmp_path, tmp_path / "scored", FirstByte(calls=2))
     assert [p.name for p in sorted((tmp_path / "scored").iterdir())] == ["000000.parquet", "000001.parquet"]
+    assert "stopped: 2 finished shards are kept in" in capsys.readouterr().err
     second, done = FirstByte(), []
     score(tmp_path, tmp_path / "scored", second, done.append)
     assert rows(tmp_path / "train")[0]["data"] not in second.seen
@@ -205,6 +275,24 @@ def test_score_refuses_what_is_not_finished_or_not_whole(tmp_path):
         score(tmp_path, tmp_path / "scored", FirstByte())
 
 
+def test_a_shard_with_damage_inside_is_named(tmp_path):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    first = tmp_path / "train/000000.parquet"
+    data = first.read_bytes()
+    first.write_bytes(data[:8] + bytes(50) + data[58:])
+    with pytest.raises(UserError, match=r"000000\.parquet is damaged .*: delete it"):
+        score(tmp_path, tmp_path / "scored", FirstByte())
+    assert not list((tmp_path / "scored").glob("*"))
+
+
+def test_leftovers_of_interrupted_writers_go(tmp_path):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored/.000000.parquet.123.partial").write_bytes(b"half")
+    score(tmp_path, tmp_path / "scored", FirstByte())
+    assert all(path.suffix == ".parquet" for path in (tmp_path / "scored").iterdir())
+
+
 def test_a_shard_of_another_format_or_patcher_is_named(tmp_path, monkeypatch):
     ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
     first = tmp_path / "train/000000.parquet"
@@ -217,7 +305,7 @@ def test_a_shard_of_another_format_or_patcher_is_named(tmp_path, monkeypatch):
 
 def test_a_patcher_that_miscounts_is_noticed(tmp_path):
     class Short(FirstByte):
-        def entropies(self, texts):
+        def entropies(self, texts, advance=None):
             return [values[1:] for values in super().entropies(texts)]
 
     ingest(corpus(tmp_path / "x.jsonl"), tmp_path)

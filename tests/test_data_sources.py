@@ -1,21 +1,31 @@
+import bz2
 import gzip
 import io
 import json
 import lzma
 import os
 import sys
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from bytequilt.config import DataConfig, UserError
+from bytequilt.config import DataConfig, UserError, load_recipe
 from bytequilt.data.sources import Document, documents
+from bytequilt.data.walk import identity
+from bytequilt.overrides import override
 
 RECORDS = [{"id": "a", "text": "one"}, {"text": "zwei ä"}, {"id": 7, "text": "\udcff\n"}]
 WANTED = [("a", b"one"), (None, "zwei ä".encode()), ("7", b"\xff\n")]
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}
+COMPRESS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
 
 
 def read(source, **config) -> list[Document]:
@@ -35,10 +45,10 @@ def parquet(records, kind=None) -> bytes:
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "ndjson", "parquet"])
 def test_every_format_and_compression(tmp_path, kind, ending):
     path = tmp_path / f"x.{kind}{ending}"
-    raw = {"txt": bytes(range(256)), "jsonl": jsonl(RECORDS) + b"\n", "parquet": parquet(RECORDS)}[kind]
+    raw = {"txt": bytes(range(256)), "parquet": parquet(RECORDS)}.get(kind, jsonl(RECORDS) + b"\n")
     path.write_bytes(COMPRESS[ending](raw))
     if kind == "txt":
         assert read(path) == [Document(str(path), raw)]
@@ -46,7 +56,7 @@ def test_every_format_and_compression(tmp_path, kind, ending):
         assert [(d.id, d.data) for d in read(path)] == [(id or f"{path}:2", data) for id, data in WANTED]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
 def test_a_compressed_file_cut_short_is_noticed(tmp_path, kind, ending):
     path = tmp_path / f"x.{kind}{ending}"
@@ -84,6 +94,87 @@ def test_directory_and_glob_are_sorted_and_hidden_files_skipped(tmp_path):
     assert [d.data for d in read(tmp_path / "**/*.txt")] == [b"a/z.txt", b"b.txt"]
     (tmp_path / "odd[1].txt").write_bytes(b"odd")
     assert read(tmp_path / "odd[1].txt")[0].data == b"odd"
+
+
+def test_tables_and_json_documents(tmp_path):
+    rows = b'id,text,lang\r\n1,"a, ""b""\nc",en\r\n\r\n2,\xff,ru\r\n'
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + rows)
+    (tmp_path / "x.tsv").write_bytes(b"text\tid\nx, y\t1\n")
+    (tmp_path / "x.json").write_bytes(json.dumps(RECORDS[:2]).encode())
+    (tmp_path / "one.json").write_bytes(json.dumps(RECORDS[0]).encode())
+    assert [(d.id, d.data) for d in read(tmp_path / "x.csv")] == [("1", b'a, "b"\nc'), ("2", b"\xff")]
+    assert [d.data for d in read(tmp_path / "x.csv", field="lang", where={"id": ("2",)})] == [b"ru"]
+    assert [d.data for d in read(tmp_path / "x.tsv")] == [b"x, y"]
+    assert [d.data for d in read(tmp_path / "x.json")] == [b"one", "zwei ä".encode()]
+    assert [d.data for d in read(tmp_path / "one.json")] == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.csv", b"id,body\n1,2\n", "no column 'text'; it has id, body"),
+        ("x.csv", b'text\n"open', r"x.csv:2: unexpected end of data"),
+        ("x.csv", b"text\na,b\n", "x.csv:2: 2 fields in a table of 1 columns"),
+        ("x.tsv", b"id\ttext\n1\n", "x.tsv:2: no field 'text'"),
+        ("x.json", b'{"text": "a"}\n{"text": "b"}\n', r"not one JSON document .*\.jsonl"),
+        ("x.json", b'{"data": []}', "no field 'text'; the record has data"),
+        ("x.json", b"[1, 2]", "must hold one JSON object, or a list of them"),
+        ("x.json", b"[" * 100_000, "not one JSON document"),
+        ("x.csv", b"", "it is empty"),
+        ("x.json", b"", "it is empty"),
+    ],
+)
+def test_tables_and_json_that_are_not_plain_are_refused(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_file_counts_once_whatever_the_way_to_it(tmp_path):
+    for name in ("a/one.txt", "a/b/two.txt", "out/three.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "a/b/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/again").symlink_to(tmp_path / "a")
+    (tmp_path / "a/self").symlink_to("self")
+    (tmp_path / "a/0.txt").symlink_to(tmp_path / "a/one.txt")
+    os.link(tmp_path / "a/one.txt", tmp_path / "a/same.txt")
+    (tmp_path / "a/out").symlink_to(tmp_path / "out")
+    everything = [b"a/b/two.txt", b"a/one.txt", b"out/three.txt"]
+    for source in ("a", "a/**/*.txt", "**/*.txt", "**/**/*.txt", "a/*/../**/*.txt", "*/**/*.txt"):
+        assert sorted(d.data for d in read(tmp_path / source)) == everything, source
+    assert [d.data for d in read(tmp_path / "a/*.txt")] == [b"a/one.txt"]
+    assert [d.data for d in read(tmp_path / "a/**/t*.txt")] == [b"a/b/two.txt", b"out/three.txt"]
+
+
+def test_files_of_another_source_are_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    besides = {identity(tmp_path / "b.txt")}
+    assert [d.data for d in documents(str(tmp_path), DataConfig(), besides)] == [b"a"]
+    with pytest.raises(UserError, match="no files but those that another source reads"):
+        list(documents(str(tmp_path / "b.txt"), DataConfig(), besides))
+
+
+def test_what_where_leaves_out_is_counted(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(jsonl([{"text": "a", "lang": lang} for lang in ("en", "ru", "ru")]))
+    dropped = Counter()
+    found = documents(str(tmp_path / "x.jsonl"), DataConfig(where={"lang": ("en",)}), dropped=dropped)
+    assert (len(list(found)), dropped["where"]) == (1, 2)
+
+
+def test_odd_names_end_with_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for source in ("~$doc.txt", "a\0b", "x" * 1000, str(tmp_path / "pipe"), f"{tmp_path}/{'[' * 900}"):
+        with pytest.raises(UserError) as error:
+            read(source)
+        assert len(str(error.value)) <= 300
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        read("-")
 
 
 def test_standard_input_is_one_document(monkeypatch):
@@ -181,3 +272,10 @@ def test_missing_extras_are_named(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UserError, match=r"bytequilt\[train\]"):
         read(tmp_path / "x.parquet")
+
+
+def test_own_data_on_the_command_line_resets_what_belongs_to_the_recipes_corpus():
+    recipe = load_recipe("tiny").model_copy(update={"data": DataConfig(train=("a",), where={"x": ("1",)}, share=0.2)})
+    assert override(recipe, ["--data.train", "b", "c"]).data == DataConfig(train=("b", "c"))
+    assert override(recipe, ["--data.share", "0.5", "--data.train", "b"]).data == DataConfig(train=("b",), share=0.5)
+    assert override(recipe, ["--data.share", "0.5"]).data == DataConfig(train=("a",), where={"x": ("1",)}, share=0.5)

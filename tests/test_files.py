@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,3 +78,16 @@ def test_one_process_has_a_folder_at_a_time(tmp_path):
         assert mine
         assert asked_elsewhere() == "False\n"
     assert asked_elsewhere() == "True\n"
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "shared"
+
+    def write(text: str) -> None:
+        for _ in range(50):
+            write_text(path, text)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, ["a" * 9, "b" * 9, "c" * 9, "d" * 9]))
+    assert read_text(path) in {letter * 9 for letter in "abcd"}
+    assert os.listdir(tmp_path) == ["shared"]

@@ -11,18 +11,21 @@ from conftest import blt, blt_config, patcher
 from pydantic import ValidationError
 
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import encode
-from bytequilt.config import UserError
-from bytequilt.evals.words import Lexicon, has_held_out, is_held_out
+from bytequilt.config import BaselineConfig, UserError
+from bytequilt.evals.harness_tasks import lexicon
+from bytequilt.evals.words import has_held_out, is_held_out
 from bytequilt.lm import LM, load_any
 from bytequilt.patching import rules
-from bytequilt.study import finetune, finetune_plot
-from bytequilt.study.finetune import Examples, do_all, examples_of, plan, result_of, trained
+from bytequilt.study import finetune
+from bytequilt.study.examples import Examples, ask, examples_of
+from bytequilt.study.finetune import fine_tunings, trained
+from bytequilt.study.jobs import done, results_in, run_all
 from bytequilt.study.recipe import FineTune, Study
+from bytequilt.view.curves import accuracy_by_examples
 
-LEXICON = Lexicon.read()
+LEXICON = lexicon()
 STACK = {"dim": 16, "layers": 1, "heads": 2, "ffn_dim": 24}
 TUNING = {
     "models": ["blt", "byte", "bpe"],
@@ -70,12 +73,11 @@ def put_models(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def lexicon():
-    """Read once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lexicon, "read", lambda: LEXICON)
-        yield
+def do_all(chosen: Study, folder: Path) -> list[dict]:
+    """Fine-tune what is missing; the results of all."""
+    done(fine_tunings(chosen, folder, {}), results_in(folder))
+    results = run_all(lambda results: fine_tunings(chosen, folder, {}), folder)
+    return done(fine_tunings(chosen, folder, {}), results)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +113,13 @@ def test_fewer_examples_are_the_first_of_more_and_another_seed_has_others():
     assert not {e["prompt"] for e in first} & {e["prompt"] for e in examples_of(tuning(), LEXICON, 20, 1)}
 
 
-@pytest.mark.parametrize("run", plan(study()), ids=lambda run: run.model)
-def test_every_model_reads_each_example_once_and_learns_its_answer(folder, run):
-    model, examples = trained(folder, run), examples_of(tuning(), LEXICON, 12, 0)
+def model_of(folder: Path, name: str):
+    return trained(folder / "runs" / f"{name}-S-seed0" / "model")
+
+
+@pytest.mark.parametrize("name", TUNING["models"])
+def test_every_model_reads_each_example_once_and_learns_its_answer(folder, name):
+    model, examples = model_of(folder, name), examples_of(tuning(), LEXICON, 12, 0)
     batches = list(Examples(model, examples, 4))
     read = [{"text": model_text(model, b.ids_BN), "learnt": model_text(model, b.ids_BN[b.learn_BN])} for b in batches]
     for four, step in zip((examples[0:4], examples[4:8], examples[8:12]), read, strict=True):
@@ -128,7 +134,7 @@ def model_text(model, ids) -> str:
 
 
 def test_patches_of_examples_in_a_row_are_those_of_each_alone(folder):
-    model, examples = trained(folder, plan(study())[0]), examples_of(tuning(), LEXICON, 4, 0)
+    model, examples = model_of(folder, "blt"), examples_of(tuning(), LEXICON, 4, 0)
     alone = []
     for example in examples:
         text = (example["prompt"] + example["text"]).encode()
@@ -171,8 +177,8 @@ def test_an_answer_that_is_right_counts_as_such():
         def generate(self, prompts, **_):
             return [type("Text", (), {"text": '3"' if "straw" in prompt else 'Yes"'}) for prompt in prompts]
 
-    assert [one["right"] for one in finetune.ask(Knowing(), ["count_char", "order"])] == [True, True, False]
-    assert finetune.ask(Knowing(), ["spell"]) == []
+    assert [one["right"] for one in ask(Knowing(), ["count_char", "order"])] == [True, True, False]
+    assert ask(Knowing(), ["spell"]) == []
 
 
 @pytest.mark.parametrize("stops", [(2, 1), (4,)])
@@ -201,7 +207,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(stops, results, folder,
 def test_what_is_done_is_not_done_again(results, folder, monkeypatch):
     monkeypatch.setattr(finetune, "fit", lambda *_: pytest.fail("a model is trained again"))
     assert do_all(study(), folder) == results
-    assert result_of(folder, plan(study())[0]) == results[0]
+    assert results_in(folder)[folder / "finetune" / "blt-S-seed0"] == results[0]
 
 
 def test_results_of_another_recipe_are_not_taken_for_this_ones(results, folder):
@@ -255,10 +261,10 @@ def test_a_recipe_at_fault_is_refused(change, message):
 
 def test_the_plot_of_the_same_results_is_the_same(results, tmp_path):
     for name in ("one.svg", "two.svg"):
-        finetune_plot.plot(results, tmp_path / name)
+        accuracy_by_examples(results, tmp_path / name)
     drawn = (tmp_path / "one.svg").read_bytes()
     assert drawn == (tmp_path / "two.svg").read_bytes()
-    finetune_plot.plot(results, tmp_path / "tasks.svg", ["char", "count_char", "order"])
+    accuracy_by_examples(results, tmp_path / "tasks.svg", ["char", "count_char", "order"])
     assert (tmp_path / "tasks.svg").read_bytes() != drawn
 
 
@@ -273,7 +279,7 @@ def test_the_plot_draws_what_was_measured(results, tmp_path, monkeypatch):
         point["held_out"]["tasks"]["order"] |= {"accuracy": accuracy, "stderr": 0.1}
         point["longer"]["tasks"]["order"] |= {"accuracy": accuracy / 2, "stderr": 0.2}
     twice = [known[0], known[0] | {"seed": 1}]
-    finetune_plot.plot(twice, tmp_path / "x.png", ["order"])
+    accuracy_by_examples(twice, tmp_path / "x.png", ["order"])
     assert drawn[0][:2] == ([0, 8, 16], [0.0, 0.5, 1.0])
     assert drawn[1][:2] == ([0, 8, 16], [0.0, 0.25, 0.5])
     assert drawn[0][2] == pytest.approx([0.1 / 2**0.5] * 3)
@@ -281,4 +287,4 @@ def test_the_plot_draws_what_was_measured(results, tmp_path, monkeypatch):
 
 def test_nothing_to_draw_is_said_so(tmp_path):
     with pytest.raises(UserError, match="nothing to draw"):
-        finetune_plot.plot([], tmp_path / "x.svg")
+        accuracy_by_examples([], tmp_path / "x.svg")

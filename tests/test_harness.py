@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -75,12 +74,11 @@ def by_hand(lm, context, continuation):
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
-def test_likelihoods_are_those_of_one_forward_pass_and_in_order(monkeypatch):
-    monkeypatch.setattr(harness, "SCORED", 3)
+def test_likelihoods_are_those_of_one_forward_pass_and_in_order():
     lm = LM(blt(), patcher("entropy"))
     texts = ["", "b", "Once ", "Once", " upon é", "a\n\n", "日本"]
     pairs = list(product(texts, texts[1:]))
-    found = Harness(lm).loglikelihood(requests("loglikelihood", *pairs))
+    found = Harness(lm, portion=3).loglikelihood(requests("loglikelihood", *pairs))
     for (log_p, greedy), (context, continuation) in zip(found, pairs, strict=True):
         direct, likeliest = by_hand(lm, context.encode(), continuation.encode())
         assert log_p == pytest.approx(direct, abs=1e-4)
@@ -160,6 +158,7 @@ def test_a_task_with_local_data_has_the_accuracy_found_by_hand(tiny, folder):
 
 
 def test_the_harness_finds_the_model_by_its_name(folder):
+    harness.register()
     found = lm_eval.simple_evaluate(
         "bytequilt",
         "pretrained=tiny,token_bytes=2",
@@ -183,11 +182,15 @@ def test_eval_prints_tasks_of_both_kinds(folder, capfd):
     assert all(word in out for word in ("our_choice", "acc", "0.7500", "compare", "lm-evaluation-harness"))
 
 
-def test_a_process_finds_the_model_because_of_a_line_that_pip_installs(tmp_path):
-    line = (Path(harness.__file__).parent / "lm_eval.pth").read_text().splitlines()[-1]
-    program = f"{line}\nfrom lm_eval.api.registry import get_model\nget_model('dummy')\nprint(get_model('bytequilt'))"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert shown.stdout == "<class 'bytequilt.evals.harness.Harness'>\n"
+def test_the_harness_runs_from_its_own_command_line(folder):
+    options = ["--model", "bytequilt", "--model_args", "pretrained=tiny", "--tasks", "our_choice"]
+    command = [sys.executable, "-m", "bytequilt.evals.harness", *options, "--include_path", str(folder), "--limit", "2"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    assert "|our_choice|" in shown.stdout
+    command[6] = "pretrained=absent"
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert failed.returncode == 2
+    assert "no model at absent" in failed.stderr.splitlines()[-1]
 
 
 # -------------------------------------------------------------------------------------------------- our own tasks
@@ -260,8 +263,8 @@ def test_options_that_cannot_be_followed_are_said(tiny, options):
         Harness(tiny).generate_until(requests("generate_until", ("Once", {"max_gen_toks": 1, **options})))
 
 
-def test_a_directory_that_is_none_and_a_limit_of_none_are_said(tmp_path, capfd):
-    with pytest.raises(UserError, match="no directory of tasks"):
+def test_a_missing_directory_and_a_limit_of_zero_are_refused(tmp_path, capfd):
+    with pytest.raises(UserError, match="not a directory of tasks"):
         HarnessTasks(["our_choice"], tmp_path / "absent")
     with pytest.raises(SystemExit):
         main(["eval", "tiny", "--tasks", "compare", "--limit", "0"])

@@ -288,6 +288,8 @@ LOSSY = {
     "fixed": ({"rule": RuleConfig(kind="fixed", stride=4)}, "one patch per byte"),
     "monotonic": ({"rule": RuleConfig(kind="monotonic", rise=0.1)}, "one patch per byte"),
     "combined": ({"rule": RuleConfig(kind="combined", threshold=4.0, rise=0.1)}, "threshold alone"),
+    "budget": ({"rule": RuleConfig(kind="budget", threshold=9.0)}, "not patching by budget"),
+    "characters": ({"rule": RuleConfig(threshold=4.0, characters=True)}, "no `characters`"),
     "longest": ({"rule": RuleConfig(threshold=4.0, max_length=6)}, "forgets"),
     "newlines": ({"rule": RuleConfig(threshold=4.0), "entropy": {"newline_reset": True}}, "newlines"),
     "residual": ({"rule": RuleConfig(kind="byte"), "cross_residual": 1.0}, "residual"),
@@ -388,8 +390,8 @@ def test_what_a_configuration_leaves_out_means_what_it_means_there(tmp_path):
 
 
 def test_an_entropy_model_alone_has_no_layout_there(tmp_path):
+    from bytequilt.interop.directory import write_model
     from bytequilt.interop.native import FORMAT, ModelConfig
-    from bytequilt.lm import write_model
 
     model = entropy_model()
     write_model(

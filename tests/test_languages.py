@@ -9,9 +9,10 @@ import pytest
 from conftest import blt, ids_of, patcher, undecided
 
 from bytequilt.config import UserError
-from bytequilt.evals.languages import FAMILIES, HUES, OTHERS, Declaration, declarations, languages, plot
+from bytequilt.evals.languages import Declaration, declarations, languages
 from bytequilt.infer.score import Score
 from bytequilt.lm import LM
+from bytequilt.view.scripts import FAMILIES, HUES, OTHERS, plot
 
 PAGE = """<!doctype html>
 <html data-code="{code}" data-iso6393="{language}" dir="{direction}" lang="{language}">

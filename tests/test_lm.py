@@ -1,14 +1,21 @@
+import inspect
 import json
 import math
+import subprocess
+import sys
+from dataclasses import fields
 
 import pytest
 import torch
 from conftest import CROSS, RULES, blt, entropy_model, ids_of, noise, patcher
 from safetensors.torch import load_file
 
+import bytequilt
 from bytequilt.config import EntropyConfig, HashConfig, UserError
+from bytequilt.infer.sampling import Sampling
+from bytequilt.interop.directory import load_entropy, write_model
 from bytequilt.interop.native import FORMAT, ModelConfig
-from bytequilt.lm import LM, load, load_entropy, write_model
+from bytequilt.lm import LM, SamplingOptions, load
 
 IDS = ids_of(noise(40), noise(9))
 VARIANTS = [({"encoder_cross": e, "decoder_cross": d}, "entropy") for e, d in CROSS]
@@ -117,8 +124,8 @@ DAMAGE = {
     "a list": (lambda f: (f / "config.json").write_text('["BertModel"]'), "must hold a JSON object"),
     "future format": (config_with(format=FORMAT + 1), f"format {FORMAT + 1}; this version reads format {FORMAT}"),
     "unknown field": (config_with(colour="red"), "colour"),
-    "not JSON": (cut("config.json", 40), "cannot be read"),
-    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "cannot be read"),
+    "not JSON": (cut("config.json", 40), "is not JSON"),
+    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is not UTF-8"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "damaged or cut short"),
     "empty weights": (cut("model.safetensors", 0), "damaged or cut short"),
@@ -216,3 +223,64 @@ def test_rules_without_entropies_have_none_to_show(kind):
     found = json.loads(json.dumps(LM(blt(), patcher(kind)).patch("some text").json()))
     assert found["threshold_bits"] is None
     assert {patch["entropy_bits"] for patch in found["patches"]} == {None}
+
+
+def test_loading_draws_no_random_number_and_imports_no_compiler():
+    code = """
+import sys, torch
+before = torch.random.get_rng_state()
+from bytequilt import load
+load("tiny").patch("hi")
+assert torch.equal(before, torch.random.get_rng_state())
+print([name for name in ("torch._dynamo", "sympy", "torch._inductor", "jinja2") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "nonsense", "meta", "xpu", "cuda:-1", ""])
+def test_a_device_that_is_not_there_is_one_line(device):
+    if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.backends.mps.is_available()):
+        pytest.skip("it is there")
+    with pytest.raises(UserError, match="cannot use device"):
+        load("tiny", device=device)
+    with pytest.raises(UserError, match="cannot use device"):
+        load("tiny").to(device)
+
+
+def test_devices_and_types_go_by_name_or_by_themselves():
+    lm = load("tiny", device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert next(lm.model.parameters()).dtype is torch.bfloat16
+    assert next(load("tiny", dtype="bfloat16").model.parameters()).dtype is torch.bfloat16
+    assert load("tiny", device="auto").to("auto").to("cpu").model.decoder.head.weight.device.type == "cpu"
+    with pytest.raises(UserError, match="dtype must be one of float32"):
+        load("tiny", dtype=torch.int64)
+
+
+def test_signatures_show_the_options_of_sampling():
+    """In notebooks and `help` by the signature, in editors by the TypedDict: both name the fields of Sampling."""
+    names = {field.name for field in fields(Sampling)}
+    assert set(SamplingOptions.__annotations__) == names
+    for method in (LM.generate, LM.stream, load("tiny").generate):
+        parameters = inspect.signature(method).parameters
+        assert names <= set(parameters)
+        assert parameters["temperature"].default == Sampling().temperature
+        assert not [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+
+
+def test_an_lm_says_what_it_is():
+    text = repr(load("tiny"))
+    assert all(word in text for word in ("latent transformer", "parameters", "kind=entropy", "float32 on cpu"))
+    assert {"load", "LM", "Patcher", "convert"} <= set(dir(bytequilt))
+
+
+def test_a_layer_count_beyond_the_file_is_refused_before_anything_is_built(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["blt"]["latent"]["layers"] = 4000
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="4006 layers, and there are"):
+        load(saved)
+    config["blt"]["latent"]["layers"] = 10**9
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"blt\.latent\.layers"):
+        load(saved)

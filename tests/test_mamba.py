@@ -7,9 +7,9 @@ from conftest import ids_of, noise
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from bytequilt.baselines.mamba import CHUNK, Mamba, MambaConfig, Scan, mamba_flops
+from bytequilt.baselines.mamba import CHUNK, Mamba, Scan, mamba_flops
 from bytequilt.codec import VOCAB_SIZE
-from bytequilt.config import UserError
+from bytequilt.config import MambaConfig, UserError
 
 pytest.importorskip("transformers")
 

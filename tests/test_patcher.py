@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from bytequilt.config import RuleConfig, UserError
 from bytequilt.infer.session import Session
 from bytequilt.model.segments import Patches
 from bytequilt.patching import rules
+from bytequilt.patching.calibration import first_bytes
 from bytequilt.patching.patcher import Patcher
 
 DOCUMENTS = [noise(300, seed) for seed in range(6)]
@@ -16,6 +18,10 @@ CALIBRATED = {
     "monotonic": (RuleConfig(kind="monotonic", rise=0), (1.1, 3.0, 8.0, 40.0)),
     "combined": (RuleConfig(kind="combined", threshold=0, rise=0.0), (3.0, 8.0)),
     "max_length": (RuleConfig(kind="entropy", threshold=0, max_length=6), (1.3, 3.0, 5.5)),
+    "budget": (RuleConfig(kind="budget", threshold=0), (3.0, 8.0, 14.0)),
+    "budget, unbounded": (RuleConfig(kind="budget", threshold=0, max_length=None), (40.0,)),
+    "options": (RuleConfig(kind="entropy", threshold=0, characters=True, after=" ", digits="each"), (4.0, 7.0)),
+    "budget, options": (RuleConfig(kind="budget", threshold=0, after="\n"), (3.0, 8.0)),
 }
 TARGETS = [(name, target) for name, (_, targets) in CALIBRATED.items() for target in targets]
 
@@ -55,6 +61,80 @@ def test_a_target_out_of_reach_is_refused_with_what_is_in_reach(rule, target):
 def test_calibration_says_what_it_lacks(rule, documents, message):
     with pytest.raises(UserError, match=message):
         patcher(rule).calibrate(documents, 4)
+
+
+SCRIPTS = [
+    "All human beings are born free and equal in dignity and rights.",
+    "Все люди рождаются свободными и равными в своём достоинстве и правах.",
+    "人人生而自由，在尊严和权利上一律平等。",
+    "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق",
+    "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักด์และสิทธิ",
+    "All 3 of them \N{GRINNING FACE}\N{WAVING HAND SIGN}!",
+]
+
+
+@pytest.mark.parametrize("rule", [RuleConfig(kind="budget", threshold=0), RuleConfig(threshold=0, characters=True)])
+def test_patches_of_any_script_are_whole_characters(rule):
+    documents = [text.encode() for text in SCRIPTS]
+    patch = patcher(rule)
+    assert patch.calibrate(documents, 4.5).mean_patch_bytes == pytest.approx(4.5, rel=0.05)
+    for data in documents:
+        starts = [start - 1 for start in patch(ids_of(data, eos=False)).starts[0][1:]]
+        for begin, end in pairwise([*starts, len(data)]):
+            assert data[begin:end].decode()  # which fails on a part of a character
+            assert rule.max_length is None or end - begin <= rule.max_length + 3
+
+
+def test_first_bytes_ask_for_no_more_documents_than_they_need():
+    documents = iter([b"four", b"more", b"never", b"read"])
+    assert list(first_bytes(documents, 6)) == [b"four", b"mo"]
+    assert list(documents) == [b"never", b"read"]
+    assert list(first_bytes([b"ab"], 6)) == [b"ab"]
+
+
+@pytest.mark.parametrize("method", ["entropy", "entropies", "feed", "step", "nats_feed", "nats_step"])
+def test_entropies_are_computed_in_full_fp32_whatever_the_settings(method):
+    patch, seen = patcher("entropy"), []
+    matmul = torch.backends.cuda.matmul
+    step = patch.model.step
+
+    def note(*_):
+        seen.append((matmul.fp32_precision, torch.is_autocast_enabled("cpu")))
+
+    patch.model.register_forward_pre_hook(note)
+    patch.model.step = lambda *ids: note() or step(*ids)
+    ids_BN = ids_of(b"a text", eos=False)
+    given = {
+        "entropy": lambda: patch.entropy(ids_BN),
+        "entropies": lambda: patch.entropies([b"a text"]),
+        "feed": lambda: patch.feed(ids_BN, patch.cache()),
+        "nats_feed": lambda: patch.nats_feed(ids_BN[0], patch.cache()),
+        "step": lambda: patch.step(ids_BN[0, :1], patch.cache()),
+        "nats_step": lambda: patch.nats_step(ids_BN[0, :1], patch.cache()),
+    }
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        with torch.inference_mode(), torch.autocast("cpu"):
+            given[method]()
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+    assert seen
+    assert set(seen) == {("ieee", False)}
+
+
+@pytest.mark.parametrize("kind", ["entropy", "space"])
+def test_streamed_entropies_are_those_of_the_whole_row(kind):
+    patch, ids_BN = patcher(kind), ids_of(noise(40))
+    caches = [patch.cache(), patch.cache()]
+    stepped = [patch.nats_step(ids_R, caches[0]) for ids_R in ids_BN[0].split(1)]
+    fed = [patch.nats_feed(ids_N, caches[1]) for ids_N in ids_BN[0].split(7)]
+    if kind == "space":
+        assert {*stepped, *fed} == {None}
+        return
+    torch.testing.assert_close(torch.cat(stepped), patch.entropy(ids_BN)[0])
+    torch.testing.assert_close(torch.cat(fed), patch.entropy(ids_BN)[0])
 
 
 def test_a_rule_that_needs_entropies_needs_a_model():

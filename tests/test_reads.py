@@ -8,10 +8,9 @@ from conftest import blt, noise
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.vocabulary import Bytes
-from bytequilt.codec import VOCAB_SIZE, encode
-from bytequilt.config import EntropyConfig, HashConfig, RuleConfig, StackConfig, TrainConfig
+from bytequilt.codec import BOS, VOCAB_SIZE, encode
+from bytequilt.config import BaselineConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
 from bytequilt.lm import LM
 from bytequilt.model.entropy import EntropyModel
@@ -45,7 +44,8 @@ def batch(seed, packed):
         parts = [encode(noise(20, 10 * seed + row + n), eos=True) for n in range(3 if packed else 1)]
         ids = torch.cat([torch.from_numpy(part) for part in parts])[:64]
         ids_BN[row, : len(ids)] = ids
-    closes_BN = (torch.rand(2, 64) < 0.3) & (ids_BN > 0)
+    drawn = torch.rand(2, 64, generator=torch.Generator().manual_seed(seed))
+    closes_BN = ((drawn < 0.3) | (ids_BN == BOS)) & (ids_BN > 0)
     return Batch.of(ids_BN, closes_BN, ids_BN > 3)
 
 

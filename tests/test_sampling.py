@@ -97,7 +97,7 @@ def test_ids_that_are_no_text_are_never_drawn(temperature):
     [
         {"temperature": -1}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"min_p": 1},
         {"min_p": -0.1}, {"repetition_penalty": 0}, {"max_bytes": -1}, {"stop": ""}, {"stop": ("a", b"")},
-        {"max_bytes": 1.5}, {"max_bytes": "3"}, {"top_k": 1.5}, {"stop": None}, {"stop": (5,)}, {"seed": 10**30},
+        {"max_bytes": 1.5}, {"max_bytes": "3"}, {"top_k": 1.5}, {"stop": (5,)}, {"seed": 10**30},
         {"temperature": math.inf}, {"repetition_penalty": 1e-45},
     ],
 )  # fmt: skip

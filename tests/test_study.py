@@ -8,23 +8,26 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import blt, blt_config, patcher
+from conftest import blt, patcher
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bytequilt import UserError
-from bytequilt.baselines.config import BaselineConfig
+from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.cli import main
 from bytequilt.codec import OFFSET
-from bytequilt.lm import load_any
-from bytequilt.study import runs, trial, work
-from bytequilt.study.choices import run_of
-from bytequilt.study.contender import PatchModel, TokenModel, leak, mean_flops, pace, training_flops
+from bytequilt.config import BaselineConfig
+from bytequilt.lm import LM, load_any
+from bytequilt.model.blt import BLT as Network
+from bytequilt.study.budget import count_batches, mean_flops, training_flops
+from bytequilt.study.compare import results_of, train
 from bytequilt.study.corpus import prepared
-from bytequilt.study.plan import Run, plan, tries
+from bytequilt.study.jobs import results_in
+from bytequilt.study.models import leak, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
-from bytequilt.study.runs import do_all, done, known, learning_rate, result_of
+from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
+from bytequilt.study.trial import Trial
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
 
@@ -73,11 +76,30 @@ def study(texts, **changes) -> Study:
     return Study.model_validate(merged(fields, changes))
 
 
+def do_all(chosen, folder, corpus) -> list[dict]:
+    train(chosen, folder, corpus)
+    return done(chosen, folder, corpus)
+
+
+def done(chosen, folder, corpus) -> list[dict]:
+    return results_of(chosen, folder, corpus)[0]
+
+
+def only(chosen: Study, *names: str) -> Study:
+    """The study of these models alone."""
+    return chosen.model_copy(update={"models": {name: chosen.models[name] for name in names}})
+
+
+def byte_model(**change) -> Baseline:
+    config = BaselineConfig(stack=STACK | change)
+    return Baseline(build(config), Bytes(), config)
+
+
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
 def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
-    names = [run.name for run in plan(study(texts), {}.get)]
+    names = [run.name for run in planned(study(texts), {}.get)]
     assert names[:4] == [f"{model}-S-seed0-lr{lr}x1" for model in ("entropy", "bpe") for lr in ("0.01", "0.0001")]
     assert names[4:8] == ["entropy-S-seed0", "space-S-seed0", "byte-S-seed0", "bpe-S-seed0"]
     assert names[8:] == ["entropy-L-seed0", "bpe-L-seed0", "entropy-L-seed1", "bpe-L-seed1"]
@@ -160,13 +182,14 @@ def test_fields_are_changed_section_by_section():
 def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
     chosen, folder = study(texts), tmp_path / "results"
     rows = do_all(chosen, folder, corpus := prepared(chosen, folder))
-    assert [row["model"] for row in rows] == [run.model for run in plan(chosen, known(folder))]
+    bpb = held_out_bpb(rows)
+    assert [row["model"] for row in rows] == [run.model for run in planned(chosen, bpb)]
     by_name = {f"{row['model']}-{row['size']}": row for row in rows if not row["search"]}
     for name in ("entropy", "bpe"):
-        tried = [result_of(folder, run) for run in tries(chosen, name, known(folder))[0]]
-        found = learning_rate(chosen, folder, name)
-        assert found == (min(tried, key=lambda row: row["val_bpb"])["lr"], 1.0)
-        assert {row["lr"] for row in rows if row["model"] == name and not row["search"]} == {found.lr}
+        tried = {run.rate: bpb(run) for run in tries(chosen, name, bpb)[0]}
+        rate = learning_rate(chosen, name, bpb)
+        assert rate == min(tried, key=lambda rate: tried[rate])
+        assert {row["lr"] for row in rows if row["model"] == name and not row["search"]} == {rate.lr}
     assert by_name["space-S"]["lr"] == by_name["entropy-S"]["lr"]
     for row in rows:
         assert row["trained_bytes"] == metrics.read(_home(folder, row) / "metrics.jsonl")[-1]["bytes"]
@@ -183,7 +206,7 @@ def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
 
 
 def _home(folder, row):
-    return folder / "runs" / run_of(row).name
+    return folder / "runs" / Run.of(row).name
 
 
 def test_a_run_that_was_interrupted_is_the_same_in_the_end(texts, tmp_path, monkeypatch):
@@ -207,25 +230,26 @@ def test_a_run_that_was_interrupted_is_the_same_in_the_end(texts, tmp_path, monk
 
 
 def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "WAIT", 0.05)
     chosen, folder = study(texts, models={"entropy": {"sizes": ["S"]}, "bpe": {"sizes": ["S"]}}), tmp_path / "results"
-    did, found, take = [], [], trial.Trial.take
+    did, rows, run = [], [], Trial.run
 
     def noted(self):
-        did.append((threading.current_thread().name, self.run.name))
-        return take(self)
+        did.append(self.name)
+        return run(self)
 
-    monkeypatch.setattr(runs.Trial, "take", noted)
-    workers = [
-        threading.Thread(target=lambda: found.append(do_all(chosen, folder, prepared(chosen, folder))))
-        for _ in range(2)
-    ]
+    def work():
+        corpus = prepared(chosen, folder)
+        train(chosen, folder, corpus, wait=0.05)
+        rows.append(done(chosen, folder, corpus))
+
+    monkeypatch.setattr(Trial, "run", noted)
+    workers = [threading.Thread(target=work) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert sorted(name for _, name in did) == sorted(run.name for run in plan(chosen, known(folder)))
-    assert found[0] == found[1]
+    assert sorted(did) == sorted(run.name for run in planned(chosen, held_out_bpb(rows[0])))
+    assert rows[0] == rows[1]
 
 
 # ----------------------------------------------------------------------------------------------------- what they refuse
@@ -233,7 +257,7 @@ def test_two_workers_share_the_runs(texts, tmp_path, monkeypatch):
 
 def test_a_budget_below_one_step_is_told(texts, tmp_path):
     chosen = study(texts, budgets={"S": {"bytes": None, "flops": 1e4}})
-    with pytest.raises(UserError, match=r"5e\+03 flops is below one step of entropy-S-seed0-lr0.01x1, \d"):
+    with pytest.raises(UserError, match=r"entropy-S-seed0-lr0.01x1: a budget of 5e\+03 flops is below one step, \d"):
         do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
 
 
@@ -259,7 +283,7 @@ def test_results_of_another_recipe_are_told(texts, tmp_path):
 def test_results_of_another_learning_rate_are_told(texts, tmp_path):
     """As when the grid is widened, and a rate beyond its old edge wins."""
     chosen, folder = study(texts, models={"byte": {"lr": 1e-3}}), tmp_path / "results"
-    chosen = chosen.model_copy(update={"models": {"byte": chosen.models["byte"]}})
+    chosen = only(chosen, "byte")
     do_all(chosen, folder, corpus := prepared(chosen, folder))
     other = chosen.model_copy(update={"models": {"byte": chosen.models["byte"].model_copy(update={"lr": 2e-3})}})
     with pytest.raises(UserError, match="is of another recipe"):
@@ -277,15 +301,14 @@ def test_a_threshold_is_calibrated_anew_for_another_aim(texts, tmp_path):
     corpus = prepared(chosen, folder)
     other = study(texts, models={"entropy": {"patching": {"target_bytes": 3.0}}})
     first, second = (
-        trial.Trial(one, folder, corpus, Run("entropy", "S", 0), Rate(1e-2, 1.0)).model().patcher.rule.threshold
-        for one in (chosen, other)
+        untrained(recipe, folder, corpus, "entropy", "S").patcher.rule.threshold for recipe in (chosen, other)
     )
     assert first > second
 
 
 def test_a_final_run_that_diverges_is_left_out_and_said(texts, tmp_path, capsys):
     chosen = study(texts, models={"byte": {"lr": 1e30}, "bpe": {"lr": 1e-2, "sizes": ["S"]}})
-    chosen = chosen.model_copy(update={"models": {name: chosen.models[name] for name in ("byte", "bpe")}})
+    chosen = only(chosen, "byte", "bpe")
     rows = do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
     assert [row["model"] for row in rows] == ["bpe"]
     assert "not finite" in capsys.readouterr().err
@@ -298,17 +321,18 @@ def test_a_report_alone_trains_nothing(texts, tmp_path):
 
 
 def test_flops_are_the_mean_over_contexts_by_their_bytes():
-    model = TokenModel(BaselineConfig(stack=STACK | {"window": None}), Bytes())
-    found = mean_flops(model, 1.0, [64.0, 960.0])
-    assert found["total"] == pytest.approx(sum(model.flops(1.0, n)["total"] * n for n in (64, 960)) / 1024)
-    assert found["head"] == model.flops(1.0, 64)["head"]
+    model = byte_model(window=None)
+    mean = mean_flops(model, 1.0, [64.0, 960.0])
+    assert mean["total"] == pytest.approx(sum(model.flops(1.0, n)["total"] * n for n in (64, 960)) / 1024)
+    assert mean["head"] == model.flops(1.0, 64)["head"]
 
 
 def test_a_try_that_diverges_is_not_chosen(texts, tmp_path):
     chosen = study(texts, models={name: {"sizes": ["S"]} for name in ("entropy", "bpe")}, sweep={"lr": [1e-2, 1e30]})
-    do_all(chosen, folder := tmp_path / "results", prepared(chosen, tmp_path / "results"))
-    assert result_of(folder, Run("bpe", "S", 0, Rate(1e30, 1.0)))["val_bpb"] is None
-    assert learning_rate(chosen, folder, "bpe") == (1e-2, 1.0)
+    rows = do_all(chosen, folder := tmp_path / "results", prepared(chosen, tmp_path / "results"))
+    name = Run("bpe", "S", 0, Rate(1e30, 1.0)).name
+    assert results_in(folder)[folder / "runs" / name]["val_bpb"] is None
+    assert learning_rate(chosen, "bpe", held_out_bpb(rows)) == (1e-2, 1.0)
 
 
 def test_models_of_different_splits_are_not_compared(texts, tmp_path):
@@ -355,7 +379,7 @@ class Seer(torch.nn.Module):
 
 
 def test_a_model_that_sees_the_future_is_found():
-    model = TokenModel(BaselineConfig(stack=STACK), Bytes())
+    model = byte_model()
     assert leak(model, b"The cat sat on the mat." * 9) < 1e-5
     assert leak(model, b"") == leak(model, b"A") == 0
     model.network = Seer()
@@ -365,22 +389,21 @@ def test_a_model_that_sees_the_future_is_found():
 
 @pytest.mark.parametrize("kind", ["entropy", "space", "fixed"])
 def test_patches_do_not_see_the_future(kind):
-    model = PatchModel(blt_config(), patcher(kind), None)
-    model.network = blt()
+    model = LM(blt(), patcher(kind))
     assert leak(model, b"The cat sat on the mat. Why did they sing?" * 5) < 1e-3
 
 
 def test_a_batch_is_measured_as_it_is(texts, tmp_path):
     chosen = study(texts)
     corpus = prepared(chosen, tmp_path / "results")
-    train = chosen.training("space", 5, Rate(1e-3, 1.0), 0)
-    model = PatchModel(chosen.network("space", "S"), patcher("space"), None)
-    held = pace(model, model.batches(corpus.plain, train), lambda held: held.batches == 32)
-    batches = model.batches(corpus.plain, train)
+    config, shards = chosen.training("space"), corpus.shards(with_entropy=False)
+    model = LM(Network(chosen.network("space", "S")), patcher("space"))
+    use = count_batches(model, model.batches(shards, config), lambda use: use.batches == 32)
+    batches = model.batches(shards, config)
     text = [next(batches).ids_BN for _ in range(32)]
-    assert held.bytes == sum(int((ids >= OFFSET).sum()) for ids in text)
-    assert held.batches == 32
-    assert 3 < held.unit_bytes < 7
+    assert use.bytes == use.ids == sum(int((ids >= OFFSET).sum()) for ids in text)
+    assert use.batches == 32
+    assert 3 < use.unit_bytes < 7
 
 
 def test_the_entropy_model_is_read_once_and_the_rest_is_trained():
@@ -390,9 +413,10 @@ def test_the_entropy_model_is_read_once_and_the_rest_is_trained():
 
 def test_a_budget_of_time_is_met_by_the_speed_that_is_measured(texts, tmp_path):
     chosen = study(texts, budgets={"S": {"bytes": None, "seconds": 1.0}}, models={"byte": {"sizes": ["S"]}})
-    chosen = chosen.model_copy(update={"models": {"byte": chosen.models["byte"]}})
+    chosen = only(chosen, "byte")
     (row,) = do_all(chosen, tmp_path / "results", prepared(chosen, tmp_path / "results"))
-    assert row["steps"] == int((tmp_path / "results" / "runs" / "byte-S-seed0" / "steps").read_text()) > 5
+    path = tmp_path / "results" / "runs" / "byte-S-seed0" / "steps.json"
+    assert row["steps"] == json.loads(path.read_text())["steps"] > 5
 
 
 def test_shipped_studies_are_in_order():

@@ -1,4 +1,4 @@
-"""What a study comes to: its files, its plots, and sentences that are true of its numbers."""
+"""What a study comes to: its files, its tables and its plots."""
 
 import csv
 import importlib.util
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from bytequilt.config import UserError
-from bytequilt.study import choices, plots, table, verdict, words
+from bytequilt.study import choices, table
 from bytequilt.study.corpus import Corpus
+from bytequilt.study.markdown import scaled
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import PLOTS, markdown, pictures, write_report
 from bytequilt.study.table import Spread, summary
-from bytequilt.study.verdict import Gap
+from bytequilt.view import curves
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "study_report.py"
@@ -110,12 +111,17 @@ def corpus(folder: Path) -> Corpus:
 
 def written(folder: Path, given: Study | None = None, rows: list[dict] | None = None) -> dict:
     facts = table.corpus_facts(corpus(folder))
-    return table.write(given or study(), all_rows() if rows is None else rows, folder, {"machine": "a box"}, facts)
+    return table.write(given or study(), all_rows() if rows is None else rows, folder, "a box", facts)
 
 
-def report(folder: Path, given: Study | None = None, rows: list[dict] | None = None) -> str:
-    """The report in one line a paragraph: where lines break is not what it says."""
-    return " ".join(markdown(written(folder, given, rows)).split())
+def cells(text: str) -> dict[str, list[list[str]]]:
+    """The rows of all tables, by their first cell."""
+    rows: dict[str, list[list[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith("|"):
+            first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.setdefault(first, []).append(others)
+    return rows
 
 
 def learnt(model: str, shares: list[float]) -> dict:
@@ -141,14 +147,12 @@ def test_a_report_shows_what_fine_tuned_models_answer(tmp_path):
     }
     given = Study.model_validate(FIELDS | {"finetune": tuning | {"tasks": ["order"]}})
     results = [learnt("quilt", [0.0, 0.6, 0.9]), learnt("merged", [0.0, 0.5, 0.4])]
-    found = table.write(
-        given, all_rows(), tmp_path, {"machine": "a box"}, table.corpus_facts(corpus(tmp_path)), results
-    )
+    found = table.write(given, all_rows(), tmp_path, "a box", table.corpus_facts(corpus(tmp_path)), results)
     text = markdown(found)
     assert "| quilt | number | held out | 0.0% | 60.0% | 90.0% | 50.0% |" in text
-    assert "| merged | number | held out, and longer | 0.0% | 50.0% | 40.0% | 50.0% |" in text
+    assert "| merged | number | longer | 0.0% | 50.0% | 40.0% | 50.0% |" in text
     assert """`"Yes" and` right | `"Yes" and` wrong |""" in text
-    assert "quilt 6 GFLOPs" in " ".join(text.split())
+    assert ["S", "0", "0.002", "6 G"] in cells(text)["quilt"]
     assert "accuracy-by-examples.svg" in pictures(found, tmp_path)
 
 
@@ -186,7 +190,7 @@ def test_other_files_are_no_results(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json"):
         table.read(tmp_path)
-    with pytest.raises(UserError, match="no results at"):
+    with pytest.raises(UserError, match=r"nowhere\.json"):
         table.read(tmp_path / "nowhere.json")
 
 
@@ -208,186 +212,70 @@ def test_summary_is_of_seeds_and_not_of_tries():
     assert found["byte", "L"]["entropy_flops"] == Spread(0, 0, 0, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------- sentences
+# ------------------------------------------------------------------------------------------------------------- tables
 
 
-def gap(mean: float, reach: float = 0.0) -> Gap:
-    return Gap(mean, mean - reach, mean + reach, mean / 2)
+def test_models_are_ranked_with_what_they_cost(tmp_path):
+    rows = cells(markdown(written(tmp_path)))
+    assert rows["merged"][0] == ["**2.405 (2.400 to 2.410)**", "", "1 MB", "4.25", *COSTS["merged"], "none", "60.5"]
+    assert rows["quilt"][0][:2] == ["2.510 (2.500 to 2.520)", "0.105 (4.4%)"]
+    assert rows["quilt"][0][8:] == ["50 k", "60.5"]
+    assert rows["learnt"][1][:2] == ["2.003", "0.003 (0.2%)"]
+    assert list(rows)[1:6] == ["---", "merged", "quilt", "learnt", "byte"]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "side"),
-    [
-        ((2.0,), (2.006,), -1),
-        ((2.0,), (2.004,), 0),
-        ((2.006,), (2.0,), 1),
-        ((2.0, 2.2), (2.15, 2.3), 0),  # ranges meet
-        ((2.0, 2.1), (2.15, 2.3), -1),
-        ((2.0,), (1.9, 2.3), 0),  # one seed, within the range of the other
-    ],
-)
-def test_ties_are_small_or_within_the_seeds(one, other, side):
-    found = Gap.between(Spread.of(one), Spread.of(other))
-    assert found.side == side == -Gap.between(Spread.of(other), Spread.of(one)).side
+COSTS = {"merged": ["2 T", "1 T", "300 k", "280 k"]}
 
 
-@pytest.mark.parametrize(
-    ("gaps", "sentence"),
-    [
-        ([gap(0.001), gap(-0.002)], "A tie at both ends."),
-        ([gap(0.001), gap(-0.1)], "The tie becomes a lead."),
-        ([gap(0.001), gap(0.1)], "The tie becomes a deficit."),
-        ([gap(-0.1), gap(0.004)], "The lead closes to a tie."),
-        ([gap(0.1), gap(0.004)], "The deficit closes to a tie."),
-        ([gap(-0.1), gap(0.1)], "The lead turns into a deficit."),
-        ([gap(0.1), gap(-0.1)], "The deficit turns into a lead."),
-        ([gap(-0.1), gap(-0.104)], "The lead stays about the same."),
-        ([gap(0.1, 0.01), gap(0.13, 0.02)], "The deficit stays about the same."),
-        ([gap(-0.1), gap(-0.2)], "The lead grows."),
-        ([gap(-0.1), gap(-0.05)], "The lead shrinks."),
-        ([gap(0.1), gap(0.07), gap(0.05)], "The deficit shrinks."),
-        ([gap(0.1), gap(0.07), gap(0.15)], "The deficit grows, if not steadily."),
-    ],
-)
-def test_trends(gaps, sentence):
-    assert verdict.trend(gaps) == sentence
+def test_networks_are_shown_with_their_tables_apart(tmp_path):
+    rows = cells(choices.networks(study(), all_rows()))
+    assert rows["quilt"] == [["260", *["1 x 32, 1 x 32, 1 x 32: 123 k (32.9 k)"] * 2]]
+    assert rows["merged"] == [["1,004", *["1 x 32: 123 k (32.1 k)"] * 2]]
 
 
-def test_winners_are_named_with_their_gaps():
-    small, large = verdict.winners(study(), summary(all_rows()))
-    assert small.startswith(
-        "**S**, 2 TFLOPs of training: merged wins with 2.405 bits per byte, 0.105 bits (4.2%) ahead of quilt."
-    )
-    assert small.endswith(
-        "quilt is ahead of byte by 0.300 bits (10.7%); in a tie with learnt; behind merged by 0.105 bits (4.4%)."
-    )
-    assert large.startswith(
-        "**L**, 20 TFLOPs of training: quilt has the fewest bits per byte, 2.000, in a tie with learnt."
-    )
-    assert large.endswith(
-        "quilt is ahead of byte by 0.200 bits (9.1%) and merged by 0.050 bits (2.4%); in a tie with learnt."
-    )
-    (alone,) = verdict.winners(study(), summary([row("byte", "S", 2.5)]))
-    assert alone == "**S**, 2 TFLOPs of training: byte is alone here, with 2.500 bits per byte."
-
-
-def test_scale_is_told_of_each_pair_that_has_it():
-    rows = [one for one in all_rows() if (one["model"], one["size"]) != ("learnt", "L")]
-    assert verdict.trends(study(), summary(rows)) == [
-        "- quilt beside byte: 0.300 ahead at S and 0.200 ahead at L. The lead shrinks.",
-        "- quilt beside merged: 0.105 behind at S and 0.050 ahead at L. The deficit turns into a lead.",
+def test_tries_are_all_shown():
+    rows = cells(choices.search(study(), all_rows()))
+    assert rows["quilt"] == [["2", "", "2.950", ""], ["4", "2.900", "**2.700**", "2.800"], ["8", "", "2.950", ""]]
+    assert ["4", "2.900", "2.800", "**2.700**"] in rows["merged"]
+    few = cells(choices.search(study(), [row for row in all_rows() if row["lr"] != 4e-3]))
+    assert few["quilt"][1] == ["4", "2.900", "2.700", "missing"]
+    failed = [row("quilt", "S", None, rate=(1e-3, 4.0))]
+    assert cells(choices.search(study(), failed))["quilt"] == [
+        ["2", "", "missing", ""],
+        ["4", "diverged", "missing", "missing"],
+        ["8", "", "missing", ""],
     ]
+    assert choices.search(study(models={"byte": {"ladder": "flat", "lr": 1e-3}}, sweep=None), []) is None
 
 
-def test_costs_and_who_is_on_the_edge():
-    rows = [row("quilt", "S", 2.0, seconds=90.0), row("byte", "S", 2.1, seconds=30.0)]
-    assert verdict.costs(study(), summary(rows)) == [
-        "- S: Cheapest to run: quilt, 400 kFLOPs a byte, which is the best, too. Fastest to train: byte, 30 s; the "
-        "best, quilt, takes 3.00 times that."
-    ]
-    assert verdict.frontier(summary(rows)) == ["quilt at S"]
-    assert verdict.frontier(summary(all_rows())) == ["learnt at L", "quilt at L"]
-    timed = study(budgets={"S": {"seconds": 60}, "L": {"seconds": 90}})
-    assert "Fastest" not in verdict.costs(timed, summary(rows))[0]
-
-
-def test_the_subject_patches_by_entropy_or_patches_at_all():
-    models = FIELDS["models"]
-    space = {"ladder": "blt", "patching": {"kind": "space"}}
-    assert verdict.subject_of(study(models={"space": space} | models)) == "quilt"
-    assert verdict.subject_of(study(models=models | {"ablated": models["quilt"]})) == "quilt"
-    assert verdict.subject_of(study(models={"byte": {"ladder": "flat"}, "space": space})) == "space"
-    flat = study(models={"byte": {"ladder": "flat"}, "learnt": {"ladder": "flat"}})
-    assert verdict.subject_of(flat) is None
-    rows = [row(model, size, bpb) for model, bpb in (("byte", 2.5), ("learnt", 2.4)) for size in "SL"]
-    assert verdict.trends(flat, summary(rows)) == []
-    assert verdict.winners(flat, summary(rows))[0].endswith(
-        "learnt wins with 2.400 bits per byte, 0.100 bits (4.0%) ahead of byte."
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- learning rates
-
-
-def test_tries_are_all_shown_and_edges_warned_of():
-    said = choices.learning_rates(study(), all_rows())
-    assert "with 0.5 of that budget" in said[0]
-    assert "from 0.002, with 4 times that" in said[0]
-    assert (
-        "| quilt | 2 |  | 2.950 |  |\n| quilt | 4 | 2.900 | **2.700** | 2.800 |\n| quilt | 8 |  | 2.950 |  |" in said[1]
-    )
-    assert "| merged | 4 | 2.900 | 2.800 | **2.700** |" in said[1]
-    assert said[2].startswith("**Warning:** the best rate lies at the edge of the grid for merged (0.004, upper).")
-    assert said[3] == "Not searched for: byte (as quilt: 0.002) and learnt (given: 0.002)."
+def test_rates_say_where_they_come_from_and_when_the_grid_is_too_narrow():
+    rows = cells(choices.rates(study(), all_rows()))
+    assert rows["quilt"] == [["0.002", "4", "searched", ""]]
+    assert rows["byte"] == [["0.002", "4", "as quilt", ""]]
+    assert rows["merged"] == [["0.002", "4", "searched", "rate"]]
+    assert rows["learnt"] == [["0.002", "4", "given", ""]]
     sweep = {"lr": [2e-3], "hash_lr_factor": [1.0, 4.0, 8.0]}
     upper = [row("quilt", "S", bpb, rate=(2e-3, factor)) for factor, bpb in ((1.0, 2.7), (4.0, 2.6), (8.0, 2.5))]
-    assert "quilt (x 8, upper)" in choices.learning_rates(study(sweep=sweep), upper)[2]
+    assert cells(choices.rates(study(sweep=sweep), upper))["quilt"] == [["", "", "searched", "multiple"]]
 
 
-def test_a_try_that_is_missing_leaves_the_choice_open():
-    said = choices.learning_rates(study(), [one for one in all_rows() if one["lr"] != 4e-3])
-    assert "| quilt | 4 | 2.900 | 2.700 | missing |" in said[1]
-    assert not any("Warning" in one for one in said)
-
-
-def test_without_a_search_rates_are_given():
-    models = {"byte": {"ladder": "flat", "lr": 1e-3}}
-    said = choices.learning_rates(study(models=models, sweep=None), [row("byte", "S", 2.5)])
-    assert said == ["Not searched for: byte (given: 0.002)."]
-
-
-# ----------------------------------------------------------------------------------------------------------- reports
-
-
-def test_report_states_the_choices(tmp_path):
-    text = report(tmp_path)
-    for said in (
-        "4 models trained at equal budgets: **S**, 2 TFLOPs of training, 2 seeds; **L**, 20 TFLOPs of training, 1",
-        "At L there are models of one seed: their spread is not known, and small gaps may be chance;",
-        "where it is, seeds lie up to 0.040 apart.",
-        "Split `abc`. Training text: `away/train.jsonl.xz`, 45 MB.",
-        "Test text, which models are compared on: `away/test.jsonl.xz`, 5 kB.",
-        "1.23% of the held-out and test bytes stand in the training text",
-        "(1 layer of width 32, 2 heads, window 512), trained once on 10 kB at most: some 1.5 GFLOPs, 0.00075 ",
-        "times the smallest budget of a model.",
-        "Its training: `steps = 100`, `rows = 2`, `row_bytes = 50`. ",
-        "tokens: the first 1,000 ranks of `llama3/tokenizer.model`, made by others on other text | 1,004 |",
-        "tokens: 512 ranks learnt here, from 12 MB of the training text at most | 516 | `row_bytes = 128` |",
-        "bytes in patches, rule `entropy`, 4.5 bytes aimed at | 260 |",
-        "| quilt | 1 x 32, 1 x 32, 1 x 32: 123 k (32.9 k) |",
-        "| merged | 1 x 32: 123 k (32.1 k) |",
-        "| merged | **2.405 (2.400 to 2.410)** | | 1 MB | 4.25 | 2 T | 1 T | 300 k | 280 k | none | 60.5 |",
-        "| quilt | 2.510 (2.500 to 2.520) | 0.105 (4.4%) | 1 MB | 4.25 | 2 T | 1 T | 400 k | 380 k | 50 k | 60.5 |",
-        "| learnt | 2.003 | 0.003 (0.2%), a tie |",
-        "no earlier logit moved at all",
-        "All 24 planned runs are done.",
-        "Machine: a box. All runs had 1 thread.",
-    ):
-        assert " ".join(said.split()) in text
-    assert "secret" not in text
-    assert "Warning:** that is off" not in text
+def test_checks_say_what_is_missing_or_wrong():
+    assert cells(choices.checks(study(), all_rows(), "a box"))["runs done"] == [["24 of 24"]]
+    rows = [row for row in all_rows() if (row["model"], row["size"]) != ("byte", "L")]
+    rows[-1] |= {"leak": 2e-6, "threads": 2, "train_flops": 2.2e13}
+    checks = cells(choices.checks(study(), rows, "a box"))
+    assert checks["missing"] == [["byte-L-seed0"]]
+    assert checks["most that a logit moved in the leak test"] == [["2e-06"]]
+    assert checks["share of its budget that a run took"] == [["100.0% to 110.0%"]]
+    assert checks["threads"] == [["1, 2"]]
+    assert checks["machine"] == [["a box"]]
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.5, "0.5 B"), (12, "12 B"), (999_999, "1 MB"), (2.344e12, "2.34 TB"), (3e18, "3e+18 B")]
 )
 def test_numbers_have_three_digits(value, text):
-    assert words.scaled(value, "B") == text
-
-
-def test_lines_fit_a_screen(tmp_path):
-    lines = markdown(written(tmp_path)).splitlines()
-    assert all(len(line) <= 120 for line in lines if not line.startswith("|"))
-
-
-def test_report_says_what_is_missing_or_wrong(tmp_path):
-    rows = [one for one in all_rows() if (one["model"], one["size"]) != ("byte", "L")]
-    rows[-1] |= {"leak": 2e-6, "threads": 2, "train_flops": 2.2e13}
-    text = report(tmp_path, rows=rows)
-    assert "**Missing** are 1 of 24 runs: byte-L-seed0." in text
-    assert "no earlier logit moved by more than 2e-06 (learnt-L-seed0)" in text
-    assert "**Runs had 1 or 2 threads: their seconds do not compare.**" in text
-    assert "to 110.0% (learnt-L-seed0) of their budgets. **Warning:** that is off by more than 5%" in text
+    assert scaled(value, "B") == text
 
 
 def test_any_study_has_a_report(tmp_path):
@@ -403,16 +291,11 @@ def test_any_study_has_a_report(tmp_path):
         row("byte", "S", 2.5, budget={"bytes": 1e6}),
         row("byte", "L", 2.0, budget={"seconds": 60.0}),
     ]
-    text = report(tmp_path, given, rows)
-    assert (
-        "1 model trained at equal budgets: **S**, 1 MB of training text, 1 seed; **L**, 60 seconds of training" in text
-    )
-    assert "No model patches by entropy" in text
-    assert "**There is no test text apart" in text
-    assert "rule `fixed`, `stride = 4`" in text
-    assert "byte is alone here" in text
+    text = markdown(written(tmp_path, given, rows))
+    assert "### L: 60 seconds of training" in text
+    assert "stride = 4" in text
     with pytest.raises(UserError, match="no run of the study is done"):
-        report(tmp_path, rows=[row("quilt", "S", 2.5, rate=(2e-3, 4.0))])
+        markdown(written(tmp_path, rows=[row("quilt", "S", 2.5, rate=(2e-3, 4.0))]))
 
 
 FIXED = {"kind": "fixed", "stride": 4}
@@ -423,24 +306,24 @@ FIXED = {"kind": "fixed", "stride": 4}
 
 def test_plots_are_the_same_each_time(tmp_path):
     pytest.importorskip("matplotlib")
-    for cost in plots.COSTS:
+    for cost in curves.COSTS:
         drawn = [tmp_path / f"{cost}-{number}.svg" for number in range(2)]
         for path in drawn:
-            plots.plot(summary(all_rows()), cost, path)
+            curves.bpb_by_cost(summary(all_rows()), cost, path)
         assert drawn[0].read_bytes() == drawn[1].read_bytes()
         assert b"<svg" in drawn[0].read_bytes()
-    plots.plot(summary([row("byte", "S", 2.5)]), "seconds", tmp_path / "one.png")
+    curves.bpb_by_cost(summary([row("byte", "S", 2.5)]), "seconds", tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plots_say_what_they_lack(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"\.png or \.svg"):
-        plots.plot(summary(all_rows()), "seconds", tmp_path / "plot.jpg")
+        curves.bpb_by_cost(summary(all_rows()), "seconds", tmp_path / "plot.jpg")
     with pytest.raises(UserError, match="nothing to draw"):
-        plots.plot({}, "seconds", tmp_path / "plot.svg")
+        curves.bpb_by_cost({}, "seconds", tmp_path / "plot.svg")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"bytequilt\[plot\]"):
-        plots.plot(summary(all_rows()), "seconds", tmp_path / "plot.svg")
+        curves.bpb_by_cost(summary(all_rows()), "seconds", tmp_path / "plot.svg")
     with pytest.raises(UserError, match=r"bytequilt\[plot\]"):
         write_report(study(), all_rows(), tmp_path, corpus(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.csv"}
@@ -452,9 +335,9 @@ def test_axes_have_a_few_labels(low, high):
     axes = matplotlib.Figure().subplots()
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    plots._ticks(axes.xaxis, low, high)
+    curves.label_log_axis(axes.xaxis, low, high)
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert 3 <= len(labels) <= plots.MOST
+    assert 3 <= len(labels) <= curves.MAX_LABELS
     assert len(set(labels)) == len(labels)
 
 
@@ -476,6 +359,19 @@ def test_report_is_made_again_from_its_results(tmp_path, capsys):
     assert script.main([str(tmp_path)]) == 0
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
     assert script.main([str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "complaints"),
+    [
+        ("| | S | L |\n|---|---|---|\n| quilt | 2.510 | **2.000** |\n| merged | 2.405 | 2.050 |", 0),
+        ("| | S | L |\n|---|---|---|\n| quilt | 2.000 | 2.510 |", 2),
+        ("quilt is 0.105 behind merged at S", 0),
+        ("quilt is 0.104 behind merged at S", 1),
+    ],
+)
+def test_figures_of_a_page_are_held_to_the_results(tmp_path, said, complaints):
+    assert len(list(script.wrong_figures(said, written(tmp_path)))) == complaints
 
 
 def test_plots_of_another_matplotlib_are_taken_as_they_are(tmp_path):

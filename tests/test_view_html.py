@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from html import unescape
 
 from hypothesis import given, settings
-from test_view_patched import patched_texts
+from test_view_patched import patched_texts, with_tokens
 
 from bytequilt.view import html
 from bytequilt.view.glyphs import glyphs
@@ -22,8 +22,7 @@ def drawn(patched: PatchedText) -> str:
 @settings(deadline=None, max_examples=50)
 @given(patched_texts())
 def test_every_byte_is_drawn_and_every_patch_has_a_tooltip(patched):
-    cuts = {patch.start for patch in patched} | set(range(0, len(patched.data), html.COLUMNS))
-    assert sorted(drawn(patched)) == sorted("".join(glyph.shown for glyph in glyphs(patched.data, cuts)))
+    assert sorted(drawn(patched)) == sorted("".join(glyph.shown for glyph in glyphs(patched.data)))
     titles = {title.text for title in ET.fromstring(html.svg(patched)).iter(f"{SVG}title")}
     for patch in patched:
         words = f" · {patch.length} byte{'s' * (patch.length != 1)} from {patch.start}"
@@ -36,8 +35,35 @@ def test_characters_stand_over_the_middle_of_their_bytes():
     assert places == {"ab": "5 15", "日": "35"}
 
 
-def test_a_split_character_and_invalid_bytes_are_drawn_in_hex():
-    assert drawn(PatchedText.cut("é".encode() + b"\xff\x00", [0, 1])) == "c3a9ff00"
+def test_a_split_character_is_drawn_whole_and_marked_and_invalid_bytes_are_hex():
+    patched = PatchedText.cut("é".encode() + b"\xff\x00", [0, 1])
+    assert drawn(patched) == "␀ffé"
+    assert '<path class="cut" d="M10 0v20"/>' in html.svg(patched)
+    assert "¦" in html.fragment(patched)
+    assert 'class="cut"' not in html.svg(PatchedText.cut("é".encode(), [0]))
+
+
+def test_text_from_right_to_left_is_joined_and_isolated():
+    patched = PatchedText.cut("سلام abc".encode(), [0, 4])
+    texts = [text.text for text in ET.fromstring(html.svg(patched)).iter(f"{SVG}text")]
+    assert {"سل", "ام"} <= set(texts)
+    wanted = '<bdi dir="auto"><span class="bytequilt-n">سل</span><span class="bytequilt-n odd">ام abc</span></bdi>'
+    assert wanted in html.fragment(patched)
+    lines = html.fragment(PatchedText.cut("a\nسلام\n\nb".encode(), [0, 3]))
+    assert lines.count('<bdi dir="auto">') == 4
+
+
+@settings(deadline=None, max_examples=50)
+@given(with_tokens())
+def test_every_token_is_drawn_below_its_bytes(patched):
+    root = ET.fromstring(html.svg(patched))
+    strips = [group for group in root.iter(f"{SVG}g") if group.get("class") == "tokens"]
+    boxes = [path.get("d") for strip in strips for path in strip]
+    rows = sum((a + n - 1) // html.COLUMNS - a // html.COLUMNS + 1 for a, n in patched.tokens.pieces)
+    assert len(boxes) == rows
+    page = html.page(patched)
+    assert "bytequilt-tokens" in page.split("</style>")[-1]
+    assert "tokens of t (ours)" in page
 
 
 def test_everything_is_escaped():

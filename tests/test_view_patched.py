@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
-from bytequilt.view import terminal
-from bytequilt.view.glyphs import BYTES, glyphs, harmless
+from bytequilt.view import report, terminal
+from bytequilt.view.glyphs import glyphs, harmless, parts
 from bytequilt.view.histogram import mean, shares
-from bytequilt.view.patched import Patch, PatchedText
+from bytequilt.view.legend import BITS, Scale
+from bytequilt.view.patched import Patch, PatchedText, Tokens
 
 BLT = "bits per byte, held out"
 
@@ -50,18 +54,122 @@ def test_json_partitions_the_bytes(patched):
 @settings(deadline=None)
 @given(patched_texts())
 def test_glyphs_cover_every_byte_once(patched):
-    starts = {patch.start for patch in patched}
     at = 0
-    for glyph in glyphs(patched.data, starts):
+    for glyph in glyphs(patched.data):
         assert glyph.start == at
-        assert not starts & set(range(at + 1, at + glyph.length))
-        assert glyph.shown.isprintable() or glyph.shown in "\u200c\u200d"
-        if glyph.kind in BYTES:
-            assert bytes.fromhex(glyph.shown) == patched.data[at : at + 1]
-        elif glyph.kind == "plain":
-            assert glyph.shown.encode() == patched.data[at : at + glyph.length]
+        data = patched.data[at : at + glyph.length]
+        assert all(char.isprintable() or char in "\u200c\u200d" for char in glyph.shown)
+        if glyph.kind == "invalid":
+            assert bytes.fromhex(glyph.shown) == data
+            with pytest.raises(UnicodeDecodeError):
+                data.decode()
+        elif glyph.kind in ("plain", "mark"):
+            assert glyph.shown.removeprefix("◌" if glyph.kind == "mark" else "").encode() == data
         at += glyph.length
     assert at == len(patched.data)
+
+
+@settings(deadline=None)
+@given(patched_texts())
+def test_every_glyph_is_in_the_patch_of_its_first_byte(patched):
+    starts = [patch.start for patch in patched]
+    found = parts(patched.data, starts)
+    assert [glyph for part in found for glyph in part.glyphs] == list(glyphs(patched.data))
+    inside = {place for glyph in glyphs(patched.data) for place in range(glyph.start + 1, glyph.start + glyph.length)}
+    for patch, part in zip(patched, found, strict=True):
+        assert part.inside == (patch.start in inside)
+        assert all(patch.start <= glyph.start < patch.start + patch.length for glyph in part.glyphs)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("привет", list("привет")),
+        ("日本語", list("日本語")),
+        ("مرحبا", list("مرحبا")),
+        ("नमस्ते", ["न", "म", "स्ते"]),
+        ("e\u0301a\u0323\u0302b", ["e\u0301", "a\u0323\u0302", "b"]),
+        ("👩\u200d🚀x👍🏽", ["👩\u200d🚀", "x", "👍🏽"]),
+        ("🇳🇱🇩🇪", ["🇳🇱", "🇩🇪"]),
+        ("한글", ["한", "글"]),
+        ("\u1112\u1161\u11ab", ["\u1112\u1161\u11ab"]),
+        ("\u0301a", ["◌\u0301", "a"]),
+        ("\x00\x1b\x7f\u202e", ["␀", "␛", "␡", "·"]),
+        ("a\u200d\u0300" * 20, ["a\u200d\u0300"] * 20),
+    ],
+)
+def test_characters_are_what_readers_see(text, wanted):
+    assert [glyph.shown for glyph in glyphs(text.encode())] == wanted
+
+
+def test_cuts_inside_characters_are_marked():
+    patched = PatchedText.cut("при日".encode() + b"\xd0", [0, 1, 3, 4, 7, 8, 9])
+    assert repr(patched).splitlines()[0] == barred_by_hand(patched)
+    assert "¦ cuts a character" in terminal.coloured(patched).plain
+    assert "¦" not in terminal.coloured(PatchedText.cut("при".encode(), [0, 2, 4])).plain
+
+
+def barred_by_hand(patched) -> str:
+    """Each character of valid UTF-8 in full where it begins, and a sign at each cut."""
+    data, out = patched.data, ""
+    starts = {patch.start for patch in patched} - {0}
+    for at, byte in enumerate(data):
+        begins = not 0x80 <= byte < 0xC0
+        out += ("|" if begins else "¦") * (at in starts)
+        size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3
+        if begins:
+            whole = data[at : at + size].decode("utf-8", "ignore")
+            out += whole or f"‹{byte:02x}›"
+    return out
+
+
+def test_colours_span_the_entropies_that_occur():
+    bits = [0.0, 2.5, 3.0, 5.9]
+    patched = PatchedText.cut(b"abcd", [0, 1, 2, 3], entropy_bits=bits)
+    scale = Scale.of(patched)
+    assert [scale.level(patch) for patch in patched] == [None, 0, 1, len(BITS) - 1]
+    assert scale.ends == ("2.5", "5.9 bits")
+    assert "opened by 2.5 " in terminal.coloured(patched).plain
+    assert Scale.of(PatchedText.cut(b"abcd", [0, 1])) is None
+    alone = PatchedText.cut(b"ab", [0, 1], entropy_bits=[0.0, 3.0])
+    assert Scale.of(alone).levels == (Scale.of(alone).level(alone.patches[1]),)
+
+
+BLANK = dict.fromkeys(map(ord, " ¦"))
+
+
+@st.composite
+def with_tokens(draw) -> PatchedText:
+    patched = draw(patched_texts())
+    size = len(patched.data)
+    borders = sorted(draw(st.sets(st.integers(0, size), max_size=30)))
+    pieces = tuple((a, b - a) for a, b in pairwise(borders) if draw(st.integers(0, 5)))
+    return replace(patched, tokens=Tokens("t", pieces, "ours"))
+
+
+@settings(deadline=None)
+@given(with_tokens(), st.integers(8, 60))
+def test_tokens_stand_under_the_same_characters(patched, width):
+    text = terminal.coloured(patched, width).plain
+    lines = text.split("\n")[:-2]
+    above, below = lines[0::3], lines[1::3]
+    shown = "".join(terminal._shown(glyph).rstrip("\n") for glyph in glyphs(patched.data))
+    for layer in (above, below):
+        assert "".join(layer).translate(BLANK) == shown.translate(BLANK)
+    assert [cell_len(line) for line in above] == [cell_len(line) for line in below]
+    assert all(cell_len(line) <= max(width, 64) for line in above)
+
+
+def test_tokens_in_json_and_in_words():
+    patched = replace(PatchedText.cut("ab é".encode(), [0, 3]), tokens=Tokens("t", ((0, 2), (3, 1), (4, 1)), "ours"))
+    pieces = [{"start": 0, "length": 2}, {"start": 3, "length": 1}, {"start": 4, "length": 1}]
+    assert patched.json()["tokens"] == {"name": "t", "count": 3, "pieces": pieces}
+    assert "tokens" not in PatchedText.cut(b"a", [0]).json()
+    words = "5 bytes, 4 characters · 3 tokens of t (ours), mean 1.67 bytes"
+    assert repr(patched) == f"ab |é\nab| |é¦\n2 patches, mean 2.50 bytes\n{words}"
+    for pieces in [((0, 9),), ((2, 1), (1, 1)), ((0, -1),)]:
+        with pytest.raises(ValueError, match="token at byte"):
+            replace(patched, tokens=Tokens("t", pieces))
 
 
 @settings(deadline=None)
@@ -82,7 +190,7 @@ def test_entropies_open_all_patches_but_the_first():
 
 def test_plain_repr_has_bars_between_patches():
     patched = PatchedText.cut("a\n\té\xa0\x1b".encode() + b"\xff", [0, 4, 5], threshold_bits=1.5)
-    assert repr(patched) == "a↵\n→‹c3›|‹a9›| ·�\n3 patches, mean 3.00 bytes · threshold 1.50 bits"
+    assert repr(patched) == "a↵\n→é¦| ␛‹ff›\n3 patches, mean 3.00 bytes · threshold 1.50 bits"
 
 
 def test_repr_is_coloured_where_colours_are_forced(monkeypatch):
@@ -129,26 +237,26 @@ def test_report_shows_what_it_has():
         "flops_per_byte": 1.5e6,
         "sample": "Four score\nand \x1b[31mseven",
     }
-    text = printed(terminal.report(full))
+    text = printed(report.report(full))
     for words in (BLT, "1.500", "1.750", "xz -9", "gzip -9", "16+", "4.50 on average", "1,200 steps", "48.2 kB/s"):
         assert words in text
     assert "1.5 MFLOPs per byte" in text
     assert "and ·[31mseven" in text
-    assert printed(terminal.report({})).strip() == ""
-    assert BLT not in printed(terminal.report({"steps": 3, "bpb": None}))
+    assert printed(report.report({})).strip() == ""
+    assert BLT not in printed(report.report({"steps": 3, "bpb": None}))
     paragraph = PatchedText.cut(b"a\x00", [0])
     assert PatchedText.from_json(paragraph.json()) == paragraph
-    assert "1 patch, mean 2.00 bytes" in printed(terminal.report({"paragraph": paragraph.json()}))
+    assert "1 patch, mean 2.00 bytes" in printed(report.report({"paragraph": paragraph.json()}))
 
 
 def test_bars_are_as_long_as_the_numbers():
-    lines = printed(terminal.report({"bpb": 1.0, "gzip_bpb": 2.0})).splitlines()
+    lines = printed(report.report({"bpb": 1.0, "gzip_bpb": 2.0})).splitlines()
     half, whole = (next(line for line in lines if name in line).count("━") for name in ("BLT", "gzip"))
     assert whole == 2 * half > 0
 
 
 def test_report_fits_a_narrow_terminal():
-    text = printed(terminal.report({"bpb": 1.0, "gzip_bpb": 2.0, "patch_histogram": {20: 1}}), width=40)
+    text = printed(report.report({"bpb": 1.0, "gzip_bpb": 2.0, "patch_histogram": {20: 1}}), width=40)
     assert max(map(len, text.splitlines())) <= 40
 
 

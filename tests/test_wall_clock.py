@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bytequilt import lm
-from bytequilt.baselines.config import BaselineConfig
 from bytequilt.baselines.flops import baseline_flops
+from bytequilt.config import BaselineConfig
 from bytequilt.model.flops import flops_per_byte
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "wall_clock.py"

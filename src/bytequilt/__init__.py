@@ -1,4 +1,4 @@
-"""Language models on raw bytes, sewn from patches: the Byte Latent Transformer, trained, measured and run."""
+"""Language models on raw bytes, in patches: the Byte Latent Transformer, trained, measured and run."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -47,3 +47,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bytequilt' has no attribute '{name}'")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the names that are imported on first use, too."""
+    return sorted({*globals(), *__all__})

@@ -1,35 +1,44 @@
-"""The command line. It knows the names of the verbs alone, so that --help is quick; `verbs/` knows the rest."""
+"""The command line. It knows only the names of the verbs, so that --help is quick; `verbs/` has the rest."""
 
 import io
 import os
 import sys
+from difflib import get_close_matches
 from typing import NoReturn
 
 VERBS = {
     "patch": "Show how a text is cut into patches.",
     "generate": "Continue a text, byte by byte.",
-    "train": "Train what a recipe describes, from corpus to report; what is done is not done again.",
-    "prepare": "Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.",
-    "distill": "Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.",
+    "train": "Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.",
+    "prepare": "Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.",
+    "distill": "Give a model a cheap patcher, which takes the place of its entropy model.",
     "eval": "Measure the bits per byte of files, each document in its full context, or answers to tasks.",
-    "compare": "Train the models of a study with equal means, measure them, and write tables, plots and a report.",
+    "compare": "Train the models of a study at equal cost, measure them, and write tables, plots and a report.",
     "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
-    "info": "Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.",
+    "info": "Show the size of a model or recipe: parameters, FLOPs per byte, configuration.",
     "bench": "Measure how fast a model decodes on this machine.",
     "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",
 }
+FIRST = """Start with one of these:
+
+  bytequilt patch "Hello, world"          see how a text is cut into patches
+  bytequilt generate "The president of"   let the shipped model go on from a text
+  bytequilt train demo                    train a small model, in a few minutes
+
+bytequilt --help lists all commands."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb. Bad input ends with one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 everywhere, and a file's name need not be
+    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, and names of files may be any bytes
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # the shell may have closed it
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left to print
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -45,34 +54,40 @@ def overview() -> str:
         [
             "usage: bytequilt VERB ...",
             "",
-            "Language models on raw bytes, sewn from patches: the Byte Latent Transformer.",
+            "Language models on raw bytes, in patches: the Byte Latent Transformer.",
             "",
             *(f"  {name:<10}{summary}" for name, summary in VERBS.items()),
             "",
-            'try: bytequilt patch "Hello"    more: bytequilt VERB --help',
+            "bytequilt VERB --help shows the options of a verb, with examples.",
+            "bytequilt --version prints the version.",
         ]
     )
 
 
 def _run(arguments: list[str]) -> None:
     match arguments:
-        case [] | ["-h" | "--help", *_]:
+        case []:
+            print(FIRST)
+            raise SystemExit(2)
+        case ["-h" | "--help" | "help", *_]:
             print(overview())
-            raise SystemExit(0 if arguments else 2)
-        case ["--version", *_]:
+            raise SystemExit(0)
+        case ["-V" | "--version", *_]:
             from . import __version__
 
             print(__version__)
-        case [name, *rest] if name in VERBS:
+        case [name, *options] if name in VERBS:
             from .verbs.parsing import bind
 
-            bind(name, rest)()
+            bind(name, options)()
         case [name, *_]:
-            _fail(f"no verb '{name}'; there are {', '.join(VERBS)}")
+            close = get_close_matches(name, VERBS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
+            _fail(f"no verb '{name[:60]}'; {hint}")
 
 
 def _complaint(error: Exception) -> str | None:
-    """What there is to say of something that the caller can put right; None where the program is at fault."""
+    """The message of an error that the caller can put right; None where the program is at fault."""
     from safetensors import SafetensorError
 
     from .config import UserError
@@ -82,7 +97,7 @@ def _complaint(error: Exception) -> str | None:
             return str(error)
         case OSError():
             reason = error.strerror or str(error)
-            return f"{error.filename}: {reason}" if error.filename else reason
+            return f"{str(error.filename)[:100]}: {reason}" if error.filename else reason
         case SafetensorError():  # its way of saying that a disk is full
             return f"cannot read or write weights: {error}"
         case _:
@@ -90,5 +105,7 @@ def _complaint(error: Exception) -> str | None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"bytequilt: {' '.join(message.split())}", file=sys.stderr)
+    from .config import shorten
+
+    print(shorten(f"bytequilt: {message}"), file=sys.stderr)
     raise SystemExit(2)

@@ -5,18 +5,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from .config import as_bytes
+
 BOE, BOS, EOS, BPE_DELIMITER = range(4)
 OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
 NEWLINE = ord("\n") + OFFSET
-
-
-def as_bytes(text: str | bytes) -> bytes:
-    """UTF-8 of a string, or the bytes themselves.
-
-    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
-    """
-    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
 
 
 def encode(text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import get_ident
 from typing import Any, BinaryIO
 
-from .config import UserError, one_line
+from .config import UserError, one_line, read_text
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -26,16 +27,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Like `write_text`: one JSON document and a newline."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -83,7 +74,7 @@ def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
         yield partial
         for path in [*partial.rglob("*"), partial]:
             _sync(path)
-        if folder.exists():
+        if replace and folder.exists():
             folder.rename(scratch / "old")  # renamed, then deleted: half a folder never bears a final name
         partial.rename(folder)
         _sync(folder.parent)
@@ -149,8 +140,8 @@ def _unlock(file: BinaryIO) -> None:
 
 
 def _partial(path: Path) -> Path:
-    """Beside the file, and of this process alone."""
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    """Beside the file, and of this thread alone."""
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")
 
 
 def _sync(path: Path) -> None:

@@ -1,15 +1,16 @@
-"""What a model is: its parameters, its FLOPs per byte, its configuration."""
+"""The size of a model or recipe: its parameters, its FLOPs per byte, its configuration."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from .baselines.baseline import build
-from .baselines.config import BaselineConfig
 from .baselines.flops import baseline_flops
-from .config import BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
+from .config import BaselineConfig, BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
 from .interop import Directory, ModelConfig
+from .interop.names import unfilled
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
@@ -17,24 +18,52 @@ from .model.flops import flops_per_byte
 PATCH_BYTES = 4.5  # assumed where neither the model nor the recipe says what its threshold aims at
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Parameters by module, forward FLOPs per byte, and configuration of a model directory, hub id or recipe."""
-    config = _find(name)
-    shown = config.model_dump(mode="json", exclude_none=True)
+@dataclass(frozen=True)
+class Description:
+    """What a model or a recipe comes to."""
+
+    config: ModelConfig | Recipe
+    parameters: dict[str, int]
+    """By module; `total` is without the entropy model."""
+    flops_per_byte: dict[str, float]
+    """Of a forward pass, by module; empty for an entropy model alone."""
+    mean_unit_bytes: float
+    """Mean bytes of a patch, or of a token of a baseline."""
+
+    @property
+    def blt(self) -> BLTConfig | None:
+        return self.config.model if isinstance(self.config, Recipe) else self.config.blt
+
+    @property
+    def baseline(self) -> BaselineConfig | None:
+        return None if isinstance(self.config, Recipe) else self.config.baseline
+
+    def json(self) -> dict[str, Any]:
+        """As `bytequilt info --json` prints it. Thresholds are in nats, as in the files."""
+        unit = "mean_token_bytes" if self.baseline else "mean_patch_bytes"
+        return {
+            "parameters": self.parameters,
+            "flops_per_byte": self.flops_per_byte,
+            unit: self.mean_unit_bytes,
+            "config": self.config.model_dump(mode="json", exclude_none=True),
+        }
+
+
+def describe(name: str) -> Description:
+    """The description of a model directory, hub id or recipe. Raises UserError where there is no such thing."""
+    config = _config(name)
     if isinstance(config, ModelConfig) and config.baseline:
-        return _baseline(config.baseline) | {"config": shown}
+        baseline = config.baseline
+        return Description(config, _baseline_parameters(baseline), baseline_flops(baseline), baseline.token_bytes)
     blt, entropy, patch_bytes = _parts(config)
-    counted = parameters(blt, entropy)
     flops = {} if blt is None else flops_per_byte(blt, entropy, patch_bytes)
-    return {"parameters": counted, "flops_per_byte": flops, "mean_patch_bytes": patch_bytes, "config": shown}
+    return Description(config, parameters(blt, entropy), flops, patch_bytes)
 
 
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
-    """Parameters by module, counted on the meta device; `total` is without the entropy model."""
-    with torch.device("meta"):
-        network = BLT(blt) if blt else None
-        patcher = EntropyModel(entropy) if entropy else None
-    counted = {"total": _count(network), "entropy": _count(patcher)}
+    """Parameters by module, from networks without values; `total` is without the entropy model."""
+    network = unfilled(BLT, blt) if blt else None
+    counted = {"total": _count(network), "entropy": _count(unfilled(EntropyModel, entropy) if entropy else None)}
     if network is None:
         return counted | dict.fromkeys(("encoder", "latent", "decoder", "hash"), 0)
     tables = _count(network.encoder.hash)
@@ -46,28 +75,26 @@ def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str
     }
 
 
-def _count(network: torch.nn.Module | None) -> int:
+def _count(network: nn.Module | None) -> int:
     return sum(weight.numel() for weight in network.parameters()) if network is not None else 0
 
 
-def _baseline(config: BaselineConfig) -> dict[str, Any]:
-    """Parameters and FLOPs of a baseline, its vocabulary apart."""
-    with torch.device("meta"):
-        network = build(config)
-    counted = {"embedding": _count(network.embed), "head": _count(network.head)}
+def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
+    """Parameters of a baseline, those of its vocabulary apart."""
+    network = unfilled(build, config)
+    vocabulary = {"embedding": _count(network.embed), "head": _count(network.head)}
     total = _count(network)
-    counted = {"total": total, "body": total - sum(counted.values())} | counted
-    return {"parameters": counted, "flops_per_byte": baseline_flops(config), "mean_token_bytes": config.token_bytes}
+    return {"total": total, "body": total - sum(vocabulary.values())} | vocabulary
 
 
-def _find(name: str) -> ModelConfig | Recipe:
-    """What a name stands for: a model, or else a recipe."""
+def _config(name: str) -> ModelConfig | Recipe:
+    """The configuration of the model of that name, or else the recipe."""
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
             return Directory.find(name).config
         except UserError as error:
-            if Path(name).exists() or "/" in name:
+            if "/" in name or Path(name).exists():
                 raise
             missing = error
     try:
@@ -76,14 +103,14 @@ def _find(name: str) -> ModelConfig | Recipe:
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
 
 
-def _parts(found: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:
-    """The BLT, its entropy model and its mean patch."""
-    if isinstance(found, ModelConfig):
-        return found.blt, found.entropy, found.patch_bytes or _patch_bytes(found.patching)
-    entropy = found.entropy
-    if found.entropy_init is not None and found.patching.needs_entropy:
-        entropy = Directory.find(found.entropy_init).config.entropy
-    return found.model, entropy, found.patching.target_bytes or _patch_bytes(found.patching)
+def _parts(config: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:
+    """The BLT, its entropy model and its mean patch in bytes."""
+    if isinstance(config, ModelConfig):
+        return config.blt, config.entropy, config.patch_bytes or _patch_bytes(config.patching)
+    entropy = config.entropy
+    if config.entropy_init is not None and config.patching.needs_entropy:
+        entropy = Directory.find(config.entropy_init).config.entropy
+    return config.model, entropy, config.patching.target_bytes or _patch_bytes(config.patching)
 
 
 def _patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:

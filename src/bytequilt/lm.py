@@ -2,48 +2,44 @@
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from huggingface_hub import ModelHubMixin
+from torch import Tensor
 
 from .baselines.baseline import Baseline
-from .codec import as_bytes, encode
-from .config import Config, UserError
+from .codec import VOCAB_SIZE, as_bytes, encode
+from .config import RuleConfig, TrainConfig, UserError
+from .files import read_json
 from .infer.batcher import Batcher
 from .infer.generate import Completion, complete_all, stream
-from .infer.sampling import Sampling
+from .infer.options import SamplingOptions, sampling_of, shows_options
 from .infer.saved import restore
 from .infer.score import Feed, Score, score_documents, score_pairs
 from .infer.session import Session
 from .infer.writer import Step
-from .interop import Directory, hub
-from .interop.native import FORMAT, ModelConfig, beside, read_json
-from .interop.stored import Stored
+from .interop import FORMAT, Directory, ModelConfig, hub
+from .interop.devices import choose_device, choose_dtype, place
+from .interop.directory import write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
-from .model.layers import lay_out
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
 from .patching import rules
 from .patching.patcher import Patcher
-from .view.card import card
 from .view.patched import Patch, PatchedText
 
-if TYPE_CHECKING:  # what training needs is optional
-    from .data.batches import Batch
+if TYPE_CHECKING:  # what training and the hub need is optional
+    from huggingface_hub import ModelCard
 
-DTYPES = ("float32", "bfloat16", "float16")
+    from .data.batches import Batch, Batches
 
 
 class LM(ModelHubMixin):
@@ -64,6 +60,58 @@ class LM(ModelHubMixin):
         if patcher.model is not None:
             patcher.model.eval()
 
+    def __repr__(self) -> str:
+        parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
+        stacks = ((name, getattr(self.model.config, part)) for part, name in parts)
+        shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
+        total = sum(weight.numel() for weight in self.model.parameters())
+        tables = sum(weight.numel() for weight in self.model.encoder.hash.parameters())
+        rule = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(self.patcher.rule))
+        weight = next(self.model.parameters())
+        return (
+            f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {rule}; "
+            f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model and its patcher to a device, `auto` among them; returns this LM.
+
+        Sessions that were opened before stay where they were. Raises UserError where there is no such device.
+        """
+        target = choose_device(device)
+        self.model.to(target)
+        if self.patcher.model is not None:
+            self.patcher.model.to(target)
+        return self
+
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from .data.batches import Batches  # needs the extra `train`
+
+        fingerprint = self.patcher.fingerprint if self.patcher.rule.needs_entropy else None
+        return Batches(shards, train, self.patcher.rule, fingerprint=fingerprint)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and the patches that begin in it."""
+        return batch.ids, batch.patches
+
+    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
+        """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
+        config = self.model.config
+        scorer = self.patcher.model if self.patcher.rule.needs_entropy else None
+        entropy = scorer.config if isinstance(scorer, EntropyModel) else None  # a table of n-grams costs no product
+        return flops_per_byte(config, entropy, unit_bytes, context) | {"head": 2.0 * config.decoder.dim * VOCAB_SIZE}
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, 260) in one forward pass, at the boundaries of the patcher."""
+        ids_BN = ids_BN.to(next(self.model.parameters()).device)
+        return self.model(ids_BN, self.patcher(ids_BN))
+
     def session(self, reserve: int = 0) -> Session:
         """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
         return Session(self.model, self.patcher, reserve)
@@ -73,31 +121,36 @@ class LM(ModelHubMixin):
         return Batcher(self.session, rows)
 
     @overload
-    def generate(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Completion: ...
+    def generate(
+        self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]
+    ) -> Completion: ...
     @overload
-    def generate(self, prompt: list[str] | list[bytes], **sampling: Any) -> list[Completion]: ...
+    def generate(
+        self, prompt: list[str] | list[bytes] | tuple[str | bytes, ...], **sampling: Unpack[SamplingOptions]
+    ) -> list[Completion]: ...
+    @shows_options
     def generate(self, prompt, *, speculate=0, **sampling):
         """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
 
-        The same seed gives the same bytes, in whatever company. `speculate` as in `stream`.
+        The same seed gives the same bytes, whatever else is in the list. `speculate` as in `stream`.
         """
-        if not isinstance(prompt, list):
+        if not isinstance(prompt, list | tuple):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
             raise UserError("`speculate` is for one prompt at a time")
-        return complete_all(self.batcher(), [(as_bytes(one), _sampling(sampling)) for one in prompt])
+        return complete_all(self.batcher(), [(as_bytes(text), sampling_of(sampling)) for text in prompt])
 
-    def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Any) -> Iterator[Step]:
-        """Like `generate`, byte by byte; characters come whole.
+    @shows_options
+    def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]) -> Iterator[Step]:
+        """Like `generate`, byte by byte; a character comes when all its bytes are there.
 
-        With `speculate` the decoder guesses up to so many bytes ahead. Greedy text is the same, and sampled text as
-        likely, but a seed draws other bytes.
+        With `speculate` the decoder guesses up to so many bytes ahead, and the whole model verifies them in one pass.
+        Greedy text is the same; sampled text has the same distribution, but a seed draws other bytes.
         """
         if not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
-        return stream(
-            self.session(reserve=speculate and speculate + 1), as_bytes(prompt), _sampling(sampling), speculate
-        )
+        reserve = speculate + 1 if speculate else 0
+        return stream(self.session(reserve), as_bytes(prompt), sampling_of(sampling), speculate)
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
@@ -107,13 +160,13 @@ class LM(ModelHubMixin):
         starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
         if nats is None:
             return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rule.model_copy(update={"max_length": None}), ids, nats).starts[0])
+        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
         bits = (nats[0, : len(data)] / math.log(2)).tolist()
         patches = tuple(
             Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
             for a, b in pairwise([*starts, len(data)])
         )
-        return PatchedText(data, patches, None if rule.threshold is None else rule.threshold / math.log(2), tuple(bits))
+        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...
@@ -158,11 +211,6 @@ class LM(ModelHubMixin):
         """Bytes that the targets of a batch stand for, an EOS for one."""
         return batch.targets
 
-    def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
-        """Forward FLOPs per byte by part, and their `total`, at a mean patch and in a context of so many bytes."""
-        scorer = self.patcher.model
-        return flops_per_byte(self.model.config, scorer.config if scorer else None, unit_bytes, context)
-
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""
         return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
@@ -201,103 +249,61 @@ class LM(ModelHubMixin):
             for file in (Path(scratch) / "model").iterdir():
                 file.replace(save_directory / file.name)
 
-    def generate_model_card(self, **fields: Any) -> ModelCard:
+    def generate_model_card(self, **fields: Any) -> "ModelCard":
         """README.md of a model on the hub, from the report of its run; `fields` go to its front matter."""
-        report = read_json(self.run / "report.json") if self.run else {}
+        from huggingface_hub import ModelCard  # it loads a template engine
+
+        from .view.card import card
+
+        path = self.run / "report.json" if self.run else None
+        report = read_json(path) if path and path.exists() else {}
         return ModelCard(card(self.model.config, report, **fields))
 
 
-def _sampling(options: dict[str, Any]) -> Sampling:
-    """Raises UserError for an option that there is not."""
-    known = [field.name for field in fields(Sampling)]
-    if unknown := sorted(set(options) - set(known)):
-        raise UserError(f"no option {', '.join(unknown)}; there are speculate, {', '.join(known)}")
-    return Sampling(**options)
+def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
+    """The fields of a rule that are set."""
+    return ((name, value) for name, value in rule if value is not None)
 
 
-def write_model(
-    folder: Path,
-    config: ModelConfig,
-    blt: nn.Module | None,
-    entropy: nn.Module | None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write config.json and model.safetensors beside `folder`, then give them its name."""
-    tensors = {}
-    for prefix, network in (("blt", blt), ("entropy", entropy)):
-        for name, weight in (network.state_dict() if network is not None else {}).items():
-            kept = weight.to(dtype) if dtype is not None and prefix == "blt" else weight
-            tensors[f"{prefix}.{name}"] = kept.detach().cpu().contiguous()
-    with beside(folder, replace=True) as partial:
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        shutil.copymode(partial / "config.json", partial / "model.safetensors")  # safetensors lets nobody else read it
-
-
-def load(name: str | os.PathLike[str] = "tiny", device: str = "cpu", dtype: str = "float32", **options: Any) -> LM:
+def load(
+    name: str | os.PathLike[str] = "tiny",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    **hub_options: Any,
+) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
-    A directory may be ours, Hugging Face's or Meta's. `dtype` is that of the BLT, but that n-gram tables stay as they
-    are stored where that is narrower; the entropy model always runs in fp32, since it decides boundaries. `options`
-    are for the hub: revision, token, cache_dir, force_download, local_files_only.
-    Raises UserError where there is no such model, or it is damaged or of another kind.
+    A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
+    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; the entropy model
+    always runs in fp32, since it decides boundaries. `hub_options` are revision, token, cache_dir, force_download and
+    local_files_only.
+    Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
-    directory = Directory.find(name, **options)
+    target, kind = choose_device(device), choose_dtype(dtype)
+    directory = Directory.find(name, **hub_options)
     config = directory.config
     if config.blt is None or config.patching is None:
-        held = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
-        raise UserError(f"{directory.folder} holds {held} alone; a BLT is needed here")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype}")
-    tensors = directory.tensors()
-    model, entropy = read_network(tensors, "blt", BLT, config.blt, getattr(torch, dtype)), _scorer(config, tensors)
-    for network in (model, entropy):
-        if network is not None:
-            lay_out(network.to(device))
+        content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
+        raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
+    model, scorer = place(directory.blt(kind), target), directory.scorer()
+    patcher = Patcher(config.patching, scorer and place(scorer, target))
     run = directory.folder.parent if directory.folder.name == "model" else None
-    return LM(model, Patcher(config.patching, entropy), config.patch_bytes, run)
+    return LM(model, patcher, config.patch_bytes, run)
 
 
-def load_any(name: str | os.PathLike[str], device: str = "cpu", **options: Any) -> LM | Baseline:
-    """Like `load`, but the directory may hold a baseline as well: both know `score`, `score_documents` and `generate`.
+def load_any(
+    name: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    **hub_options: Any,
+) -> LM | Baseline:
+    """Like `load`, but the directory may hold a baseline: both know `score`, `score_documents` and `generate`.
 
-    `options` are `dtype`, for a BLT, and those of the hub.
+    Raises UserError as `load` does, and for a baseline in another type than float32.
     """
-    directory = Directory.find(name, **{key: value for key, value in options.items() if key != "dtype"})
+    directory = Directory.find(name, **hub_options)
     if directory.config.baseline is None:
-        return load(name, device, **options)
-    if (dtype := options.get("dtype", "float32")) != "float32":
+        return load(name, device, dtype, **hub_options)
+    if choose_dtype(dtype) is not torch.float32:
         raise UserError(f"baselines run in float32, not {dtype}")
-    return Baseline.load(directory.folder, directory.config.baseline, device)
-
-
-def load_entropy(name: str | os.PathLike[str], device: str = "cpu") -> EntropyModel | NgramEntropy | None:
-    """What scores bytes in a model directory, in fp32; None where its patching needs nothing of the kind."""
-    directory = Directory.find(name)
-    scorer = _scorer(directory.config, directory.tensors())
-    return scorer.to(device).eval() if scorer is not None else None
-
-
-def _scorer(config: ModelConfig, tensors: dict[str, Stored]) -> EntropyModel | NgramEntropy | None:
-    if config.ngram is not None:
-        return read_network(tensors, "entropy", NgramEntropy, config.ngram)
-    return read_network(tensors, "entropy", EntropyModel, config.entropy) if config.entropy else None
-
-
-def read_network(
-    tensors: dict[str, Stored],
-    prefix: str,
-    kind: Callable[[Any], nn.Module],
-    config: Config,
-    dtype: torch.dtype = torch.float32,
-) -> Any:
-    """One network of a model directory, built without initialising weights that are about to be replaced."""
-    with torch.device("meta"):
-        network = kind(config)
-    weights = {}
-    for name in network.state_dict():
-        weight = tensors[f"{prefix}.{name}"].tensor()
-        narrow = name == "encoder.hash.weight" and weight.itemsize < dtype.itemsize
-        weights[name] = weight if narrow else weight.to(dtype)
-    network.load_state_dict(weights, assign=True)
-    return network
+    return Baseline.load(directory.folder, directory.config.baseline, str(choose_device(device)))

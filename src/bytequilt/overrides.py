@@ -1,8 +1,12 @@
-"""Fields of a recipe on the command line: `--train.steps 100`, checked as if it stood in the recipe itself."""
+"""Fields of a recipe on the command line: `--train.steps 100`, checked as those in the file are.
+
+tyro could bind them too, but not before it knows the recipe, whose default values and optional sections it needs.
+"""
 
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -10,16 +14,22 @@ from pydantic import ValidationError
 from .config import Config, Recipe, UserError, one_line
 
 COLUMN = 38  # where the words of a listing begin
+OF_THE_CORPUS = ("where", "share", "weights")
+"""Fields of [data] that speak of its own sources: others, given on the command line, start from the defaults."""
 
 
 def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
     """The recipe with some fields replaced, each given as `--section.field` and its values.
 
-    `none` empties an optional field or section. Raises UserError with one line that names the field at fault.
+    `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back
+    to their defaults; flags of their own still set them. Raises UserError with one line that names the field at fault.
     """
     raw = recipe.model_dump(mode="json", exclude_unset=True)
-    for name, values in _options(arguments):
-        _put(raw, Recipe, name.replace("-", "_").split("."), values, name)
+    options = [(name, name.replace("-", "_").split("."), values) for name, values in _options(arguments)]
+    if any(path == ["data", "train"] for _, path, _ in options):  # these belong to the corpus of the recipe
+        raw["data"] = {field: value for field, value in raw.get("data", {}).items() if field not in OF_THE_CORPUS}
+    for name, path, values in options:
+        _put(raw, Recipe, path, values, name)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -40,33 +50,43 @@ def listing(recipe: Recipe) -> str:
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """`--a.b x y --c=z` as ("a.b", ["x", "y"]), ("c", ["z"])."""
-    found: list[tuple[str, list[str]]] = []
+    options: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--") and len(argument) > 2:
             name, given, value = argument[2:].partition("=")
-            found.append((name, [value] if given else []))
-        elif found:
-            found[-1][1].append(argument)
+            options.append((name, [value] if given else []))
+        elif options:
+            options[-1][1].append(argument)
         else:
-            raise UserError(f"'{argument}' belongs to no option; a recipe's fields are given as in --train.steps 100")
-    yield from found
+            raise UserError(
+                f"'{argument[:50]}' belongs to no option; fields of a recipe are given as in --train.steps 100"
+            )
+    yield from options
 
 
 def _put(raw: dict[str, Any], kind: Any, path: list[str], values: list[str], name: str) -> None:
     """Puts the values of option `name` where `path` leads within a section of this kind."""
-    head, *rest = path
+    head, *inner = path
     fields = getattr(kind, "model_fields", None)  # a dictionary has keys of the user's own
     if fields is not None and head not in fields:
-        raise UserError(f"no field --{name}; there are {', '.join(field.replace('_', '-') for field in fields)}")
+        raise UserError(f"no field --{name[:60]}; {_hint(head, list(fields), name)}")
     annotation = fields[head].annotation if fields else get_args(kind)[1]
-    if not rest:
+    if not inner:
         raw[head] = _value(annotation, values, name)
         return
     section = next((option for option in _options_of(annotation) if _is_section(option)), None)
     if section is None:
         raise UserError(f"no field --{name}: {head} has no fields of its own")
     raw[head] = dict(raw.get(head) or {})
-    _put(raw[head], section, rest, values, name)
+    _put(raw[head], section, inner, values, name)
+
+
+def _hint(head: str, fields: list[str], name: str) -> str:
+    """The nearest option to one that is unknown, or all there are in its place."""
+    if close := get_close_matches(head, fields, 1):
+        section = name.rpartition(".")[0]
+        return f"did you mean --{f'{section}.' if section else ''}{close[0].replace('_', '-')}?"
+    return f"there are {', '.join(field.replace('_', '-') for field in fields)}"
 
 
 def _value(annotation: Any, values: list[str], name: str) -> Any:

@@ -10,21 +10,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..codec import EOS, VOCAB_SIZE, TextStream, as_bytes
-from ..config import UserError
+from ..codec import EOS, OFFSET, VOCAB_SIZE, TextStream, as_bytes
+from ..config import BaselineConfig, TrainConfig, UserError
+from ..files import replacing_folder, write_json
 from ..infer.sampling import Sampling
 from ..infer.score import BATCH, Feed, Score, batches, nats_of, score_documents
-from ..interop.native import FORMAT, ModelConfig, beside
+from ..interop.names import unfilled
+from ..interop.native import FORMAT, ModelConfig
 from ..model.layers import lay_out
 from ..model.loss import target_nats
 from ..model.transformer import Transformer
-from .config import BaselineConfig
 from .flops import baseline_flops
 from .mamba import Mamba
 from .vocabulary import BPE, Bytes, Vocabulary
 
 if TYPE_CHECKING:  # what training needs is optional
-    from ..data.batches import Batch
+    from ..data.batches import Batch, Batches
 
 TOKENIZER = "tokenizer.model"
 ROWS = 64  # texts that are generated side by side
@@ -49,6 +50,25 @@ class Baseline:
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """What the model is trained on, out of a folder of shards."""
+        from ..data.batches import Batches  # needs the extra `train`
+
+        return Batches(shards, train, None, encode=self.vocabulary.encode)
+
+    def units(self, batch: "Batch") -> tuple[int, int]:
+        """Bytes of text in a batch, and its tokens."""
+        return int(self._sizes_V[batch.ids_BN[batch.ids_BN >= OFFSET]].sum()), batch.ids
+
+    def encode(self, text: bytes) -> Tensor:
+        """Ids (N) of a text, BOS first."""
+        return torch.from_numpy(self.vocabulary.encode(text))
+
+    @torch.no_grad()
+    def logits(self, ids_BN: Tensor) -> Tensor:
+        """Logits (B, N, V) in one forward pass."""
+        return self.network(ids_BN.to(self.device))
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
@@ -179,10 +199,10 @@ class Baseline:
     def save(self, folder: str | Path) -> None:
         """Write a model directory: config.json, model.safetensors, and tokenizer.model where there is one."""
         tensors = {f"baseline.{name}": w.detach().cpu().contiguous() for name, w in self.network.state_dict().items()}
-        with beside(Path(folder), replace=True) as partial:
+        with replacing_folder(Path(folder)) as partial:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
             config = ModelConfig(format=FORMAT, baseline=self.config)
-            (partial / "config.json").write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+            write_json(partial / "config.json", config.model_dump(mode="json", exclude_none=True), indent=2)
             if isinstance(self.vocabulary, BPE):
                 self.vocabulary.save(partial / TOKENIZER)
 
@@ -191,8 +211,7 @@ class Baseline:
         """The baseline in a directory whose configuration is known. Raises UserError where it is damaged."""
         tokens = config.vocabulary != VOCAB_SIZE
         vocabulary: Vocabulary = BPE.read(folder / TOKENIZER) if tokens else Bytes()
-        with torch.device("meta"):
-            network = build(config)
+        network = unfilled(build, config)
         try:
             tensors = load_file(folder / "model.safetensors")
             weights = {name.removeprefix("baseline."): weight for name, weight in tensors.items()}

@@ -1,7 +1,7 @@
 """FLOPs of a baseline's forward pass, in the conventions of `model.flops`."""
 
+from ..config import BaselineConfig
 from ..model.flops import CONTEXT, stack_flops
-from .config import BaselineConfig
 from .mamba import mamba_flops
 
 

@@ -3,11 +3,10 @@
 The library builds the layers. How they run is ours, for its own way knows neither packed documents nor a chunk that
 goes on from a state, and is slow without CUDA; tests hold logits and gradients of the two equal.
 
-Axes, besides those of the house: E inner width, S numbers of state an inner channel, K positions that the convolution
-sees. Positions come first here, for the scan goes through them one by one.
+Axes, besides those of model/layers.py: E inner width, S numbers of state an inner channel, K positions that the
+convolution sees. Positions come first here, because the scan goes through them one by one.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,36 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..codec import BOS
-from ..config import Config, Positive, UserError
+from ..config import MambaConfig, UserError
 from ..model.embedding import Embedding
 from ..model.initial import Network
 from ..model.layers import Linear
 
 CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
-
-
-class MambaConfig(Config):
-    """A Mamba of the first kind (Gu and Dao 2023)."""
-
-    dim: Positive
-    """Width of the residual stream."""
-    layers: Positive
-    state: Positive = 16
-    """Numbers that each inner channel remembers."""
-    conv: Positive = 4
-    """How many positions the convolution sees, its own included."""
-    expand: Positive = 2
-    """Inner width as a multiple of `dim`."""
-    norm_eps: float = 1e-5
-
-    @property
-    def inner(self) -> int:
-        return self.expand * self.dim
-
-    @property
-    def rank(self) -> int:
-        """Width through which step sizes are projected."""
-        return math.ceil(self.dim / 16)
 
 
 class MambaCache:

@@ -11,12 +11,13 @@ import numpy as np
 from .. import codec
 from ..codec import BOS, EOS, OFFSET, VOCAB_SIZE, as_bytes
 from ..config import UserError
+from ..files import write_text
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""What a token does not reach across: the pattern of Llama 3 (and, but for its case, of cl100k)."""
+"""Cuts text into pieces that tokens stay inside: the pattern of Llama 3, and of cl100k except for its case."""
 LLAMA_3 = "`pip download --no-deps llama-models==0.3.0` has it, as llama_models/llama3/tokenizer.model in the wheel"
 NOT_TEXT = re.compile("[\udc80-\udcff]")
 """How a byte that is not UTF-8 stands in a string."""
@@ -84,7 +85,7 @@ class BPE:
 
     def save(self, path: Path) -> None:
         """Write the ranks as tiktoken and Llama 3 do: a line each, base64 and rank."""
-        path.write_text("".join(f"{base64.b64encode(text).decode()} {self.ranks[text]}\n" for text in self._texts))
+        write_text(path, "".join(f"{base64.b64encode(text).decode()} {self.ranks[text]}\n" for text in self._texts))
 
     @classmethod
     def read(cls, path: Path, keep: int | None = None) -> "BPE":
@@ -122,12 +123,12 @@ class BPE:
         )
         trainer = tokenizers.trainers.BpeTrainer(vocab_size=ranks, initial_alphabet=letters, show_progress=False)
         learner.train_from_iterator((document.decode("utf-8", "replace") for document in documents), trainer)
-        found = {_bytes_of(token): rank for token, rank in learner.get_vocab().items()}
-        if len(found) != ranks:
+        learnt = {_bytes_of(token): rank for token, rank in learner.get_vocab().items()}
+        if len(learnt) != ranks:
             raise UserError(
-                f"the corpus gives a vocabulary of {len(found):,}, not {ranks:,}: ask for fewer, at least 256"
+                f"the corpus gives a vocabulary of {len(learnt):,}, not {ranks:,}: ask for fewer, at least 256"
             )
-        return cls(found)
+        return cls(learnt)
 
 
 def _byte_letters() -> dict[str, int]:

@@ -1,16 +1,18 @@
 """Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
 
-from .base import Config, Positive, UserError, one_line
-from .networks import BLTConfig, EntropyConfig, HashConfig, NgramConfig, StackConfig
+from .base import Config, Positive, UserError, as_bytes, is_file, one_line, read_text, shorten
+from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
 from .recipe import DataConfig, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
 
 __all__ = [
     "BLTConfig",
+    "BaselineConfig",
     "Config",
     "DataConfig",
     "EntropyConfig",
     "HashConfig",
+    "MambaConfig",
     "NgramConfig",
     "PatchingConfig",
     "Positive",
@@ -20,8 +22,12 @@ __all__ = [
     "StackConfig",
     "TrainConfig",
     "UserError",
+    "as_bytes",
+    "is_file",
     "load_recipe",
     "one_line",
+    "read_text",
     "read_toml",
     "recipe_path",
+    "shorten",
 ]

@@ -1,19 +1,22 @@
-"""What all configurations are: frozen values. A misspelt or unread field is an error."""
+"""The base of all configurations, and the error that a caller can put right."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**48)]
+Whole = Annotated[int, Field(ge=0, le=2**48)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, and closed to fields it does not know."""
+    """Base of all configurations: frozen, closed to fields it does not know, and without infinities or NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def __deepcopy__(self, memo: object = None) -> Self:
-        return self  # it cannot change
+        return self  # frozen values need no copy
 
 
 class UserError(Exception):
@@ -25,10 +28,53 @@ LONGEST_LINE = 300  # characters of a message
 
 def one_line(error: Exception) -> str:
     """What an error says, on one line of at most 300 characters; of a validation error, a part for each field."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     if isinstance(error, ValidationError):
-        parts = ((".".join(map(str, e["loc"])) or "recipe", e["msg"]) for e in error.errors())
-        text = "; ".join(f"{field}: {message.removeprefix('Value error, ')}" for field, message in parts)
+        parts = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+        text = "; ".join(f"{field}: {message}" if field else message for field, message in parts)
     else:
         text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
+    return shorten(text)
+
+
+def shorten(text: str) -> str:
+    """A text on one line of at most 300 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
+
+
+def as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
+    """UTF-8 of a string, or the bytes themselves.
+
+    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
+    Raises UserError for what is neither.
+    """
+    if isinstance(text, bytes | bytearray | memoryview):
+        return bytes(text)
+    if not isinstance(text, str):
+        raise UserError(f"a text must be str or bytes, not {type(text).__name__}")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "surrogatepass")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it cannot be read."""
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"other bytes (byte {error.start})"
+        raise UserError(f"{path} is not UTF-8 text but {encoding}; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)[:100]}: {error.strerror}") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False also for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,28 +1,34 @@
-"""The shapes of networks: stacks, and what is built of them."""
+"""The shapes of all networks, those of the baselines included."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .base import Config, Positive
 
+Width = Annotated[int, Field(gt=0, le=2**24)]
+Rows = Annotated[int, Field(gt=0, le=2**40)]
+Layers = Annotated[int, Field(gt=0, le=4096)]
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+BYTES = 260  # ids of bytes and the four special ones: codec.VOCAB_SIZE, without waiting for numpy
+
 
 class StackConfig(Config):
     """A Llama-style transformer stack: RMSNorm, RoPE, SwiGLU, no biases."""
 
-    dim: Positive
+    dim: Width
     """Width of the residual stream."""
-    layers: Positive
-    heads: Positive
-    kv_heads: Positive | None = None
+    layers: Layers
+    heads: Width
+    kv_heads: Width | None = None
     """Key and value heads; as many as `heads` where not given."""
-    ffn_dim: Positive | None = None
+    ffn_dim: Width | None = None
     """Hidden width of SwiGLU; 8/3 of `dim`, rounded up to a multiple of 256, where not given."""
     window: Positive | None = None
     """How many positions a query sees, itself included; all where not given."""
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10_000.0
+    norm_eps: Epsilon = 1e-5
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "StackConfig":
@@ -56,10 +62,10 @@ class EntropyConfig(StackConfig):
 class NgramConfig(Config):
     """Entropies by look-up: of the longest n-gram before the next byte that a table knows."""
 
-    sizes: tuple[Annotated[int, Field(ge=2)], ...] = (2, 3, 4, 5, 6)
+    sizes: tuple[Annotated[int, Field(ge=2, le=64)], ...] = (2, 3, 4, 5, 6)
     """Lengths of the n-grams; single bytes have a table of their own."""
-    rows: Positive = 131_072
-    """Rows of the table of one length; n-grams that fall together share an entropy."""
+    rows: Rows = 131_072
+    """Rows of the table of one length; n-grams with the same hash share an entropy."""
 
     @model_validator(mode="after")
     def _sizes_are_a_set(self) -> "NgramConfig":
@@ -71,9 +77,9 @@ class NgramConfig(Config):
 class HashConfig(Config):
     """Hashed byte n-gram embeddings, added to the embedding of each byte."""
 
-    sizes: tuple[Annotated[int, Field(ge=2)], ...] = (3, 4, 5, 6, 7, 8)
+    sizes: tuple[Annotated[int, Field(ge=2, le=64)], ...] = (3, 4, 5, 6, 7, 8)
     """Lengths of the n-grams; none at all switches the embeddings off."""
-    rows: Positive = 500_002
+    rows: Rows = 500_002
     """Rows of the table of one n-gram length and hash function."""
     functions: Annotated[int, Field(ge=1, le=11)] = 1
     """Hash functions per n-gram length."""
@@ -90,7 +96,7 @@ class BLTConfig(Config):
     latent: StackConfig
     decoder: StackConfig
     hash: HashConfig = HashConfig()
-    slots: Positive = 2
+    slots: Annotated[int, Field(gt=0, le=64)] = 2
     """Vectors per patch (`k`) that cross-attention writes in the encoder and reads in the decoder."""
     cross_heads: Positive | tuple[Positive, Positive]
     """Heads of every cross-attention; two numbers where those of encoder and decoder differ."""
@@ -100,7 +106,7 @@ class BLTConfig(Config):
     """After which encoder layers patches read bytes; with none, a patch is the projected maximum of its bytes."""
     decoder_cross: Literal["all", "first", "none"] = "all"
     """Before which decoder layers bytes read patches; with none, the patch is added to its bytes once."""
-    cross_residual: float = 2.0
+    cross_residual: Annotated[float, Field(ge=0, le=100)] = 2.0
     """What the residual is multiplied by in cross-attention; released weights need 2, the textbook says 1."""
 
     @model_validator(mode="after")
@@ -122,3 +128,55 @@ class BLTConfig(Config):
         """Heads of queries, and of keys and values, in the encoder's cross-attention and in the decoder's."""
         heads, kv_heads = (n if isinstance(n, tuple) else (n, n) for n in (self.cross_heads, self.cross_kv_heads))
         return (heads[0], kv_heads[0] or heads[0]), (heads[1], kv_heads[1] or heads[1])
+
+
+class MambaConfig(Config):
+    """A Mamba of the first kind (Gu and Dao 2023)."""
+
+    dim: Width
+    """Width of the residual stream."""
+    layers: Layers
+    state: Width = 16
+    """Numbers that each inner channel remembers."""
+    conv: Width = 4
+    """How many positions the convolution sees, its own included."""
+    expand: Annotated[int, Field(gt=0, le=64)] = 2
+    """Inner width as a multiple of `dim`."""
+    norm_eps: Epsilon = 1e-5
+
+    @property
+    def inner(self) -> int:
+        return self.expand * self.dim
+
+    @property
+    def rank(self) -> int:
+        """Width through which step sizes are projected."""
+        return math.ceil(self.dim / 16)
+
+
+class BaselineConfig(Config):
+    """A language model to compare a BLT with: a transformer or a Mamba, over bytes or over the tokens of a BPE."""
+
+    stack: StackConfig | None = None
+    mamba: MambaConfig | None = None
+    vocabulary: Annotated[int, Field(ge=BYTES, le=2**32)] = BYTES
+    """Ids, the four special ones among them; 260 for bytes."""
+    token_bytes: Annotated[float, Field(ge=1, le=1e6)] = 1.0
+    """Mean bytes of a token on text like its training text."""
+
+    @model_validator(mode="after")
+    def _one_network(self) -> "BaselineConfig":
+        if (self.stack is None) == (self.mamba is None):
+            raise ValueError("a baseline has either a `stack` or a `mamba`")
+        return self
+
+    @property
+    def network(self) -> Any:
+        """The configuration of its network."""
+        return self.stack or self.mamba
+
+    @property
+    def kind(self) -> str:
+        """What the literature calls it."""
+        body = "transformer" if self.stack else "mamba"
+        return f"byte {body}" if self.vocabulary == BYTES else f"BPE {body}"

@@ -7,10 +7,12 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from .base import Config, Positive, UserError, one_line
+from .base import Config, Positive, Seed, UserError, Whole, is_file, one_line, read_text
 from .networks import BLTConfig, EntropyConfig
 from .patching import PatchingConfig
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0)]
 Chosen = TypeVar("Chosen", bound=Config)
 
 
@@ -19,7 +21,8 @@ class DataConfig(Config):
 
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
-    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out."""
+    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out; of
+    fewer documents, the last tenth of their bytes, cut at a paragraph."""
     val_every: Annotated[int, Field(ge=2)] = 50
     weights: tuple[float, ...] = ()
     """Share of the bytes that each source of `train` has, one number a source; where none are given, its size."""
@@ -54,7 +57,7 @@ class TrainConfig(Config):
     steps: Positive
     rows: Positive = 8
     """Rows of a batch."""
-    row_bytes: Annotated[int, Field(ge=16)] = 1024
+    row_bytes: Annotated[int, Field(ge=16, le=2**32)] = 1024
     """Ids of a row."""
     row_patches: Positive | None = None
     """Most patches of a row; where not given, rows are filled by bytes alone."""
@@ -69,17 +72,17 @@ class TrainConfig(Config):
     table_optimizer: Literal["rows", "dense"] = "rows"
     """rows: AdamW of hash tables and byte embeddings goes through the rows that a step reads, and the others catch up
     when they are read; dense: through all of them at every step."""
-    lr: Annotated[float, Field(gt=0)] = 4e-4
-    hash_lr: Annotated[float, Field(gt=0)] | None = None
+    lr: LearningRate = 4e-4
+    hash_lr: LearningRate | None = None
     """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine: falls from the end of warm-up; wsd: stays, then falls linearly over the last `decay` of the steps."""
-    warmup: Annotated[int, Field(ge=0)] = 100
+    warmup: Whole = 100
     decay: Annotated[float, Field(gt=0, le=1)] = 0.2
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Learning rate at the end, as a fraction of the peak."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.1
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the whole gradient."""
     precision: Literal["auto", "fp32", "bf16", "bf16_gathered"] = "auto"
@@ -92,7 +95,7 @@ class TrainConfig(Config):
     device: str = "auto"
     timeout: Positive = 600
     """Seconds after which a process that does not answer the others counts as lost."""
-    seed: int = 0
+    seed: Seed = 0
     eval_every: Positive = 500
     eval_bytes: Positive = 200_000
     """Held-out bytes scored at each evaluation during training; the report scores all."""
@@ -113,8 +116,8 @@ class ReportConfig(Config):
 
     prompt: str = "The "
     max_bytes: Positive = 300
-    temperature: float = 0.7
-    seed: int = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
+    seed: Seed = 0
 
 
 class Recipe(Config):
@@ -143,18 +146,21 @@ class Recipe(Config):
 
 
 def recipe_path(name: str, folder: str = "recipes") -> Path:
-    """The file of a recipe, given as a path or as the name of one that is shipped in the folder."""
-    if name.endswith(".toml") or Path(name).is_file():
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"no recipe at {path}")
+    """The file of a recipe, given as a path or as the name of one that is shipped in the folder.
+
+    Raises UserError where there is no such file.
+    """
+    path = Path(name)
+    if name.endswith(".toml") or is_file(path):
+        if not is_file(path):
+            raise UserError(f"no recipe at {name[:100]}")
         return path
-    shipped = Path(str(resources.files("bytequilt") / folder))
-    path = shipped / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in shipped.glob("*.toml")))
-        raise UserError(f"no recipe named '{name}'; shipped are {known}; a path ends with .toml")
-    return path
+    shipped = {file.stem: file for file in Path(str(resources.files("bytequilt") / folder)).glob("*.toml")}
+    if name not in shipped:
+        raise UserError(
+            f"no recipe named '{name[:100]}'; shipped are {', '.join(sorted(shipped))}; a path ends with .toml"
+        )
+    return shipped[name]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -163,10 +169,11 @@ def load_recipe(name: str) -> Recipe:
 
 
 def read_toml(path: Path, kind: type[Chosen]) -> Chosen:
-    """A configuration out of a TOML file. Raises UserError with one line that names the field at fault."""
+    """A configuration out of a TOML file in UTF-8. Raises UserError with one line that names the field at fault."""
+    text = read_text(path)
     try:
-        return kind.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+        return kind.model_validate(tomllib.loads(text))
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML: {one_line(error)}") from None

@@ -15,7 +15,7 @@ from ..model.segments import starts_of
 from ..patching import rules
 from .order import Index, Order
 from .pieces import CLOSES, ID, LEARN, patch_count, pieces
-from .shards import check_patcher, pq, read_about, shard_paths
+from .shards import check_patcher, read_about, row_groups, shard_paths
 from .sources import Document
 
 try:
@@ -226,12 +226,11 @@ def held_out(folder: Path, limit: int | None = None) -> list[Document]:
     left = limit
     for path in shard_paths(folder / "val"):
         read_about(path)
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=16, columns=["id", "prompt", "data"]):
-                for row in batch.to_pylist():
-                    if left is not None and left <= 0:
-                        return found
-                    data = row["data"][:left]
-                    found.append(Document(row["id"], data, min(row["prompt"], len(data))))
-                    left = None if left is None else left - len(data)
+        for table in row_groups(path):
+            for row in table.to_pylist():
+                if left is not None and left <= 0:
+                    return found
+                data = row["data"][:left]
+                found.append(Document(row["id"], data, min(row["prompt"], len(data))))
+                left = None if left is None else left - len(data)
     return found

@@ -1,33 +1,35 @@
 """Prepare: sources -> shards of documents -> shards with entropies. Each step goes on where it was interrupted."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..config import DataConfig, RuleConfig, UserError
+from ..files import read_json, write_json
+from .corpus import Corpus
 from .shards import (
     FORMAT,
     SCORED_SCHEMA,
-    atomic,
     finished,
     pa,
-    pq,
     rank_and_world,
     read_about,
     remove_others,
+    row_groups,
     shard_paths,
     shard_writer,
     write_corpus_shard,
 )
-from .sources import Document, documents
+from .sources import Document
 
 MANIFEST = "manifest.json"
-CALL_GROUPS = 4
-"""Row groups, of about 1 MB of text each, that go to the patcher in one call."""
+CALL_BYTES = 100_000
+"""Text bytes that go to the patcher in one call, but for one longer text."""
 
 
 class Scorer(Protocol):
@@ -38,7 +40,7 @@ class Scorer(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def entropies(self, texts: list[bytes], /) -> list[np.ndarray]: ...
+    def entropies(self, texts: list[bytes], advance: Callable[[int], object] = ..., /) -> list[np.ndarray]: ...
 
 
 # ----------------------------------------------------------------------------------------------------------- ingest
@@ -48,8 +50,8 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """Writes the documents of all sources to `folder/train` and `folder/val`, and returns the manifest.
 
     Every rank reads all sources and writes its own shards; whoever finds all shards there writes the manifest. What is
-    finished stays, unless the configuration changed; a changed source is not noticed. Raises UserError where
-    there is nothing to train on or nothing held out.
+    finished stays, unless the configuration changed; a changed source is not noticed. A file is read once, held out
+    where both `train` and `val` reach it. Raises UserError where there is nothing to train on or nothing held out.
     """
     if not config.train:
         raise UserError("`train` of [data] names no source")
@@ -58,36 +60,32 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     if manifest and manifest["corpus"] == mark and _complete(folder, manifest):
         return manifest
     (folder / MANIFEST).unlink(missing_ok=True)
+    corpus = Corpus(config)
     train = _Split(folder / "train", config.train, config, mark)
     val = _Split(folder / "val", config.val or config.train, config, mark)
-    for number, (source, document) in enumerate(_rows(config.train, config), 1):
-        if not config.val and number % config.val_every == 0:
-            val.add(source, document)
-        elif _kept(document.id, config.share):
-            train.add(source, document)
-    for source, document in _rows(config.val, config):
-        val.add(source, document)
-    if not (val.shards or val.rows):
-        raise UserError(
-            f"no held-out documents: `train` has fewer than val_every {config.val_every}; "
-            "name held-out sources in `val`, or lower `val_every`"
-        )
-    manifest = {"format": FORMAT, "corpus": mark, "train": train.close(), "val": val.close()}
+    with _kept_when_stopped(lambda: train.shards + val.shards, folder):
+        for held, source, document in corpus.documents():
+            (val if held else train).add(source, document)
+        for split, what in ((train, "left to train on"), (val, "left to hold out")):
+            if not (split.shards or split.rows):
+                raise UserError(f"{', '.join(config.train)[:100]}: no text is {what}; give more, or sources in `val`")
+        manifest = {"format": FORMAT, "corpus": mark, "train": train.close(), "val": val.close()}
+    if train.rank == 0 and (dropped := corpus.left_out()):
+        print(dropped, file=sys.stderr)
     if _complete(folder, manifest):
-        for split in ("train", "val"):
-            remove_others(folder / split, [_name(index) for index in range(manifest[split]["shards"])])
-        with atomic(folder / MANIFEST) as stream:
-            stream.write(json.dumps(manifest, indent=2).encode())
+        for name in ("train", "val"):
+            remove_others(folder / name, [_name(index) for index in range(manifest[name]["shards"])])
+        write_json(folder / MANIFEST, manifest, indent=2)
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished corpus, None where there is none of this format."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except UserError:  # there is none, or it is damaged: it is made again
         return None
-    return manifest if manifest.get("format") == FORMAT else None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
 
 
 class _Split:
@@ -136,17 +134,6 @@ class _Split:
         }
 
 
-def _rows(sources: tuple[str, ...], config: DataConfig) -> Iterator[tuple[int, Document]]:
-    for index, source in enumerate(sources):
-        for document in documents(source, config):
-            yield index, document
-
-
-def _kept(id: str, share: float) -> bool:
-    """Whether a document is among the share to keep: always the same ones, and more of them for a larger share."""
-    return int.from_bytes(hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:8]) < share * 2**64
-
-
 def _name(index: int) -> str:
     return f"{index:06d}.parquet"
 
@@ -158,17 +145,28 @@ def _complete(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def _fingerprint(config: DataConfig) -> str:
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()  # the same documents
+
+
+@contextmanager
+def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None]:
+    """Says what is kept when Ctrl-C comes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped: {count():,} finished shards are kept in {folder}; the same command goes on", file=sys.stderr)
+        raise
 
 
 # ------------------------------------------------------------------------------------------------------------ score
 
 
-def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int], object] | None = None) -> None:
+def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int], object] = lambda _: None) -> None:
     """Writes to `folder` the training shards of `corpus` with a column `entropies`: fp32 nats, one after each id.
 
     Each rank scores its own shards, and leaves those that this patcher has scored already. `progress` is told the text
-    bytes just done, those of finished shards included. Raises UserError where the corpus is not finished.
+    bytes just done, those of other ranks' and of finished shards included. Raises UserError where the corpus is not
+    finished, or damaged.
     """
     manifest = read_manifest(corpus)
     if manifest is None:
@@ -177,33 +175,50 @@ def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int],
     remove_others(folder, [path.name for path in paths])
     rank, world = rank_and_world()
     fingerprint = patcher.fingerprint  # a digest of all weights: taken once
-    for path in paths[rank::world]:
-        about = read_about(path)
-        if finished(folder / path.name, corpus=manifest["corpus"], patcher=fingerprint):
-            if progress:
+    done = 0
+    with _kept_when_stopped(lambda: done, folder):
+        for number, path in enumerate(paths):
+            about = read_about(path)
+            ours = number % world == rank
+            if ours and not finished(folder / path.name, corpus=manifest["corpus"], patcher=fingerprint):
+                about |= {"patcher": fingerprint, "rule": patcher.rule.model_dump(mode="json")}
+                _score_shard(path, folder / path.name, about, patcher, progress)
+            else:
                 progress(sum(about["bytes"]))
-            continue
-        about |= {"patcher": fingerprint, "rule": patcher.rule.model_dump(mode="json")}
-        _score_shard(path, folder / path.name, about, patcher, progress or (lambda done: None))
+            done += ours
 
 
 def _score_shard(
     path: Path, target: Path, about: dict[str, Any], patcher: Scorer, progress: Callable[[int], object]
 ) -> None:
-    with pq.ParquetFile(path) as file, shard_writer(target, SCORED_SCHEMA, about) as writer:
-        for first in range(0, file.num_row_groups, CALL_GROUPS):
-            last = min(first + CALL_GROUPS, file.num_row_groups)
-            tables = [file.read_row_group(group) for group in range(first, last)]
-            texts = [data for table in tables for data in table["data"].to_pylist()]
-            entropies = iter(_entropies(texts, patcher))
-            for table in tables:
-                column = pa.array([next(entropies) for _ in range(len(table))], SCORED_SCHEMA.field("entropies").type)
-                writer.write_table(table.append_column("entropies", column), row_group_size=len(table))
-            progress(sum(map(len, texts)))
+    with shard_writer(target, SCORED_SCHEMA, about) as writer:
+        for table in row_groups(path):
+            calls = _calls(table["data"].to_pylist())
+            values = [entropies for texts in calls for entropies in _entropies(texts, patcher, progress)]
+            column = pa.array(values, SCORED_SCHEMA.field("entropies").type)
+            writer.write_table(table.append_column("entropies", column), row_group_size=len(table))
 
 
-def _entropies(texts: list[bytes], patcher: Scorer) -> list[np.ndarray]:
-    found = patcher.entropies(texts)
+def _calls(texts: list[bytes]) -> Iterator[list[bytes]]:
+    """The texts in groups of at most CALL_BYTES; a longer one is a group of its own."""
+    group: list[bytes] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > CALL_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
+
+
+def _entropies(texts: list[bytes], patcher: Scorer, progress: Callable[[int], object]) -> list[np.ndarray]:
+    if len(texts[0]) > CALL_BYTES:  # alone in its group, and long enough for the bar to move meanwhile
+        found = patcher.entropies(texts, progress)
+    else:
+        found = patcher.entropies(texts)
+        progress(sum(map(len, texts)))
     if [len(values) for values in found] != [len(text) + 2 for text in texts]:
         raise ValueError("a patcher must give one entropy for each id of BOS, bytes and EOS")
     return [np.asarray(values, dtype=np.float32) for values in found]

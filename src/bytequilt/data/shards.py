@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ..config import UserError
+from ..config import UserError, one_line
+from ..files import replacing, sweep
 from .sources import Document
 
 try:
@@ -39,27 +40,21 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-@contextmanager
-def atomic(path: Path) -> Generator[BinaryIO]:
-    """A stream to a file that appears under its name when it is whole and on the disk, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{rank_and_world()[0]}.tmp")  # two ranks may write the same manifest
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """The documents of a shard, a row group at a time. Raises UserError, with its name, where it is damaged."""
     try:
-        with open(part, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)[:100]}): {REMEDY}") from None
 
 
 @contextmanager
 def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Generator[pq.ParquetWriter]:
     """A writer of one shard; each table it is given becomes a row group. `about` is what `read_about` will return."""
     with (
-        atomic(path) as stream,
+        replacing(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
     ):
         writer.add_key_value_metadata({KEY: json.dumps({"format": FORMAT} | about).encode()})
@@ -121,7 +116,9 @@ def finished(path: Path, **marks: str) -> bool:
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
-    """Removes the shards, and parts of shards, that a larger corpus left in the folder."""
-    for path in [*folder.glob("*.parquet"), *folder.glob("*.parquet.*.tmp")]:
-        if path.name.partition(".parquet")[0] + ".parquet" not in keep:
+    """Removes the shards that a larger corpus left in the folder, and what interrupted writers left of theirs."""
+    for path in folder.glob("*.parquet"):
+        if path.name not in keep:
             path.unlink(missing_ok=True)
+    if rank_and_world()[1] == 1:  # other ranks may be writing
+        sweep(folder)

@@ -17,11 +17,11 @@ def evaluate_files(lm: LM | Baseline, files: Sequence[str], field: str = "text")
     `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for a file that is missing, empty
     or damaged.
     """
-    read = [texts(path, field) for path in files]
+    documents_of = [texts(path, field) for path in files]
     rows, patches, totals = [], 0.0, []
     with progress() as bar:
-        line = bar.add_task("score", total=sum(len(text) + 2 for file in read for text in file))  # BOS, EOS
-        for path, file in zip(files, read, strict=True):
+        line = bar.add_task("score", total=sum(len(text) + 2 for file in documents_of for text in file))  # BOS, EOS
+        for path, file in zip(files, documents_of, strict=True):
             scores, mean_patch = lm.score_documents(file, lambda done: bar.update(line, advance=done))
             score = Score.total(scores)
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})

@@ -1,11 +1,9 @@
-"""How fast a model decodes on this machine, and how near that is to the time its weights take to be read.
+"""Decoding speed on this machine, beside the time that reading the weights takes.
 
-Bytes are forced rather than drawn: speed then depends on nothing that a model says, and patches close as often as they
-do in the text that is given. Each row reads a piece of its own, so rows close their patches at their own moments.
+The bytes of a text are fed instead of drawn bytes: speed then does not depend on what a model says, and patches close
+as often as in that text. Each row reads its own piece of the text, so rows close their patches at different steps.
 """
 
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from ..infer.session import CHUNK
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
+from .machine import machine, peak_mib, read_bandwidth
 from .words import CORPUS
 
 WARMUP = 8  # steps before the measured ones
@@ -38,7 +37,7 @@ class Decoding:
     bytes_per_s: float
     """Of all rows together."""
     ms_per_byte: float
-    """The mean step, which takes each row on by a byte. No byte is drawn from the logits."""
+    """Of the mean step, which feeds one byte to each row and draws none."""
     ms_per_byte_p50: float
     ms_per_byte_p95: float
     prefill_bytes_per_s: float
@@ -47,7 +46,7 @@ class Decoding:
     mean_patch_bytes: float | None
     """Bytes over patches that closed; None where none did."""
     peak_mib: float
-    """Peak resident memory of the process until now: in a sweep, that of the settings before is in it."""
+    """Peak resident memory of the process so far, earlier settings of a sweep included."""
 
 
 def sweep(
@@ -55,36 +54,32 @@ def sweep(
 ) -> dict[str, Any]:
     """Measure each prompt length with each output length and each count of rows, on a text or a shipped corpus.
 
-    Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time that the weights of a mean step take
-    to be read at the bandwidth of memory, and `times_floor`, how many times that its mean step takes. Where weights
-    stay in the processor's cache, a step may be faster than its floor.
+    Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time to read the weights of a mean step at
+    the bandwidth of memory, and `times_floor`, the mean step over that time. Where weights stay in the processor's
+    cache, a step may be faster than its floor.
     """
     for name, sizes in (("prompt", prompts), ("output", outputs), ("rows", rows)):
         if min(sizes, default=0) < 1:
             raise UserError(f"{name} must be one number or more, each at least 1")
-    settings = list(product(prompts, outputs, rows))
     if text is None:
         text = corpus((max(prompts) + WARMUP + max(outputs)) * max(rows))
+    settings = list(product(prompts, outputs, rows))
     with progress() as bar:
         line = bar.add_task("decode", total=sum(output for _, output, _ in settings))
-        found = [measure(lm, *setting, text, lambda: bar.update(line, advance=1)) for setting in settings]
+        measured = [measure(lm, *setting, text, lambda: bar.update(line, advance=1)) for setting in settings]
     bandwidth = read_bandwidth()
-    floors = [1e3 * read_per_step(lm, one) / bandwidth for one in found]
-    each = zip(found, floors, strict=True)
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}",
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "read_gb_per_s": bandwidth / 1e9,
-        "settings": [
-            asdict(one) | {"floor_ms_per_byte": floor, "times_floor": one.ms_per_byte / floor} for one, floor in each
-        ],
+        "settings": [asdict(decoding) | _floor(lm, decoding, bandwidth) for decoding in measured],
     }
 
 
 def measure(
     lm: LM, prompt: int, output: int, rows: int, text: bytes, advance: Callable[[], None] = lambda: None
 ) -> Decoding:
-    """One setting. Rows read the text piece by piece, and again from its start where it is too short."""
+    """Measure one setting. Rows read the text piece by piece, and again from its start where it is too short."""
     ids_RN = _pieces(text, rows, prompt + WARMUP + output)
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.contiguous()
     lm.session().feed(prompts_RN[0, :CHUNK])
@@ -121,29 +116,29 @@ def measure(
     )
 
 
-def speculation(lm: LM, prompts: Sequence[bytes], output: int, most: int) -> dict[str, Any]:
-    """Greedy text with up to `most` guesses at a time beside greedy text without, prompt by prompt in turns.
+def speculation(lm: LM, prompts: Sequence[bytes], output: int, guesses: int) -> dict[str, Any]:
+    """Greedy text with up to `guesses` guesses at a time beside greedy text without, prompt by prompt in turns.
 
     Bytes per second are of whole generations, prompts and drawing included.
     """
-    if most < 1:
-        raise UserError(f"speculate must be at least 1, not {most}")
-    lm.generate(prompts[0], max_bytes=WARMUP, temperature=0, speculate=most)
-    pairs = []
+    if guesses < 1:
+        raise UserError(f"speculate must be at least 1, not {guesses}")
+    lm.generate(prompts[0], max_bytes=WARMUP, temperature=0, speculate=guesses)
+    speeds, counts = [], []
     for prompt in prompts:
-        plain, guessed = (lm.generate(prompt, max_bytes=output, temperature=0, speculate=k) for k in (0, most))
-        pairs.append((plain.stats, guessed.stats))
-    total = {name: sum(getattr(guessed, name) for _, guessed in pairs) for name in asdict(pairs[0][1])}
-    speed = total["bytes"] / total["seconds"]
-    plain_speed = sum(plain.bytes for plain, _ in pairs) / sum(plain.seconds for plain, _ in pairs)
+        for ahead in (0, guesses):
+            stats = lm.generate(prompt, max_bytes=output, temperature=0, speculate=ahead).stats
+            (counts if ahead else speeds).append(asdict(stats))
+    plain, guessed = ({name: sum(stats[name] for stats in of) for name in of[0]} for of in (speeds, counts))
+    speed, plain_speed = (total["bytes"] / total["seconds"] for total in (guessed, plain))
     return {
-        "speculate": most,
+        "speculate": guesses,
         "bytes_per_s": speed,
         "plain_bytes_per_s": plain_speed,
         "gain": speed / plain_speed,
-        "acceptance": total["accepted"] / total["drafted"] if total["drafted"] else None,
-        "latent_calls_per_byte": total["latent_calls"] / max(1, total["bytes"]),
-        "decoder_calls_per_byte": total["decoder_calls"] / max(1, total["bytes"]),
+        "acceptance": guessed["accepted"] / guessed["drafted"] if guessed["drafted"] else None,
+        "latent_calls_per_byte": guessed["latent_calls"] / max(1, guessed["bytes"]),
+        "decoder_calls_per_byte": guessed["decoder_calls"] / max(1, guessed["bytes"]),
     }
 
 
@@ -165,13 +160,12 @@ def _pieces(text: bytes, rows: int, length: int) -> Tensor:
     return torch.stack([torch.from_numpy(encode(row.tobytes())) for row in data_RN])
 
 
-# ---------------------------------------------------------------------------------------------------------- the floor
-
-
-def read_per_step(lm: LM, found: Decoding) -> float:
-    """Bytes of weights that a mean step reads; caches of the past are not counted."""
+def _floor(lm: LM, decoding: Decoding, bandwidth: float) -> dict[str, float]:
+    """The time that the weights of a mean step take to be read; caches of the past are not counted."""
     byte, patch, row = weight_bytes(lm)
-    return byte + found.rows * (row + found.latent_calls_per_byte * patch)
+    size = byte + decoding.rows * (row + decoding.latent_calls_per_byte * patch)
+    floor = 1e3 * size / bandwidth
+    return {"floor_ms_per_byte": floor, "times_floor": decoding.ms_per_byte / floor}
 
 
 def weight_bytes(lm: LM) -> tuple[int, int, int]:
@@ -192,21 +186,3 @@ def weight_bytes(lm: LM) -> tuple[int, int, int]:
 
 def _size(*modules: nn.Module) -> int:
     return sum(weight.nbytes for module in modules for weight in module.parameters())
-
-
-def read_bandwidth(size: int = 2**26) -> float:
-    """Bytes a second that a sum over so many fp32 numbers reads, on as many threads as torch has; best of a few."""
-    numbers, best = torch.ones(size), float("inf")
-    for _ in range(5):
-        begun = time.perf_counter()
-        numbers.sum()
-        best = min(best, time.perf_counter() - begun)
-    return numbers.nbytes / best
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process."""
-    import resource  # not there on Windows
-
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,174 +1,36 @@
-"""Our models in EleutherAI's lm-evaluation-harness, as `bytequilt`; and its tasks for `bytequilt eval`.
+"""Tasks of lm-evaluation-harness for `bytequilt eval`; and the harness's own command line, told of our models:
 
-A context is BOS and its bytes, a continuation is its bytes: nothing is cut into tokens, so nothing is cut differently
-where the two meet, and no space moves from the one to the other. Texts are read whole, however long.
+`python -m bytequilt.evals.harness --model bytequilt --model_args pretrained=tiny --tasks hellaswag`
 """
 
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Protocol, Self
-
-import torch
+from typing import Any
 
 from ..config import UserError
-from ..infer.score import Score
-from ..lm import load_any
-from ..view.progress import progress
+from .harness_model import Harness, Model
 
 try:
     import lm_eval
     import lm_eval.models  # fills the registry, which is not done any more once something else is in it
-    from lm_eval.api.instance import Instance
-    from lm_eval.api.model import LM
-    from lm_eval.api.registry import register_model
-    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.api.registry import model_registry
     from lm_eval.tasks import TaskManager
-    from lm_eval.utils import simple_parse_args_string
 except ImportError:
     raise UserError("tasks of lm-evaluation-harness need lm-eval: pip install 'bytequilt[eval]'") from None
 
 TASKS = Path(__file__).parent / "tasks"
 """Our own tasks, in the harness's language."""
 
-SCORED, WRITTEN = 256, 64  # requests between two moves of the progress bar: neighbours share contexts and batches
-SAMPLING = ("top_k", "top_p", "min_p")  # what a task may say of sampling beside the temperature
-OURS = {"pretrained": None, "revision": None, "device": "cpu", "dtype": "float32", "token_bytes": 4, "seed": 0}
-"""What --model_args may name, and what holds otherwise."""
-UNASKED = "cuda:0"  # the device that the harness's command line names where its user names none
-THEIRS = ("batch_size", "max_batch_size")  # always given; batches are cut by bytes, and come out the same anyway
-
-
-class Model(Protocol):
-    """What can be asked: an LM, or another model with these two methods of its."""
-
-    def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
-        """What the second text of each pair costs after the first."""
-        ...
-
-    def generate(self, prompt: list[str], /, **sampling: Any) -> Sequence[Any]:
-        """What comes after each prompt, as `text`; given max_bytes, temperature, seed and stop."""
-        ...
-
-
-@register_model("bytequilt")
-class Harness(LM):
-    """A model of ours with the methods of the harness's models."""
-
-    def __init__(self, model: Model, token_bytes: float = 4, seed: int = 0) -> None:
-        """Where a task limits an answer to so many tokens, each stands for `token_bytes` bytes."""
-        super().__init__()
-        self.model, self.token_bytes, self.seed = model, token_bytes, seed
-
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
-        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
-
-    @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
-        """The model that --model_args name. Raises UserError where they cannot be understood or followed."""
-        config = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        if config.get("device") == UNASKED and not torch.cuda.is_available():
-            del config["device"]
-        given = config | arg_dict
-        if unknown := sorted(set(given) - {*OURS, *THEIRS}):
-            raise UserError(f"no model argument {', '.join(unknown)}; there are {', '.join(OURS)}")
-        chosen = {name: given.get(name, value) for name, value in OURS.items()}
-        token_bytes, seed = chosen.pop("token_bytes"), chosen.pop("seed")
-        if not isinstance(token_bytes, int | float) or token_bytes <= 0:
-            raise UserError(f"token_bytes must be a number above 0, not {token_bytes!r}")
-        return cls(_open(**chosen), token_bytes, seed)
-
-    @property
-    def tokenizer_name(self) -> str:
-        return "bytes"
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log p of each continuation after its context, in nats, and whether greedy generation would write it."""
-
-        def ask(places: list[int]) -> list[tuple[float, bool]]:
-            scores = self.model.score([requests[place].args for place in places])
-            return [(-score.nats, score.greedy) for score in scores]
-
-        alike = sorted(range(len(requests)), key=lambda place: requests[place].args[0])
-        return self._answers("loglikelihood", requests, [alike], ask, SCORED)
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log p of each text from its first byte on, in nats, in its full context; its end is not counted."""
-
-        def ask(places: list[int]) -> list[float]:
-            return [-score.nats for score in self.model.score([("", requests[place].args[0]) for place in places])]
-
-        return self._answers("loglikelihood_rolling", requests, [list(range(len(requests)))], ask, SCORED)
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What comes after each context, before the first of its `until`. Repeats of a request have their own seeds."""
-        alike, repeats = defaultdict[tuple[str, int], list[int]](list), Counter[str]()
-        for place, request in enumerate(requests):
-            options, repeat = repr(request.args[1]), repeats[repr(request.args)]
-            alike[options, repeat].append(place)
-            repeats[repr(request.args)] += 1
-        seeds = {place: self.seed + repeat for (_, repeat), places in alike.items() for place in places}
-
-        def ask(places: list[int]) -> list[str]:
-            options = self._options(requests[places[0]].args[1])
-            prompts = [requests[place].args[0] for place in places]
-            return [one.text for one in self.model.generate(prompts, seed=seeds[places[0]], **options)]
-
-        return self._answers("generate_until", requests, alike.values(), ask, WRITTEN)
-
-    def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a task as those of `generate`. Raises UserError for one that cannot be followed."""
-        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked)))
-        sampled, temperature = options.pop("do_sample"), options.pop("temperature", 1.0)
-        stop = [until for until in options.pop("until") if until]
-        limit = round(options.pop("max_gen_toks") * self.token_bytes)
-        if options.pop("num_beams", 1) != 1 or not set(options) <= set(SAMPLING):
-            raise UserError(f"cannot generate as this asks: {dict(asked)}")
-        more = options if sampled else {}
-        return {"max_bytes": limit, "temperature": temperature if sampled else 0, "stop": stop, **more}
-
-    def _answers(
-        self,
-        kind: str,
-        requests: Sequence[Instance],
-        groups: Iterable[list[int]],
-        ask: Callable[[list[int]], list[Any]],
-        together: int,
-    ) -> list[Any]:
-        """Answers to all requests, asked for in groups of their places, cut into portions; each kept as it comes."""
-        found: list[Any] = [None] * len(requests)
-        with progress() as bar:
-            line = bar.add_task(kind, total=len(requests))
-            for group in groups:
-                for begin in range(0, len(group), together):
-                    places = group[begin : begin + together]
-                    for place, answer in zip(places, ask(places), strict=True):
-                        found[place] = answer
-                        self.cache_hook.add_partial(kind, requests[place].args, answer)
-                    bar.advance(line, len(places))
-        return found
-
-
-def _open(pretrained: str | None, revision: str | None, device: str, dtype: str) -> Model:
-    if pretrained is None:
-        raise UserError("model arguments must name a model: pretrained=DIR, a shipped name or a hub id")
-    try:
-        chosen = {} if revision is None else {"revision": str(revision)}
-        return load_any(str(pretrained), device, dtype=dtype, **chosen)
-    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
-        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
-
 
 class HarnessTasks:
     """Tasks of the harness, by name: its own, ours, and those of a directory."""
 
     def __init__(self, names: Sequence[str], include: Path | None = None) -> None:
-        """`names` may have wildcards, and be of groups. Raises UserError for one that is none."""
+        """`names` may have wildcards, and be of groups. Raises UserError for unknown names."""
         if include is not None and not include.is_dir():
-            raise UserError(f"{include} is no directory of tasks")
+            raise UserError(f"{include} is not a directory of tasks")
         folders = [TASKS, *([include] if include else [])]
         self.manager = TaskManager(include_path=folders, include_defaults=False)
         if not set(names) <= set(self.manager.all_subtasks):  # reading all of theirs takes seconds
@@ -178,22 +40,22 @@ class HarnessTasks:
         self.names = self.manager.match_tasks(list(names))
 
     def evaluate(self, model: Model, limit: int | None = None) -> dict[str, Any]:
-        """What a model reaches in them, or in the first `limit` items of each.
+        """Evaluate a model on the tasks, or on the first `limit` items of each.
 
         Of a task or group, `metrics` has `value` and `stderr` of each metric; `shots`, `items` and `version` say what
         was asked.
         """
-        with redirect_stdout(sys.stderr):  # it chats
-            found = lm_eval.simple_evaluate(
+        with redirect_stdout(sys.stderr):  # the harness prints to stdout
+            report = lm_eval.simple_evaluate(
                 Harness(model), tasks=self.names, task_manager=self.manager, limit=limit, log_samples=False
             )
-        tasks = {name: _row(found, name) for name in found["results"] | found.get("groups", {})}
+        tasks = {name: _row(report, name) for name in report["results"] | report.get("groups", {})}
         return {"lm_eval": lm_eval.__version__, "limit": limit, "tasks": tasks}
 
 
-def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the harness says of a task. Its keys are like `acc,none`: a metric, and what answers were filtered by."""
-    scores, metrics = found["results"].get(name, {}) | found.get("groups", {}).get(name, {}), {}
+    scores, metrics = report["results"].get(name, {}) | report.get("groups", {}).get(name, {}), {}
     for key, value in scores.items():
         metric, comma, filtered = key.partition(",")
         if comma and not metric.endswith("_stderr"):
@@ -202,7 +64,29 @@ def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
             metrics[metric if filtered == "none" else key] = {"value": float(value), "stderr": spread}
     return {
         "metrics": metrics,
-        "shots": found["n-shot"].get(name),
-        "items": found["n-samples"].get(name, {}).get("effective"),
-        "version": found["versions"].get(name),
+        "shots": report["n-shot"].get(name),
+        "items": report["n-samples"].get(name, {}).get("effective"),
+        "version": report["versions"].get(name),
     }
+
+
+def register() -> None:
+    """Tell the harness of the model `bytequilt`, in this process."""
+    if "bytequilt" not in model_registry:
+        model_registry.register("bytequilt")(Harness)
+
+
+def main() -> None:
+    """The harness's own command line, with `bytequilt` among its models."""
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

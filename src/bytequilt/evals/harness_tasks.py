@@ -20,8 +20,8 @@ def documents(task: str, items: int = 200, item_seed: int = 0, **_: Any) -> dict
     from datasets import Dataset
 
     asked = exam(find_tasks([task])[0], lexicon(), items, item_seed, "few-shot")
-    each = zip(asked.prompts, asked.items, strict=True)
-    rows = [{"task": task, "prompt": prompt, "answer": item.answer} for prompt, item in each]
+    pairs = zip(asked.prompts, asked.items, strict=True)
+    rows = [{"task": task, "prompt": prompt, "answer": item.answer} for prompt, item in pairs]
     return {"test": Dataset.from_list(rows)}
 
 

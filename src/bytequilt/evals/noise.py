@@ -1,7 +1,7 @@
-"""How a model bears noise: what a text costs it as it is, and with noise of five kinds.
+"""Robustness to noise: bits per byte of a text as it is, and with noise of five kinds.
 
-The kinds are those that Pagnoni et al. 2024 (arXiv 2412.09871, table 3) put on HellaSwag. Here they are put on any
-text, and bits are counted instead of answers. A byte that is not UTF-8 is a character like any other.
+The kinds are those of Pagnoni et al. 2024 (arXiv 2412.09871, table 3), who used them on HellaSwag. Here they are
+applied to any text, and bits are measured instead of answers. A byte that is not UTF-8 counts as one character.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ CLEAN = "clean"
 
 
 class Scorer(Protocol):
-    """A model that knows what documents cost it."""
+    """A model that scores documents."""
 
     def score_documents(self, documents: Sequence[bytes]) -> tuple[list[Score], float | None]:
         """Scores, EOS included; and the mean bytes per patch of them all, None where there are no patches."""
@@ -69,42 +69,42 @@ def noised(text: bytes, name: str, seed: int = 0) -> bytes:
 
 
 class Noised:
-    """A model that reads contexts and prompts through one of the noises; what it is to say stays clean."""
+    """A model whose contexts and prompts get noise of one kind; the continuations that it scores stay clean."""
 
     def __init__(self, model: Any, name: str, seed: int = 0) -> None:
         """`model` has `score` and `generate`, as an LM."""
         self.model, self.name, self.seed = model, name, seed
 
     def score(self, pairs: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]:
-        """What the second text of each pair costs after the first with noise."""
+        """Score the second text of each pair after the first with noise."""
         return self.model.score([(self._noised(context), continuation) for context, continuation in pairs])
 
     def generate(self, prompt: Sequence[str | bytes], **sampling: Any) -> Sequence[Any]:
-        """What comes after each prompt with noise."""
-        return self.model.generate([self._noised(one) for one in prompt], **sampling)
+        """Continue each prompt with noise."""
+        return self.model.generate([self._noised(text) for text in prompt], **sampling)
 
     def _noised(self, text: str | bytes) -> bytes:
         return noised(as_bytes(text), self.name, self.seed)
 
 
 def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """What documents cost as they are ("clean"), and under each noise: a row for each, by name.
+    """Score documents as they are ("clean") and under each noise: a row for each, by name.
 
-    Noise changes lengths, so bits of all targets, EOS included, are given over two counts of bytes: `bpb` is over
-    `bytes`, those of the text that was read, noise and all; `bits_per_clean_byte` is over those of the clean text.
-    `mean_patch_bytes` is of the text that was read, and None where the model has no patches.
+    Noise changes lengths, so the bits of all targets, EOS included, are divided by two counts of bytes: `bpb` is per
+    byte of the text with its noise (`bytes` of them), `bits_per_clean_byte` per byte of the clean text.
+    `mean_patch_bytes` is of the text with its noise, and None where the model has no patches.
     Raises UserError where there is no text.
     """
     clean_bytes = sum(map(len, documents))
     if not clean_bytes:
-        raise UserError("noise needs text to be put on, and there is none")
+        raise UserError("noise needs text to change, and there is none")
     rows = {}
     with progress() as bar:
         for name in bar.track((CLEAN, *NOISES), description="score"):
-            read = documents
+            texts = documents
             if name != CLEAN:
-                read = [noised(document, name, seed + place) for place, document in enumerate(documents)]
-            scores, mean_patch = model.score_documents(read)
+                texts = [noised(document, name, seed + place) for place, document in enumerate(documents)]
+            scores, mean_patch = model.score_documents(texts)
             score = Score.total(scores)
             rows[name] = {
                 "bpb": score.bits_per_byte,

@@ -1,72 +1,15 @@
 """How the next byte is drawn from its logits, composed once before generation starts."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..codec import EOS, OFFSET, VOCAB_SIZE, as_bytes
-from ..config import UserError
+from ..codec import EOS, OFFSET, VOCAB_SIZE
+from ..config.sampling import Sampling
 
 REPEATS = 64  # bytes that the repetition penalty looks back
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What is asked of one generated text. Raises UserError for what is out of range."""
-
-    max_bytes: int = 200
-    temperature: float = 0.8
-    """0 takes the likeliest byte."""
-    top_k: int = 0
-    """Draw from the k likeliest ids; 0 from all."""
-    top_p: float = 1.0
-    """Draw from the likeliest ids whose probabilities sum to p (Holtzman et al. 2020)."""
-    min_p: float = 0.0
-    """Draw from ids at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
-    repetition_penalty: float = 1.0
-    """Above 1, bytes among the last 64 are less likely (Keskar et al. 2019)."""
-    seed: int | None = None
-    """The same seed draws the same bytes."""
-    stop: str | bytes | tuple[str | bytes, ...] = ()
-    """The text ends before the first of these."""
-    utf8: bool = False
-    """Whether only bytes are drawn that keep the text valid UTF-8."""
-    logprobs: bool = False
-    """Whether steps tell the log-probability, in nats, that the model itself gave each byte."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.stop, str | bytes):
-            object.__setattr__(self, "stop", (self.stop,))
-        rules = [
-            ("max_bytes", "be a whole number of at least 0", _whole(self.max_bytes) and self.max_bytes >= 0),
-            ("temperature", "be at least 0", _real(self.temperature) and self.temperature >= 0),
-            ("top_k", "be a whole number of at least 0", _whole(self.top_k) and self.top_k >= 0),
-            ("top_p", "be above 0 and at most 1", _real(self.top_p) and 0 < self.top_p <= 1),
-            ("min_p", "be at least 0 and below 1", _real(self.min_p) and 0 <= self.min_p < 1),
-            ("repetition_penalty", "be 0.01 to 100", _real(self.repetition_penalty, 0.01, 100)),
-            ("seed", "be a whole number of 64 bits", self.seed is None or _whole(self.seed, -(2**63), 2**63)),
-            ("stop", "be texts, none of them empty", _texts(self.stop)),
-        ]
-        for name, rule, kept in rules:
-            if not kept:
-                raise UserError(f"{name} must {rule}, unlike {getattr(self, name)!r}")
-        object.__setattr__(self, "stop", tuple(as_bytes(stop) for stop in self.stop))
-
-
-def _whole(number: object, least: int = -(2**63), most: int = 2**63) -> bool:
-    return isinstance(number, int) and least <= number < most
-
-
-def _real(number: object, least: float = -math.inf, most: float = math.inf) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number) and least <= number <= most
-
-
-def _texts(stops: object) -> bool:
-    return isinstance(stops, tuple | list) and all(isinstance(stop, str | bytes) and stop for stop in stops)
 
 
 Filter = Callable[[Tensor, bytes, int], Tensor]

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..config import UserError, one_line
+from ..config import UserError, is_file, one_line
 
 MARKS = ("config.json", "params.json")
 """A model directory of any layout has one of these."""
@@ -23,12 +23,14 @@ def local(name: str | os.PathLike[str]) -> Path | None:
     """
     path, text = Path(name), str(name)
     for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):
-        if any((candidate / mark).is_file() for mark in MARKS):
+        if any(is_file(candidate / mark) for mark in MARKS):
             return candidate
-    if path.exists():
+    if is_file(path) or os.path.isdir(text):
         raise UserError(f"{path} is not a model directory: it has no config.json")
     if text.count("/") != 1 or text.startswith((".", "/")):
-        raise UserError(f"no model at {text}: give a shipped model (tiny), a directory, or a hub id such as owner/name")
+        raise UserError(
+            f"no model at {text[:100]}: give a shipped model (tiny), a directory, or a hub id such as owner/name"
+        )
     return None
 
 

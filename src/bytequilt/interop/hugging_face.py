@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codec import BOE, BOS, EOS, VOCAB_SIZE
 from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
-from .native import FORMAT, ModelConfig, ascending, read_json, read_tensors, write_tensors
+from .native import FORMAT, ModelConfig, ascending, read_object, read_tensors, write_tensors
 from .stored import DTYPES
 
 __all__ = ["export", "read_config", "read_tensors", "recognise", "write_tensors"]
@@ -36,12 +36,12 @@ THRESHOLD, WINDOW = 1.335442066192627, 512
 
 
 def recognise(folder: Path) -> bool:
-    return read_json(folder / "config.json").get("model_type") == "blt"
+    return read_object(folder / "config.json").get("model_type") == "blt"
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     """The configuration, and where this model will differ from what Transformers makes of it."""
-    raw = read_json(folder / "config.json")
+    raw = read_object(folder / "config.json")
     subs = {name: raw.get(name) or {} for name in STACKS}
     for name, part in {"": raw, **subs}.items():
         for field, value in FIXED.items():
@@ -91,14 +91,14 @@ def _by_entropy(raw: dict[str, Any]) -> bool:
 
 
 def _departures(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> list[str]:
-    encoder, found = subs["encoder_config"], []
+    encoder, notes = subs["encoder_config"], []
     if encoder.get("cross_attn_all_layers", False) and encoder.get("num_hidden_layers", 1) > 1:
-        found.append("patches are pooled once and read every encoder layer in turn; Transformers keeps the last alone")
+        notes.append("patches are pooled once and read every encoder layer in turn; Transformers keeps the last alone")
     if raw.get("max_patch_length") is not None and _by_entropy(raw):
-        found.append("the last byte reads the patch that it completes; under max_patch_length Transformers forgets it")
+        notes.append("the last byte reads the patch that it completes; under max_patch_length Transformers forgets it")
     if (mode := raw.get("patching_mode", "entropy")) not in ("entropy", "byte"):
-        found.append(f"patching_mode '{mode}' is one patch per byte, as it is in Transformers")
-    return found
+        notes.append(f"patching_mode '{mode}' is one patch per byte, as it is in Transformers")
+    return notes
 
 
 def _stack(name: str, sub: dict[str, Any]) -> dict[str, Any]:
@@ -177,18 +177,18 @@ def _check(blt: BLTConfig) -> None:
 
 
 def _changes(blt: BLTConfig, entropy: EntropyConfig | None) -> list[str]:
-    found = []
+    changes = []
     if blt.cross_residual != 2:
-        found.append(f"the residual of cross-attention is 2 there, not {blt.cross_residual:g}")
+        changes.append(f"the residual of cross-attention is 2 there, not {blt.cross_residual:g}")
     if blt.encoder_cross == "all" and blt.encoder.layers > 1:
-        found.append("only what patches read of the last encoder layer counts there, not of every layer")
+        changes.append("only what patches read of the last encoder layer counts there, not of every layer")
     if blt.decoder.window != blt.encoder.window:
-        found.append(f"the decoder's window is the encoder's there, {blt.encoder.window}, not {blt.decoder.window}")
+        changes.append(f"the decoder's window is the encoder's there, {blt.encoder.window}, not {blt.decoder.window}")
     if blt.latent.window is not None:
-        found.append(f"the latent transformer sees all patches there, not {blt.latent.window}")
+        changes.append(f"the latent transformer sees all patches there, not {blt.latent.window}")
     if entropy is not None and entropy.newline_reset:
-        found.append("the entropy model's context does not open anew at newlines there")
-    return found
+        changes.append("the entropy model's context does not open anew at newlines there")
+    return changes
 
 
 def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
@@ -200,6 +200,7 @@ def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
         changed = [f"there is one patch per byte there, not patching by {kind}"] if kind != "byte" else []
         return inside | {"patching_mode": "byte"}, changed
     changed = ["patches open at the threshold alone there, whatever the rise"] if rule.kind == "combined" else []
+    changed += [f"patches heed no `{name}` there" for name in rule.own_options]
     if rule.max_length is not None:
         changed.append("the last byte forgets the patch that it completes there, under a longest patch")
     threshold = {"patching_threshold": rule.threshold, "max_patch_length": rule.max_length}

@@ -5,13 +5,16 @@ entropy model is a file of its own, in the folder before the slash. All names en
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from itertools import product
+from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from ..config import UserError
+from ..config import Config, UserError
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramEntropy
@@ -82,8 +85,9 @@ def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, wan
 
     Raises UserError where one is missing, left over or of another shape than the configuration says.
     """
+    _check_layers(config, len(tensors))
     tables, source = config.blt.hash.tables if config.blt else 0, dict(tensors)
-    found: dict[str, Stored] = {}
+    translated: dict[str, Stored] = {}
     wanted = [(name, shape, spelled(name, have, tables), spelled(name, want, tables)) for name, shape in shapes(config)]
     _complete(set(source), {name for *_, names, _ in wanted for name in names})
     for ours, shape, from_names, to_names in wanted:
@@ -92,18 +96,43 @@ def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, wan
             if part.shape != (rows, *shape[1:]):
                 raise UserError(f"{name} has shape {list(part.shape)}, and the configuration says {[rows, *shape[1:]]}")
         joined = join(from_names[0], parts)
-        found |= zip(to_names, joined.split(_rows(ours, shape, len(to_names))), strict=True)
-    return found
+        translated |= zip(to_names, joined.split(_rows(ours, shape, len(to_names))), strict=True)
+    return translated
 
 
 def shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Our names of all tensors of a model, and their shapes, from networks on the meta device."""
-    kinds = {"blt": (BLT, config.blt), "entropy": (EntropyModel, config.entropy)}
+    """Our names of all tensors of a model, and their shapes, from networks without values."""
+    kinds: dict[str, tuple[Callable[[Any], nn.Module], Config | None]] = {
+        "blt": (BLT, config.blt),
+        "entropy": (EntropyModel, config.entropy),
+    }
     if config.ngram is not None:
         kinds["entropy"] = (NgramEntropy, config.ngram)
-    with torch.device("meta"):
-        built = {prefix: kind(part) for prefix, (kind, part) in kinds.items() if part is not None}
+    built = {prefix: unfilled(kind, part) for prefix, (kind, part) in kinds.items() if part is not None}
     return [(f"{p}.{name}", tuple(w.shape)) for p, network in built.items() for name, w in network.state_dict().items()]
+
+
+def unfilled(kind: Callable[[Any], nn.Module], config: Any) -> Any:
+    """A network on the meta device, which has shapes and no values: quick to build, whatever its size."""
+    with torch.device("meta"), _WithoutInit():
+        return kind(config)
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Skips `torch.nn.init`, which on the meta device fills nothing, and loads torch's compiler to do so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def _check_layers(config: ModelConfig, tensors: int) -> None:
+    """Raises UserError where a configuration names more layers than there are tensors, before any is built."""
+    stacks = [config.blt.encoder, config.blt.latent, config.blt.decoder] if config.blt else []
+    layers = sum(stack.layers for stack in [*stacks, *([config.entropy] if config.entropy else [])])
+    if layers > tensors:
+        raise UserError(f"the configuration says {layers} layers, and there are {tensors} tensors")
 
 
 def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
@@ -112,10 +141,10 @@ def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
         return (ours,)
     layers = re.findall(r"\.(\d+)\.", ours)
     pattern = NAMED[re.sub(r"\.\d+\.", ".#.", ours).removesuffix(".weight")][layout].replace("#", "".join(layers))
-    before, _, rest = pattern.partition("{")
-    options, _, after = rest.partition("}")
-    each = [str(table) for table in range(tables)] if options == "*" else options.split(",")
-    return tuple(f"{before}{one}{after}.weight" for one in each)
+    before, _, braced = pattern.partition("{")
+    options, _, after = braced.partition("}")
+    choices = [str(table) for table in range(tables)] if options == "*" else options.split(",")
+    return tuple(f"{before}{choice}{after}.weight" for choice in choices)
 
 
 def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:

@@ -1,17 +1,13 @@
 """The layout of bytequilt itself: config.json with a format version, and model.safetensors."""
 
-import json
-import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import model_validator
 
-from ..baselines.config import BaselineConfig
-from ..config import BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError
+from ..config import BaselineConfig, BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError, is_file
+from ..files import read_json
 from .stored import Stored, read_shards, write_safetensors
 
 FORMAT = 1
@@ -39,12 +35,12 @@ class ModelConfig(Config):
 
 
 def recognise(folder: Path) -> bool:
-    return "format" in read_json(folder / "config.json")
+    return "format" in read_object(folder / "config.json")
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
-    """The configuration, and what is to be said of it: nothing."""
-    raw = read_json(folder / "config.json")
+    """The configuration, and notes on it: none."""
+    raw = read_object(folder / "config.json")
     if raw["format"] != FORMAT:
         raise UserError(f"{folder} has format {raw['format']}; this version reads format {FORMAT}")
     return ModelConfig.model_validate(raw), []
@@ -55,45 +51,27 @@ def read_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Files of a directory beside its weights, as JSON, and what the layout cannot express: nothing."""
+    """The JSON files of a directory, and what the layout cannot express: nothing."""
     return {"config.json": config.model_dump(mode="json")}, []
 
 
 def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"}, advance)
-
-
-@contextmanager
-def beside(folder: Path, replace: bool = False) -> Iterator[Path]:
-    """A directory that takes the name of `folder` once all that is written to it is there.
-
-    With `replace` it also takes the place of what has the name. Raises OSError where something has it otherwise.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        partial = Path(scratch) / folder.name
-        partial.mkdir()
-        yield partial
-        if replace:
-            shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+    with open(folder / "model.safetensors", "wb") as file:
+        write_safetensors(file, tensors, {"format": "pt"}, advance)
 
 
 def ascending(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Lengths of n-grams, whose tables lie in this order. Raises UserError where they do not rise, as ours do."""
+    """Lengths of n-grams, whose tables lie in this order. Raises UserError where they do not ascend."""
     if list(sizes) != sorted(set(sizes)):
         raise UserError(f"n-gram lengths must ascend, each once, not {list(sizes)}")
     return tuple(sizes)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file. Raises UserError where it is anything else."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not is_file(path):
         return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    content = read_json(path)
+    if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object")
-    return found
+    return content

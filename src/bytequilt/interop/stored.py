@@ -1,49 +1,49 @@
-"""Tensors as ranges of bytes in files.
+"""Tensors as rows of tensors in files, which are mapped into memory and read a chunk at a time.
 
-Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy bytes.
+Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy rows.
 """
 
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedIOBase
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import UserError, one_line
+from ..files import read_json
 
 RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
 """Tables of rotary factors, which some files carry and nobody needs."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CHUNK = 1 << 24  # bytes that are copied at once: all the memory that a conversion needs
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Bytes of a file."""
+class Rows:
+    """Some rows of a tensor in a file."""
 
     path: Path
-    offset: int
-    size: int
+    name: str
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in files: its rows one after another, in one piece or several. `dtype` is named as in safetensors."""
+    """A tensor in files: its rows one after another, of one tensor or several. `dtype` is named as in safetensors."""
 
     dtype: str
     shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    parts: tuple[Rows, ...]
 
     @property
     def size(self) -> int:
@@ -52,14 +52,13 @@ class Stored:
 
     def rows(self, begin: int, end: int) -> "Stored":
         """Some of its rows."""
-        width = self.size // self.shape[0]
-        left, right, pieces, place = begin * width, end * width, [], 0
-        for piece in self.pieces:
-            a, b = max(left - place, 0), min(right - place, piece.size)
+        parts, place = [], 0
+        for part in self.parts:
+            a, b = max(begin - place, 0), min(end - place, part.end - part.begin)
             if a < b:
-                pieces.append(Piece(piece.path, piece.offset + a, b - a))
-            place += piece.size
-        return Stored(self.dtype, (end - begin, *self.shape[1:]), tuple(pieces))
+                parts.append(Rows(part.path, part.name, part.begin + a, part.begin + b))
+            place += part.end - part.begin
+        return Stored(self.dtype, (end - begin, *self.shape[1:]), tuple(parts))
 
     def split(self, sizes: Iterable[int]) -> "list[Stored]":
         """Its rows in parts of those sizes."""
@@ -69,24 +68,22 @@ class Stored:
             begin += size
         return parts
 
-    def tensor(self) -> Tensor:
-        """The tensor itself: mapped, not read, where it lies in one piece. Writing to it does not change the file."""
-        maps = [np.memmap(p.path, np.uint8, "c", p.offset, (p.size,)) for p in self.pieces]
-        data = torch.from_numpy(maps[0] if len(maps) == 1 else np.concatenate(maps))
-        return data.view(DTYPES[self.dtype]).view(self.shape)
+    def chunks(self) -> Iterator[Tensor]:
+        """Its rows, about CHUNK bytes at a time. A file is mapped anew for each, so that pages do not pile up."""
+        step = max(1, CHUNK // (self.size // self.shape[0]))
+        for part in self.parts:
+            for begin in range(part.begin, part.end, step):
+                yield mapped(part.path)[part.name][begin : min(begin + step, part.end)]
 
-    def copy(self, out: BufferedIOBase, buffer: memoryview, advance: Callable[[int], None]) -> None:
-        """Append its bytes to an open file by way of a buffer; `advance` is told of every chunk."""
-        for piece in self.pieces:
-            with piece.path.open("rb") as file:
-                file.seek(piece.offset)
-                left = piece.size
-                while left:
-                    if not (count := file.readinto(buffer[:left])):
-                        raise UserError(f"{piece.path} ends {left} bytes early")
-                    out.write(buffer[:count])
-                    advance(count)
-                    left -= count
+
+def load_tensors(tensors: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """The tensors themselves: mapped, not read, where rows lie together. Writing to them does not change a file."""
+    files = {path: mapped(path) for path in {part.path for stored in tensors.values() for part in stored.parts}}
+    pieces = {
+        name: [files[part.path][part.name][part.begin : part.end] for part in stored.parts]
+        for name, stored in tensors.items()
+    }
+    return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
 
 
 def join(name: str, parts: list[Stored]) -> Stored:
@@ -94,61 +91,43 @@ def join(name: str, parts: list[Stored]) -> Stored:
     if len({part.dtype for part in parts}) > 1:
         raise UserError(f"the parts of {name} must be of one type, not {', '.join(part.dtype for part in parts)}")
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return Stored(parts[0].dtype, shape, tuple(piece for part in parts for piece in part.pieces))
+    return Stored(parts[0].dtype, shape, tuple(rows for part in parts for rows in part.parts))
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def read_safetensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a file. Raises UserError where it is damaged or cut short."""
+def mapped(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, mapped into memory. Raises UserError where it is damaged or holds more than weights."""
+    tensors = _pickled(path) if path.suffix == ".pth" else _safetensors(path)
+    return {name: weight for name, weight in tensors.items() if not RECOMPUTED.fullmatch(name)}
+
+
+def read_weights(path: Path) -> dict[str, Stored]:
+    """Where the tensors of a .safetensors or .pth file lie. Raises UserError as `mapped` does."""
+    stored = {}
+    for name, weight in mapped(path).items():
+        if weight.dtype not in NAMES:
+            raise UserError(f"{path}: {name} is {weight.dtype}; weights are {', '.join(DTYPES)}")
+        rows = weight.shape[0] if weight.dim() else 1
+        stored[name] = Stored(NAMES[weight.dtype], tuple(weight.shape), (Rows(path, name, 0, rows),))
+    return stored
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, "pt"), path.open("rb") as file:  # safe_open checks that the header is sound and whole
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is missing, damaged or cut short: {error}") from None
-    header.pop("__metadata__", None)
-    found = {}
-    for name, entry in header.items():
-        if RECOMPUTED.fullmatch(name):
-            continue
-        if entry["dtype"] not in DTYPES:
-            raise UserError(f"{path}: {name} is {entry['dtype']}; weights are {', '.join(DTYPES)}")
-        begin, end = entry["data_offsets"]
-        piece = Piece(path, 8 + length + begin, end - begin)
-        found[name] = Stored(entry["dtype"], tuple(entry["shape"]), (piece,))
-    return found
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is missing, damaged or cut short: {one_line(error)}") from None
 
 
-def read_shards(folder: Path) -> dict[str, Stored]:
-    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return read_safetensors(folder / "model.safetensors")
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-        files = sorted({Path(file) for file in places.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is not an index of shards: {error!r}") from None
-    found: dict[str, Stored] = {}
-    for file in files:
-        if not (folder / file).is_file() or file.name != str(file):
-            raise UserError(f"{index} names {file}, which is not there")
-        shard = read_safetensors(folder / file)
-        found |= {name: stored for name, stored in shard.items() if places.get(name, file.name) == file.name}
-    if absent := sorted(set(places) - set(found)):
-        raise UserError(f"{index} names {absent[0]} in {places[absent[0]]}, which does not hold it")
-    return found
-
-
-def read_pickle(path: Path) -> dict[str, Stored]:
+def _pickled(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a .pth file, at its top or under `model`. Only weights are read: pickled code is refused."""
     if path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is cut short, or no file of weights as torch.save writes them today")
     try:
-        with FakeTensorMode():  # finds where tensors lie without reading them
-            loaded = torch.load(path, weights_only=True)
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError:
         raise UserError(f"{path} holds more than weights; pickled code is not run. Save the state dict alone") from None
     except Exception as error:  # torch raises whatever the file makes it stumble on
@@ -157,24 +136,37 @@ def read_pickle(path: Path) -> dict[str, Stored]:
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not all(isinstance(weight, Tensor) for weight in loaded.values()):
         raise UserError(f"{path} holds no state dict of weights, at its top or under `model`")
-    return {name: _pickled(path, name, weight) for name, weight in loaded.items() if not RECOMPUTED.fullmatch(name)}
+    return loaded
 
 
-def _pickled(path: Path, name: str, weight: Tensor) -> Stored:
-    dtypes = {dtype: known for known, dtype in DTYPES.items()}
-    begin = getattr(weight.untyped_storage(), "_checkpoint_offset", None)
-    if begin is None or not weight.is_contiguous():
-        raise UserError(f"{path}: {name} is in an old format or not contiguous; save the file anew with torch.save")
-    if weight.dtype not in dtypes:
-        raise UserError(f"{path}: {name} is {weight.dtype}; weights are {', '.join(DTYPES)}")
-    offset = begin + weight.storage_offset() * weight.itemsize
-    return Stored(dtypes[weight.dtype], tuple(weight.shape), (Piece(path, offset, weight.nbytes),))
+def read_shards(folder: Path) -> dict[str, Stored]:
+    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return read_weights(folder / "model.safetensors")
+    try:
+        places = read_json(index)["weight_map"]
+        files = sorted({Path(file) for file in places.values()})
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is not an index of shards: {error!r}") from None
+    stored: dict[str, Stored] = {}
+    for file in files:
+        if not (folder / file).is_file() or file.name != str(file):
+            raise UserError(f"{index} names {file}, which is not there")
+        shard = read_weights(folder / file)
+        stored |= {name: tensor for name, tensor in shard.items() if places.get(name, file.name) == file.name}
+    if absent := sorted(set(places) - set(stored)):
+        raise UserError(f"{index} names {absent[0]} in {places[absent[0]]}, which does not hold it")
+    return stored
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, Stored], metadata: dict[str, str], advance: Callable[[int], None]
+    file: BinaryIO, tensors: Mapping[str, Stored], metadata: dict[str, str], advance: Callable[[int], None]
 ) -> None:
-    """Write a file a chunk at a time, which safetensors itself cannot. Wide types come first, so all are aligned."""
+    """Write a file a chunk at a time, which safetensors itself cannot. Wide types come first, so all are aligned.
+
+    `advance` hears of every chunk's bytes.
+    """
     header: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].itemsize, item[0]))
     end = 0
@@ -183,8 +175,9 @@ def write_safetensors(
         header[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    buffer = memoryview(bytearray(CHUNK))
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, stored in ordered:
-            stored.copy(file, buffer, advance)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, stored in ordered:
+        for rows in stored.chunks():
+            data = rows.contiguous().view(torch.uint8).numpy()
+            file.write(data.data)
+            advance(data.nbytes)

@@ -1,38 +1,39 @@
 """Patches of text: an entropy model, a rule, and the calibration of its threshold."""
 
 import hashlib
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import encode
+from ..codec import OFFSET, encode
 from ..config import RuleConfig, UserError
 from ..model.cache import StackCache
-from ..model.entropy import EntropyModel
+from ..model.entropy import EntropyModel, entropy
 from ..model.ngram import NgramCache, NgramEntropy
 from ..model.segments import Patches
 from . import rules
+from .calibration import Calibration, calibrated
 
 CHUNK = 8192  # ids of one forward pass over a stream of documents
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What calibration found, and on how much text."""
-
-    threshold: float
-    """In nats: of the entropy, or of its rise for kind `monotonic`."""
-    mean_patch_bytes: float
-    sample_bytes: int
-
-    @property
-    def threshold_bits(self) -> float:
-        return self.threshold / math.log(2)
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Products of matrices in full fp32 (no autocast, no TF32, no bf16 inside): otherwise boundaries would move."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 class Patcher:
@@ -52,7 +53,7 @@ class Patcher:
     def entropy(self, ids_BN: Tensor) -> Tensor:
         """Entropy in nats of the byte after each id: (B, N) fp32."""
         assert self.model is not None
-        with torch.autocast(ids_BN.device.type, enabled=False):
+        with exact(ids_BN.device):
             return self.model.nats(ids_BN)
 
     def cache(self, reserve: int = 0) -> StackCache | NgramCache | None:
@@ -64,7 +65,7 @@ class Patcher:
         """Entropies in nats after each of the next ids (1, N) of one text; None where the rule needs none."""
         if cache is None or self.model is None:
             return [None] * ids_BN.shape[1]
-        with torch.autocast(ids_BN.device.type, enabled=False):
+        with exact(ids_BN.device):
             return self.model.nats(ids_BN, cache)[0].tolist()
 
     @torch.no_grad()
@@ -72,15 +73,33 @@ class Patcher:
         """The same after the next id (R,) of each of several texts."""
         if cache is None or self.model is None:
             return [None] * len(ids_R)
-        with torch.autocast(ids_R.device.type, enabled=False):
+        with exact(ids_R.device):
             return self.model.nats_step(ids_R, cache)
 
     @torch.no_grad()
-    def entropies(self, documents: list[bytes]) -> list[np.ndarray]:
+    def nats_feed(self, ids_N: Tensor, cache: StackCache | NgramCache | None) -> Tensor | None:
+        """Entropies in nats (N,) fp32 after each of the next ids (N,) of one text; None where the rule needs none."""
+        if cache is None or self.model is None:
+            return None
+        with exact(ids_N.device):
+            return self.model.nats(ids_N[None], cache)[0]
+
+    @torch.no_grad()
+    def nats_step(self, ids_R: Tensor, cache: StackCache | NgramCache | None) -> Tensor | None:
+        """The same (R,) after the next id (R,) of each of several texts."""
+        if cache is None or self.model is None:
+            return None
+        with exact(ids_R.device):
+            if isinstance(self.model, EntropyModel):
+                return entropy(self.model.step(ids_R, cache))
+            return torch.tensor(self.model.nats_step(ids_R, cache), device=ids_R.device)
+
+    @torch.no_grad()
+    def entropies(self, documents: list[bytes], advance: Callable[[int], object] = lambda _: None) -> list[np.ndarray]:
         """Entropies in nats after each id of BOS + bytes + EOS of each document, fp32.
 
         The documents run through the model as one stream in chunks: there is no padding, and keys and values carried
-        from chunk to chunk make the chunks' borders exact.
+        from chunk to chunk make the chunks' borders exact. `advance` is told the text bytes just done.
         """
         assert self.model is not None
         device = next(chain(self.model.parameters(), self.model.buffers())).device
@@ -89,53 +108,28 @@ class Patcher:
             return []
         stream, cache = torch.from_numpy(np.concatenate(ids)), self.model.cache()
         nats = torch.empty(len(stream))  # made once: results kept between the chunks' large tensors fragment memory
-        with torch.autocast(device.type, enabled=False):
+        with exact(device):
             for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
                 out.copy_(self.model.nats(part[None].to(device), cache)[0])
+                advance(int((part >= OFFSET).sum()))
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 
     def calibrate(self, documents: Iterable[bytes], target_bytes_per_patch: float) -> Calibration:
         """Set the rule's threshold so that patches of these documents have that many bytes in the mean.
 
-        The threshold is the quantile of the documents' own entropies (of their rises for kind `monotonic`) that gives
-        the wanted number of patches; the patch of the BOS counts for neither side.
+        The threshold is found by bisection over the documents' own entropies (their rises for kind `monotonic`, sums
+        for kind `budget`); the patch of the BOS counts for neither side.
         Raises UserError where no threshold comes within 5 % of the target.
         """
-        field = "rise" if self.rule.kind == "monotonic" else "threshold"
         if not self.rule.needs_entropy:
             raise UserError(f"patching of kind '{self.rule.kind}' has no threshold to calibrate")
-        documents = [d for d in documents if d]
-        total = sum(map(len, documents))
-        if not total:
+        texts = [d for d in documents if d]
+        if not texts:
             raise UserError("calibration needs text, and the sample has none")
-        ids = torch.from_numpy(np.concatenate([encode(d, eos=True) for d in documents]))[None]
-        nats = torch.from_numpy(np.concatenate(self.entropies(documents)))[None]
-        values = (nats if field == "threshold" else nats.diff(dim=1)).unique()
-        between = (values[1:] + values[:-1]) / 2  # far from either, so that rounding moves no boundary
-        steps = torch.cat([values[:1] - 1, between, values[-1:]])
-
-        def mean_bytes(threshold: float) -> float:
-            rule = self.rule.model_copy(update={field: threshold})
-            start = rules.patches(rule, ids, nats).start_BN
-            return total / int((start & (ids >= 4)).sum())
-
-        low, high = 0, len(steps) - 1  # the mean grows with the threshold
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (
-                (middle + 1, high) if mean_bytes(float(steps[middle])) < target_bytes_per_patch else (low, middle)
-            )
-        near = [float(steps[i]) for i in (low - 1, low) if i >= 0]
-        best = min(near, key=lambda t: abs(mean_bytes(t) - target_bytes_per_patch))
-        reached = mean_bytes(best)
-        if abs(reached / target_bytes_per_patch - 1) > 0.05:
-            least, most = mean_bytes(-math.inf), mean_bytes(math.inf)
-            raise UserError(
-                f"a mean of {target_bytes_per_patch:g} bytes per patch is out of reach: on this text the patcher gives "
-                f"{least:.2f} to {most:.2f}, and {reached:.2f} comes nearest"
-            )
-        self.rule = self.rule.model_copy(update={field: best})
-        return Calibration(best, reached, total)
+        ids_1N = torch.from_numpy(np.concatenate([encode(text, eos=True) for text in texts]))[None]
+        nats_1N = torch.from_numpy(np.concatenate(self.entropies(texts)))[None]
+        self.rule, reached = calibrated(self.rule, ids_1N, nats_1N, target_bytes_per_patch)
+        return reached
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,14 @@
-"""The one place where a patch boundary is decided: for whole batches, and byte by byte.
+"""The one place where a patch boundary is decided: for whole rows, for chunks of a row, and byte by byte.
 
 After byte i, entropy E[i] is that of the distribution of byte i+1. A rule decides, from the past alone, whether byte
-i+1 starts a patch; we say that byte i *closes* its patch. The BOS of a document is always a patch of its own.
+i+1 starts a patch; we say that byte i *closes* its patch. The BOS of a document is always a patch of its own, and
+nothing is remembered across it.
+
+What comes first for every rule: a kind wants starts (`kinds.wanted`), and so do the options `after` and `digits`. A
+patch of `max_length` bytes, or for kind `budget` one whose entropies exceed the budget, closes too. Where characters
+stay whole (option `characters`, kind `budget`) all of these wait for the last byte of a UTF-8 character. A byte that
+does not continue the character ends the wait for it, and after three bytes of waiting a patch starts in any case, so
+that bytes which are no UTF-8 are cut, too. Padding (id 0) closes nothing.
 """
 
 import numpy as np
@@ -11,22 +18,19 @@ from torch import Tensor
 from ..codec import BOE, BOS, OFFSET
 from ..config import RuleConfig
 from ..model.segments import Patches
+from .chunk import FIELDS, PLACE, Chunk
+from .kinds import CONTINUES, NEEDS, SUM_SCALE, between_characters, classes, needed, parts, threshold_parts, wanted
 
 
 def closes(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None) -> Tensor:
     """Which bytes close their patch: ids (B, N) and entropies (B, N) in nats -> (B, N) bool.
 
-    Entropies may be absent for rules that need none. Id 0 is padding and closes nothing.
-    Rules follow Pagnoni et al. 2024 (arXiv 2412.09871), section 2.3, as released.
+    Entropies may be absent for rules that need none. Every row begins a document.
+    Rules follow Pagnoni et al. 2024 (arXiv 2412.09871), section 2.3, as released; `budget` and `words` are our own.
     """
     if rule.needs_entropy and entropy_BN is None:
         raise ValueError(f"patching of kind '{rule.kind}' needs entropies")
-    place_BN = _place_in_document(ids_BN)
-    natural = _natural(rule, ids_BN, entropy_BN, place_BN) | (place_BN == 0)
-    if rule.max_length is not None:
-        start = torch.roll(natural, 1, 1) | (place_BN == 0)
-        natural = natural | ((_since(start) + 1) % rule.max_length == 0)
-    return natural & (ids_BN != BOE)
+    return Chunk(rule, start(rule, len(ids_BN), ids_BN.device), ids_BN, entropy_BN).closes_BN
 
 
 def patches(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None, count: int | None = None) -> Patches:
@@ -34,42 +38,112 @@ def patches(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None, 
     return Patches.from_closes(ids_BN, closes(rule, ids_BN, entropy_BN), count)
 
 
+def start(rule: RuleConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
+    """All that the rule remembers of rows that have read nothing: (R, F) int64, the same F for every rule.
+
+    A row of it is plain numbers: copied, it is a fork; kept, it is a place to go back to.
+    """
+    state_RF = torch.zeros(rows, FIELDS, dtype=torch.int64, device=device)
+    state_RF[:, PLACE] = -1
+    return state_RF
+
+
+def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Whether the next id (R,) of each row closes its patch, and the state (R, F) after it.
+
+    `nats_R` (R,) fp32 are the entropies after these ids. The state that is given stays as it is, and nothing is read
+    from the device.
+    """
+    place, length, before, last, missing, waited, spent, pending = state_RF.unbind(1)
+    kinds = classes(rule, ids_R.device)
+    kind = kinds[ids_R]
+    place = torch.where((ids_R == BOS) | (place < 0), 0, place + 1)
+    length = length + 1
+    nats_before = None if nats_R is None else before.to(torch.int32).view(torch.float32)
+    asked = wanted(rule, ids_R, place, kind, kinds[last], nats_R, nats_before)
+    may = ids_R != BOE
+    if rule.whole:
+        missing = torch.where((kind & CONTINUES) > 0, (missing - 1).clamp(min=0), kind >> NEEDS)
+        waited = torch.where(missing == 0, 0, waited + 1)
+        may, asked = may & between_characters(waited), asked | (pending > 0)
+    due = asked
+    if rule.max_length is not None:
+        due = due | (length >= rule.max_length)
+    if rule.kind == "budget":
+        cost = parts(nats_R)
+        spent = spent + cost
+        due = due | (spent > threshold_parts(rule))
+    closed = may & due
+    if rule.kind == "budget":
+        spent = torch.where(closed, cost, spent)
+    if rule.whole:
+        pending = (asked & ~closed).long()
+    if nats_R is not None:
+        before = nats_R.contiguous().view(torch.int32).long()
+    length = torch.where(closed, 0, length)
+    return closed, torch.stack([place, length, before, ids_R, missing, waited, spent, pending], 1)
+
+
+def feed(rule: RuleConfig, state_1F: Tensor, ids_N: Tensor, nats_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same for the next ids (N,) of one row at once: (N,) bool, and the states (N, F) after them."""
+    chunk = Chunk(rule, state_1F, ids_N[None], None if nats_N is None else nats_N[None])
+    return chunk.closes_BN[0], chunk.states_BNF[0]
+
+
+def natural(rule: RuleConfig) -> RuleConfig:
+    """The rule without its longest length, whose starts all have a reason in the text.
+
+    The longest length of a budget is part of the rule: without it later patches would begin elsewhere.
+    """
+    return rule if rule.kind == "budget" else rule.model_copy(update={"max_length": None})
+
+
 class Stream:
-    """The same decision byte by byte: feed an id and the entropy after it, learn whether it closed its patch."""
+    """The same decision in plain Python: feed an id and the entropy after it, learn whether it closed its patch."""
 
     def __init__(self, rule: RuleConfig) -> None:
         self.rule = rule
         self.place = -1
         self.length = 0
         self.before: np.float32 | None = None
-        self.after_space = False
+        self.space_before = False
+        self.missing = 0
+        self.waited = 0
+        self.spent = 0
+        self.pending = False
 
     @property
-    def state(self) -> tuple[int, int, float | None, bool]:
+    def state(self) -> tuple[int | float | bool | None, ...]:
         """All that it remembers, as plain values; setting it goes back there."""
-        return self.place, self.length, None if self.before is None else float(self.before), self.after_space
+        before = None if self.before is None else float(self.before)
+        return self.place, self.length, before, self.space_before, self.missing, self.waited, self.spent, self.pending
 
     @state.setter
-    def state(self, state: tuple[int, int, float | None, bool]) -> None:
-        self.place, self.length, before, self.after_space = state
+    def state(self, state: tuple[int | float | bool | None, ...]) -> None:
+        self.place, self.length, before, self.space_before, self.missing, self.waited, self.spent, self.pending = state
         self.before = None if before is None else np.float32(before)
 
     def feed(self, id: int, entropy: float | None = None) -> bool:
         """Whether byte `id`, after which the next byte has this entropy in nats, closes its patch."""
-        if self.place < 0 or id == BOS:
-            self.place, self.length, self.after_space = 0, 0, False
-        else:
-            self.place += 1
+        rule, byte = self.rule, id - OFFSET
+        self.place = 0 if self.place < 0 or id == BOS else self.place + 1
         self.length += 1
-        nats = (
-            None if entropy is None else np.float32(entropy)
-        )  # rises and ties come out as in the batch, which is fp32
-        natural = self.place == 0 or bool(self._natural(id, nats))
-        limit = self.rule.max_length
-        closed = natural or (limit is not None and self.length % limit == 0)
-        self.length = 0 if natural else self.length
-        self.before, self.after_space = nats, bool(SPACE_LIKE[id])
-        return closed and id != BOE
+        self.missing = max(self.missing - 1, 0) if 0x80 <= byte < 0xC0 else needed(byte)
+        self.waited = self.waited + 1 if self.missing else 0
+        nats = None if entropy is None else np.float32(entropy)  # rises and ties as in the batch, which is fp32
+        cost = max(0, round(float(nats) * SUM_SCALE)) if rule.kind == "budget" else 0
+        self.spent += cost
+        forced = self.place == 0 or (byte >= 0 and byte in rule.forcing)
+        asked = id != BOE and (forced or bool(self._natural(id, nats)))
+        self.pending = self.pending or asked
+        long = rule.max_length is not None and self.length >= rule.max_length
+        dear = rule.kind == "budget" and self.spent > threshold_parts(rule)
+        may = id != BOE and not (rule.whole and 0 < self.waited <= 3)
+        closed = may and (self.pending or long or dear)
+        if closed:
+            self.length, self.spent, self.pending = 0, cost, False
+        self.before, self.space_before = nats, self._space_like(byte)
+        return closed
 
     def _natural(self, id: int, entropy: np.float32 | None) -> bool:
         rule = self.rule
@@ -81,57 +155,18 @@ class Stream:
             case "combined":
                 high = entropy > rule.threshold and entropy - self.before > rule.rise
                 return self.place == 1 or (self.place > 2 and high)
-            case "space":
-                return id < OFFSET or bool(SPACE_LIKE[id] and not self.after_space)
+            case "space" | "words":
+                return id < OFFSET or (self._space_like(id - OFFSET) and not self.space_before)
             case "fixed":
                 return self.place % rule.stride == 0
-            case _:
+            case "byte":
                 return True
+            case _:
+                return False
+
+    def _space_like(self, byte: int) -> bool:
+        return byte < 0 or (SPACE_LIKE_WORDS if self.rule.kind == "words" else SPACE_LIKE)[byte]
 
 
-def _natural(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None, place_BN: Tensor) -> Tensor:
-    """The decision of the rule itself, before the longest length and the start of a document have their say."""
-    match rule.kind:
-        case "entropy":
-            return entropy_BN > rule.threshold
-        case "monotonic":
-            return (place_BN == 1) | (_rise(entropy_BN) > rule.rise)
-        case "combined":
-            high = (entropy_BN > rule.threshold) & (_rise(entropy_BN) > rule.rise)
-            return (place_BN == 1) | (high & (place_BN > 2))
-        case "space":
-            space = SPACE_LIKE.to(ids_BN.device)[ids_BN]
-            before = torch.roll(space, 1, 1)
-            before[:, 0] = False
-            return (ids_BN < OFFSET) | (space & ~before)
-        case "fixed":
-            return place_BN % rule.stride == 0
-        case _:
-            return torch.ones_like(ids_BN, dtype=torch.bool)
-
-
-def _rise(entropy_BN: Tensor) -> Tensor:
-    """By how much each entropy exceeds the one before it; minus infinity for the first."""
-    return torch.cat([torch.full_like(entropy_BN[:, :1], -torch.inf), entropy_BN.diff(dim=1)], 1)
-
-
-def _since(event_BN: Tensor) -> Tensor:
-    """How many positions ago the last event was: 0 at the event itself."""
-    position = torch.arange(event_BN.shape[1], device=event_BN.device).expand(event_BN.shape)
-    return position - torch.where(event_BN, position, 0).cummax(1).values
-
-
-def _place_in_document(ids_BN: Tensor) -> Tensor:
-    """How many ids after the BOS of its document each id stands."""
-    opens = ids_BN == BOS
-    opens[:, 0] = True
-    return _since(opens)
-
-
-def _space_like() -> Tensor:
-    """By id: neither an ASCII letter or digit nor a UTF-8 continuation byte. Special ids count as space-like."""
-    plain = [chr(b).isascii() and chr(b).isalnum() for b in range(256)]
-    return torch.tensor([True] * OFFSET + [not plain[b] and not 0x80 <= b < 0xC0 for b in range(256)])
-
-
-SPACE_LIKE = _space_like()
+SPACE_LIKE_WORDS = tuple(b < 0x80 and not chr(b).isalnum() for b in range(256))
+SPACE_LIKE = tuple(lead or b >= 0xC0 for b, lead in enumerate(SPACE_LIKE_WORDS))

@@ -1,12 +1,12 @@
-"""A study: models that are trained with equal means, as a TOML file describes them."""
+"""A study: models trained with equal budgets, as a TOML file describes them."""
 
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from ..baselines.config import BaselineConfig
 from ..config import (
+    BaselineConfig,
     BLTConfig,
     Config,
     DataConfig,
@@ -18,14 +18,14 @@ from ..config import (
     recipe_path,
 )
 from ..evals.characters import TASKS
-from ..evals.words import Kind, Lengths
+from ..evals.words import Lengths
 
 STUDIES = "recipes/studies"
 Amount = Annotated[float, Field(gt=0)]
 
 
 class Budget(Config):
-    """What one training run may take, and how often it is run. Exactly one of the three amounts is given."""
+    """What one training run may take, and its seeds. Exactly one of the three amounts is given."""
 
     flops: Amount | None = None
     """Of training: three forward passes a byte, and one of the entropy model."""
@@ -59,7 +59,7 @@ class Sweep(Config):
     hash_lr_factor: Annotated[tuple[Amount, ...], Field(min_length=1)] = (1.0,)
     """Learning rates of embeddings and hash tables, as multiples of the others."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Part of the smallest budget that a try takes."""
+    """Part of the budget of the smallest size that a try takes."""
 
     @property
     def middle(self) -> Rate:
@@ -71,9 +71,9 @@ class Contender(Config):
     """One model of a study, at all its sizes."""
 
     ladder: str
-    """Name of the ladder that its sizes are of."""
+    """Name of the ladder that has its networks."""
     patching: PatchingConfig | None = None
-    """Makes it a BLT; without, it is a baseline."""
+    """Makes it a BLT; a model without it is a baseline."""
     tokenizer: str | None = None
     """File of ranks, as Llama 3's tokenizer.model."""
     vocabulary: Annotated[int, Field(gt=256)] | None = None
@@ -83,13 +83,18 @@ class Contender(Config):
     train: dict[str, Any] = Field(default_factory=dict)
     """Fields of training that differ from those of the study."""
     lr: Amount | None = None
-    """Learning rate, where it is not to be searched for."""
+    """Learning rate; searched for where not given."""
     hash_lr_factor: Amount | None = None
-    """That of embeddings and hash tables, as a multiple of `lr` where that is given; 1 where it is not said."""
+    """Learning rate of embeddings and hash tables, as a multiple of `lr` where that is given; 1 by default."""
     lr_of: str | None = None
     """The model whose learning rate it takes, instead of a search of its own."""
     sizes: tuple[str, ...] = ()
     """The sizes it is trained at; all that have a budget where none is given."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it patches by the entropy model that a study shares."""
+        return self.patching is not None and self.patching.needs_entropy
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
@@ -121,37 +126,33 @@ class Spans(Config):
     @property
     def ranges(self) -> Lengths:
         """All lengths from the shortest to the longest."""
-        spans: dict[Kind, tuple[int, int]] = {
-            "words": self.words,
-            "sentences": self.sentences,
-            "numbers": self.numbers,
-        }
-        return {kind: range(shortest, longest + 1) for kind, (shortest, longest) in spans.items()}
+        words, sentences, numbers = (range(a, b + 1) for a, b in (self.words, self.sentences, self.numbers))
+        return {"words": words, "sentences": sentences, "numbers": numbers}
 
 
 class FineTune(Config):
-    """How trained models go on to learn the tasks on characters and numbers, each from the same examples."""
+    """How trained models learn the tasks on letters and numbers, all from the same examples."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     size: str
     seeds: tuple[int, ...] = (0,)
-    """Those of the trained models; each has examples and items of its own."""
+    """Of the trained models; each seed has its own examples and questions."""
     tasks: tuple[str, ...] = ()
-    """Those to learn, mixed in equal parts; all where none is named."""
+    """Tasks to learn, mixed in equal parts; all where none is named."""
     examples: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """How many have been learnt from when accuracy is measured, fewest first; it is also measured before the first."""
+    """Numbers of examples after which accuracy is measured, fewest first; it is also measured before the first."""
     rows: Positive = 20
     """Examples of a step."""
     lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
-    """Learning rates that every model tries; the rate that answers other questions on training words best is taken."""
+    """Learning rates that every model tries; the one with the best answers to other training questions is taken."""
     tried: Positive = 2000
-    """Examples of a try."""
+    """Examples in a try."""
     items: Positive = 60
     """Held-out questions of each task."""
     lengths: Spans = Spans(words=(3, 10), sentences=(3, 8), numbers=(2, 4))
     """Of examples, and of held-out questions."""
     longer: Spans = Spans(words=(11, 12), sentences=(9, 10), numbers=(5, 6))
-    """Of more held-out questions, on what is longer than in any example."""
+    """Of more held-out questions, longer than any example."""
 
     @model_validator(mode="after")
     def _counts_are_whole_steps(self) -> "FineTune":
@@ -175,7 +176,7 @@ class Study(Config):
     entropy: EntropyConfig | None = None
     entropy_train: TrainConfig | None = None
     entropy_init: str | None = None
-    """As in a recipe: all models that patch by entropy share one entropy model."""
+    """As in a recipe. All models that patch by entropy share one entropy model."""
     ladders: dict[str, dict[str, dict[str, Any]]]
     """Networks by ladder and size: a BLT, or a `stack` or `mamba` of a baseline."""
     budgets: Annotated[dict[str, Budget], Field(min_length=1)]
@@ -187,30 +188,28 @@ class Study(Config):
     finetune: FineTune | None = None
 
     @model_validator(mode="after")
-    def _everything_is_named(self) -> "Study":
+    def _models_fit(self) -> "Study":
         for name, model in self.models.items():
             if model.ladder not in self.ladders:
                 raise ValueError(f"model {name} is of ladder {model.ladder}; there are {', '.join(self.ladders)}")
             if not self.sizes(name):
                 raise ValueError(f"model {name} has no size that has a budget; ladder {model.ladder} has others")
+            if not (model.lr or model.lr_of or self.sweep):
+                raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
+            if model.lr_of and (model.lr_of not in self.models or self.models[model.lr_of].lr_of):
+                other = "takes another's" if model.lr_of in self.models else "is no model"
+                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which {other}")
+            if model.needs_entropy and not (self.entropy or self.entropy_init):
+                raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
+            self.training(name)
             for size in self.sizes(name):
                 if size not in self.ladders[model.ladder] or size not in self.budgets:
                     raise ValueError(f"model {name} has size {size}, and its ladder or the budgets do not")
-            if model.lr_of is not None and model.lr_of not in self.models:
-                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which is no model")
-            if model.lr_of is not None and self.models[model.lr_of].lr_of is not None:
-                raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which takes another's")
-            if not (model.lr or model.lr_of or self.sweep):
-                raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
-            if model.patching and model.patching.needs_entropy and not (self.entropy or self.entropy_init):
-                raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
-            for size in self.sizes(name):
                 self.network(name, size)
-                self.training(name, 1, Rate(1e-3, 1.0), 0)
         return self
 
     @model_validator(mode="after")
-    def _what_is_fine_tuned_is_trained(self) -> "Study":
+    def _fine_tuned_models_are_trained(self) -> "Study":
         tuned = self.finetune
         if tuned is None:
             return self
@@ -231,21 +230,26 @@ class Study(Config):
         fields = merged(self.ladders[model.ladder][size], model.change)
         return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
 
-    def training(self, name: str, steps: int, rate: Rate, seed: int) -> TrainConfig:
-        """How a model is trained."""
-        given = merged(self.train, self.models[name].train)
-        if taken := sorted({"steps", "lr", "hash_lr", "seed"} & set(given)):
-            raise ValueError(f"`{taken[0]}` is not for [train] of a study, which chooses it")
-        return TrainConfig(**given, steps=steps, lr=rate.lr, hash_lr=rate.lr * rate.hash_lr_factor, seed=seed)
+    def training_fields(self, name: str) -> dict[str, Any]:
+        """The fields of training that the recipe gives a model; the study chooses the others."""
+        fields = merged(self.train, self.models[name].train)
+        if chosen := sorted({"steps", "lr", "hash_lr", "seed"} & set(fields)):
+            raise ValueError(f"`{chosen[0]}` is not for [train] of a study, which chooses it")
+        return fields
+
+    def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:
+        """How a model is trained, for so many steps; at the default learning rate where none is given."""
+        rates = {"lr": rate.lr, "hash_lr": rate.lr * rate.hash_lr_factor} if rate else {}
+        return TrainConfig.model_validate(self.training_fields(name) | rates | {"seed": seed, "steps": steps})
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Fields with some of them changed, section by section."""
-    found = dict(fields)
+    result = dict(fields)
     for name, value in changes.items():
-        inside = isinstance(value, dict) and isinstance(found.get(name), dict)
-        found[name] = merged(found[name], value) if inside else value
-    return found
+        nested = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if nested else value
+    return result
 
 
 def load_study(name: str) -> Study:

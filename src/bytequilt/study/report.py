@@ -1,4 +1,4 @@
-"""The report of a study: every choice, every result, and who wins, as Markdown with plots."""
+"""The report of a study: every choice and every result, in tables and plots. Who wins is said by people who read it."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from . import choices, finetune_plot, table, verdict
-from .contender import TOLERANCE
+from ..evals.machine import machine
+from ..files import read_text, write_text
+from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost
+from . import choices, table
 from .corpus import Corpus
-from .lessons import lessons
-from .plan import plan
-from .plots import COSTS, plot
+from .markdown import amount, grid, scaled, seconds
+from .models import TOLERANCE
 from .recipe import Study
-from .runs import machine
 from .table import Row, Spread, Summary, summary
-from .words import amount, grid, listed, ranged, scaled, seconds, wrapped
 
 REPORT = "report.md"
 PLOTS = {
@@ -37,7 +36,29 @@ COLUMNS = (
     "of them entropy model",
     "seconds",
 )
-OFF = 0.05  # share of a budget that a run may miss before the report warns of it
+PREAMBLE = f"""\
+- **Bits per byte** are of the test text, each document in its full context, EOS included. Where a model has several
+  seeds, the mean is given, and the range in brackets. With one seed, small differences may be chance.
+- **FLOPs**: a multiply-add is two. Counted are matrix products, and attention over the keys that a query may see.
+  Embeddings, hash look-ups, norms, activations and softmax count nothing. Training is three forward passes, and for a
+  BLT by entropy one of the entropy model, which prepares the training text. The training of the entropy model itself
+  is not counted: every size and seed uses it. The output head is counted; figures without it stand beside.
+- **FLOPs a byte** are of inference: a forward pass, per byte of text, entropy model included.
+- **A unit** is a patch or a token, in its mean size on the training text.
+- **Seconds** are of training: on a CPU processor seconds of a thread, which other work on the machine hardly moves.
+- **Parameters** are given after layers x width, in brackets those of look-up tables (embeddings, hashed n-grams). A
+  BLT is given as encoder, latent transformer and decoder; its parameters are without the entropy model.
+- **Learning rates** are searched at the smallest size of a model, on part of its budget, by held-out bits per byte:
+  from the middle of the grid to the best neighbour, until none is better. `multiple` is the rate of embeddings and hash
+  tables over that of all else. All sizes of a model have its rates. The best try is bold.
+- **The leak test** comes before each training: a later byte or token is changed, and no earlier logit may move by more
+  than {TOLERANCE:g}.
+- **Letters and numbers**: all models learn from the same generated questions, each once. They are then asked about
+  words and numbers that no example had (`held out`), and about longer ones than any example had (`longer`). The
+  constant answer is the most frequent one.
+- **The recipe** is given without its ladders, which are in [results.json](results.json), and without what has its
+  default. `row_bytes` counts ids, of bytes or of tokens."""
+PARTS = {"held_out": "held out", "longer": "longer"}
 
 
 def write_report(
@@ -49,24 +70,23 @@ def write_report(
     results.csv, the plots, and report.md. Raises UserError where no run is done, and, once the results themselves are
     written, where matplotlib is missing.
     """
-    found = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned)
-    for name, text in pictures(found, folder).items():
-        table.whole(folder / name, text)
-    table.whole(folder / REPORT, markdown(found))
-    return found
+    results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned)
+    for name, text in (pictures(results, folder) | {REPORT: markdown(results)}).items():
+        write_text(folder / name, text)
+    return results
 
 
 def pictures(results: Row, scratch: Path) -> dict[str, str]:
     """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
-    drawn = {name: partial(plot, summary(results["rows"]), cost) for cost, name in PLOTS.items()}
+    plots = {name: partial(bpb_by_cost, summary(results["rows"]), cost) for cost, name in PLOTS.items()}
     if results["finetuned"]:
-        drawn[ANSWERS] = partial(finetune_plot.plot, results["finetuned"])
-    found = {}
-    for name, draw in drawn.items():
+        plots[ANSWERS] = partial(accuracy_by_examples, results["finetuned"])
+    drawn = {}
+    for name, draw in plots.items():
         draw(path := scratch / f"partial-{name}")
-        found[name] = path.read_text(encoding="utf-8")
+        drawn[name] = read_text(path)
         path.unlink()
-    return found
+    return drawn
 
 
 def markdown(results: Row) -> str:
@@ -75,101 +95,50 @@ def markdown(results: Row) -> str:
     Raises UserError where no run but tries is done.
     """
     study, rows = Study.model_validate(results["study"]), results["rows"]
-    found = summary(rows)
-    if not found:
+    quantities = summary(rows)
+    if not quantities:
         raise UserError("no run of the study is done: nothing to report")
-    sections = {
-        "Who wins": _verdict(study, found),
-        "Results": _results(study, rows, found),
-        "Corpus": choices.corpus(study, results["corpus"], rows),
-        "Entropy model": choices.entropy(study, rows),
-        "Models": choices.models(study, rows),
-        "What counts as a FLOP": choices.counting(),
-        "Learning rates": choices.learning_rates(study, rows),
-        "Checks": [*_checks(study, rows), f"Machine: {results['machine']}. {_threads(rows)}"],
+    tables = {
+        "Corpus": choices.corpus(results["corpus"], rows),
+        "Networks": choices.networks(study, rows),
+        "Learning rates": choices.rates(study, rows),
+        "Search for learning rates": choices.search(study, rows),
+        "Checks": choices.checks(study, rows, results["machine"]),
     }
-    if learnt := results["finetuned"]:
-        sections["Letters and numbers"] = [f"![Accuracy against examples]({ANSWERS})", *lessons(study, learnt)]
-    count = len({model for model, _ in found})
-    opening = f"{count} model{'s' * (count > 1)} trained at equal budgets: {choices.budgets(study)}."
-    parts = ["# Comparison at equal budgets", opening]
-    for title, paragraphs in sections.items():
-        parts += [f"## {title}", *paragraphs]
-    return _joined(parts)
+    parts = ["# Comparison at equal budgets", PREAMBLE, "## Results", *_results(study, quantities)]
+    for title, text in tables.items():
+        parts += [f"## {title}", text] if text else []
+    if results["finetuned"]:
+        parts += ["## Letters and numbers", *_finetuned(results["finetuned"])]
+    return "\n\n".join([*parts, "## Recipe", f"```toml\n{_toml(study)}```"]) + "\n"
 
 
-def _joined(parts: Sequence[str]) -> str:
-    """Headings, tables and pictures as they are, paragraphs in lines, items of a list close together."""
-    text = ""
-    for before, part in zip(["", *parts], parts, strict=False):
-        text += "" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n"
-        text += part if part.startswith(("#", "|", "![")) else wrapped(part)
-    return text + "\n"
-
-
-def _verdict(study: Study, found: Summary) -> list[str]:
-    """Sentences on who wins, how that changes with scale, and at what cost."""
-    paragraphs = verdict.winners(study, found)
-    if items := verdict.trends(study, found):
-        paragraphs += ["With scale, in bits per byte:", *items]
-    if items := verdict.costs(study, found):
-        paragraphs += ["What that costs:", *items]
-        paragraphs.append(
-            "Beside each of these, nothing else here is as good in both bits per byte and FLOPs a byte of inference: "
-            f"{listed(verdict.frontier(found))}."
-        )
-    return [*paragraphs, _ties(study, found)]
-
-
-def _ties(study: Study, found: Summary) -> str:
-    """What a tie is, and where the noise of seeds is not known."""
-    bpb = {place: quantities["test_bpb"] for place, quantities in found.items()}
-    text = f"A tie: means less than {verdict.TIE:g} bits apart, or ranges over seeds that meet. Percentages are of the "
-    text += "other model's bits."
-    single = [size for size in study.budgets if any(at == size and one.count == 1 for (_, at), one in bpb.items())]
-    if single:
-        text += f" At {listed(single)} there are models of one seed: their spread is not known, and small gaps may be"
-        text += " chance"
-        several = [one.high - one.low for one in bpb.values() if one.count > 1]
-        text += f"; where it is, seeds lie up to {max(several):.3f} apart." if several else "."
-    return text
-
-
-def _results(study: Study, rows: Sequence[Row], found: Summary) -> list[str]:
-    """The plots, and a table a budget."""
+def _results(study: Study, quantities: Summary) -> list[str]:
+    """The plots, and a table for each size."""
     paragraphs = [f"![bits per byte over {COSTS[cost]}]({name})" for cost, name in PLOTS.items()]
-    for size in study.budgets:
-        here = {model: quantities for (model, at), quantities in found.items() if at == size}
+    for size, budget in study.budgets.items():
+        here = {model: spreads for (model, at), spreads in quantities.items() if at == size}
         if here:
-            paragraphs += [f"### {size}: {amount(study.budgets[size].amounts)}", _table(here)]
-    return [
-        *paragraphs,
-        "Bits per byte are of the test text, each document in its full context, EOS included"
-        f"{'; in brackets the range over seeds' if any(s['test_bpb'].count > 1 for s in found.values()) else ''}. "
-        "A unit is a patch or a token, in its mean size on the training text. FLOPs a byte are of inference. Seconds "
-        "are those of training: on a CPU processor seconds of a thread, which other work on the machine hardly moves.",
-    ]
+            paragraphs += [f"### {size}: {amount(budget.amounts)}", _table(here)]
+    return paragraphs
 
 
-def _table(here: Mapping[str, Mapping[str, Spread]]) -> str:
-    """The models of one budget, best first."""
-    bpb = {model: quantities["test_bpb"] for model, quantities in here.items()}
-    best, lines = verdict.ranking(bpb)[0], []
-    for model in verdict.ranking(bpb):
-        gap = verdict.Gap.between(bpb[model], bpb[best])
-        note = ", a tie" if gap.side == 0 else ""
-        above = "" if model == best else f"{gap.mean:.3f} ({gap.share:.1%}){note}"
-        mean = {name: spread.mean for name, spread in here[model].items()}
-        score = ranged(bpb[model], 3)
+def _table(models: Mapping[str, Mapping[str, Spread]]) -> str:
+    """The models of one size, best first."""
+    bpb = {model: spreads["test_bpb"] for model, spreads in models.items()}
+    lines, best = [], min(spread.mean for spread in bpb.values())
+    for model in sorted(bpb, key=lambda model: bpb[model].mean):
+        mean = {name: spread.mean for name, spread in models[model].items()}
+        above = mean["test_bpb"] - best
+        costs = ("train_flops", "train_flops_without_head", "inference_flops", "inference_flops_without_head")
         lines.append(
             [
                 model,
-                f"**{score}**" if model == best else score,
-                above,
+                _ranged(bpb[model]) if above else f"**{_ranged(bpb[model])}**",
+                f"{above:.3f} ({above / best:.1%})" if above else "",
                 scaled(mean["trained_bytes"], "B"),
                 f"{mean['unit_bytes']:.2f}",
-                *(scaled(mean[name]) for name in ("train_flops", "train_flops_without_head")),
-                *(scaled(mean[name]) for name in ("inference_flops", "inference_flops_without_head")),
+                *(scaled(mean[name]) for name in costs),
                 scaled(mean["entropy_flops"]) if mean["entropy_flops"] else "none",
                 seconds(mean["seconds"]),
             ]
@@ -177,41 +146,48 @@ def _table(here: Mapping[str, Mapping[str, Spread]]) -> str:
     return grid(COLUMNS, lines)
 
 
-def _checks(study: Study, rows: Sequence[Row]) -> list[str]:
-    """The leak test, how well budgets were met, and what is missing."""
-    worst = max(rows, key=lambda row: row["leak"])
-    moved = f"by more than {worst['leak']:.2g} ({choices.run_of(worst).name})" if worst["leak"] else "at all"
-    paragraphs = [
-        f"Leak test, before each training: a later byte or token was changed, and no earlier logit moved {moved}. More "
-        f"than {TOLERANCE:g} would have ended the run.",
-        _spent(rows),
+def _ranged(spread: Spread) -> str:
+    """A mean, and the range behind it where there are several seeds."""
+    return f"{spread.mean:.3f}" + (f" ({spread.low:.3f} to {spread.high:.3f})" if spread.count > 1 else "")
+
+
+def _finetuned(results: Sequence[Row]) -> list[str]:
+    """What models reach after learning letters and numbers, and what they answer word for word."""
+    columns = ["model", "size", "seed", "rate", "training FLOPs"]
+    lines = [
+        [r["model"], r["size"], str(r["seed"]), f"{r['lr']:g}", scaled(r["points"][-1]["train_flops"])] for r in results
     ]
-    done = {choices.run_of(row) for row in rows}
-    planned = plan(study, choices.known(rows))
-    if missing := [run.name for run in planned if run not in done]:
-        paragraphs.append(f"**Missing** are {len(missing)} of {len(planned)} runs: {listed(missing)}.")
-    else:
-        paragraphs.append(f"All {len(planned)} planned runs are done.")
-    return paragraphs
+    picture = f"![Accuracy against examples]({ANSWERS})"
+    return [picture, _accuracies(results), grid(columns, lines), _answers(results)]
 
 
-def _spent(rows: Sequence[Row]) -> str:
-    """How much of their budgets the runs took: steps are whole, and how many they are is set beforehand."""
-    shares = {choices.run_of(row).name: _share(row) for row in rows}
-    low, high = (pick(shares, key=lambda name: shares[name]) for pick in (min, max))
-    text = f"Runs took {shares[low]:.1%} ({low}) to {shares[high]:.1%} ({high}) of their budgets"
-    if max(shares[high] - 1, 1 - shares[low]) > OFF:
-        return f"{text}. **Warning:** that is off by more than {OFF:.0%}; compare the training FLOPs of the tables."
-    return f"{text}."
+def _accuracies(results: Sequence[Row]) -> str:
+    """A line for each level, part and model: the share of right answers after each number of examples."""
+    rows, points = [], results[0]["points"]
+    for level in points[0]["held_out"]["means"]:
+        for part, words in PARTS.items():
+            for result in results:
+                means = [point[part]["means"][level] for point in result["points"]]
+                accuracy = [f"{mean['accuracy']:.1%}" for mean in means]
+                rows.append([result["model"], level, words, *accuracy, f"{means[0]['constant']:.1%}"])
+    counts = [f"{point['examples']:,} examples" for point in points]
+    return grid(["model", "level", "asked of", *counts, "constant answer"], rows, left=3)
 
 
-def _share(row: Row) -> float:
-    ((kind, amount),) = row["budget"].items()
-    return row[{"flops": "train_flops", "bytes": "trained_bytes", "seconds": "seconds"}[kind]] / amount
+def _answers(results: Sequence[Row]) -> str:
+    """A line for each question, with the answer of each model."""
+    lines: dict[str, list[str]] = {}
+    for result in results:
+        for item in result["points"][-1]["asked"]:
+            question = item["prompt"].strip().replace("\n", " ")
+            answer = item["answer"].replace("|", "/").replace("`", "'")
+            lines.setdefault(question, []).append(f'`"{answer}` {"right" if item["right"] else "wrong"}')
+    rows = [[f"`{question}`", *answers] for question, answers in lines.items()]
+    return grid(["question", *(result["model"] for result in results)], rows)
 
 
-def _threads(rows: Sequence[Row]) -> str:
-    counts = sorted({row["threads"] for row in rows})
-    if len(counts) == 1:
-        return f"All runs had {counts[0]} thread{'s' * (counts[0] > 1)}."
-    return f"**Runs had {listed([str(n) for n in counts], 'or')} threads: their seconds do not compare.**"
+def _toml(study: Study) -> str:
+    """The recipe, without its ladders and without what has its default."""
+    import tomli_w
+
+    return tomli_w.dumps(study.model_dump(mode="json", exclude={"ladders"}, exclude_defaults=True, exclude_none=True))

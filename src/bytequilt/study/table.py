@@ -1,22 +1,21 @@
-"""The results of a study as files: one JSON document that says everything, one CSV with a row a run."""
+"""The results of a study as files: one JSON document with everything, one CSV with a row for each run."""
 
 import csv
 import io
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from ..config import UserError
+from ..files import read_json, write_json, write_text
 from .corpus import Corpus
 from .recipe import Study
 
 FORMAT = 1
 JSON, CSV = "results.json", "results.csv"
 PREFIXES = {"flops_per_byte": "flops_", "budget": "budget_"}
-"""How the fields within a field are called in the CSV."""
+"""Fields that have fields of their own, and what the CSV puts before the names of those."""
 
 Row = Mapping[str, Any]
 
@@ -65,43 +64,35 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def write(
-    study: Study, rows: Sequence[Row], folder: Path, machine: Row, corpus: Row, finetuned: Sequence[Row] = ()
+    study: Study, rows: Sequence[Row], folder: Path, machine: str, corpus: Row, finetuned: Sequence[Row] = ()
 ) -> dict[str, Any]:
     """Write results.json and results.csv into a folder, and return what the first of them says.
 
-    `machine` is of `runs.machine`, `corpus` of `corpus_facts`.
+    `machine` is a line on what the runs were done on, `corpus` is of `corpus_facts`.
     """
-    found = {"format": FORMAT, **machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
-    found |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
-    folder.mkdir(parents=True, exist_ok=True)
-    whole(folder / JSON, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    whole(folder / CSV, as_csv(rows))
-    return found
+    results = {"format": FORMAT, "machine": machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
+    results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
+    write_json(folder / JSON, results, indent=1)
+    write_text(folder / CSV, as_csv(rows))
+    return results
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The document of a results.json, or of the folder that has one. Raises UserError where it is none."""
+    """The document of a results.json, or of the folder that has one. Raises UserError where there is none."""
     path = path / JSON if path.is_dir() else path
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no results at {path} ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    results = read_json(path)
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise UserError(f"{path} does not hold results of a study, or those of another version")
-    return found
+    return results
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line a run; a field that some runs lack is empty there, and fields within fields have columns of their own."""
-    flat = [{(field, part): value for field, part, value in _cells(row)} for row in rows]
-    fields = _once(field for row in flat for field, _ in row)
-    columns = [(field, part) for field in fields for part in _once(p for row in flat for f, p in row if f == field)]
+    """A line for each run. A field that a run lacks is empty; fields within fields have columns of their own."""
+    lines = [_flat(row) for row in rows]
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(PREFIXES.get(field, "") + part for field, part in columns)
-    lines.writerows([row.get(column) for column in columns] for row in flat)
+    writer = csv.DictWriter(text, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -117,20 +108,6 @@ def summary(rows: Iterable[Row]) -> Summary:
     }
 
 
-def whole(path: Path, text: str) -> None:
-    """Write a file, which is there once it is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
-
-
-def _cells(row: Row) -> Iterable[tuple[str, str, Any]]:
-    for field, value in row.items():
-        if field in PREFIXES:
-            yield from ((field, part, inner) for part, inner in value.items())
-        else:
-            yield field, field, value
-
-
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _flat(row: Row) -> dict[str, Any]:
+    nested = {f"{prefix}{part}": v for field, prefix in PREFIXES.items() for part, v in row[field].items()}
+    return {field: value for field, value in row.items() if field not in PREFIXES} | nested

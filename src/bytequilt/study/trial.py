@@ -1,8 +1,5 @@
-"""One run of a study: a model is trained within its budget, and measured."""
+"""A trial: one model is trained within its budget, and measured."""
 
-import statistics
-import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,184 +7,161 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..baselines.baseline import Baseline
 from ..codec import VOCAB_SIZE
 from ..config import TrainConfig, UserError
-from ..data.batches import Batches
+from ..files import read_json, write_json
 from ..infer.score import Score
+from ..lm import LM
 from ..train import metrics
-from ..train.device import device_of, uses_bf16
-from ..train.loop import Diverged, Progress, Task, fit, step
-from ..train.optim import optimizers
-from ..train.run import threshold_stage
-from .contender import (
-    Model,
-    Pace,
-    PatchModel,
-    TokenModel,
-    filled,
-    leak,
-    mean_flops,
-    pace,
-    training_flops,
-    vocabulary_of,
-)
-from .corpus import LEARN, Corpus
-from .plan import Run, budget_of
+from ..train.device import device_of
+from ..train.loop import Diverged, Progress, fit
+from ..train.tasks import LanguageTask
+from .budget import Budget, mean_flops
+from .corpus import Corpus
+from .jobs import Results
+from .models import leak, untrained
 from .recipe import Rate, Study
+from .search import Run, budget_of, held_out_bpb, learning_rate, planned
 
-WARMUP, TIMED = 3, 10  # steps before, and steps of, a measurement of speed
-PILOT = 64  # batches that tell the mean size of patches or tokens
 LEAK_BYTES = 4096  # of held-out text, in which a model is tested for foresight
+
+
+def trials(study: Study, folder: Path, corpus: Corpus, results: Results) -> list["Trial"]:
+    """The trials whose learning rates are known by now, in the order in which they are best done."""
+    bpb = held_out_bpb(trial_rows(results))
+    jobs = []
+    for run in planned(study, bpb):
+        rate = run.rate or learning_rate(study, run.model, bpb)
+        if rate is None and (row := results.get(folder / "runs" / run.name)):  # as when the grid became wider
+            rate = Rate(row["lr"], row["hash_lr_factor"])
+        if rate:
+            jobs.append(Trial(study, folder / "runs" / run.name, corpus, run, rate))
+    return jobs
+
+
+def trial_rows(results: Results) -> list[dict[str, Any]]:
+    """The results that are of trials."""
+    return [row for folder, row in results.items() if folder.parent.name == "runs"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A run, its learning rates, and where it is done; what was interrupted goes on from its checkpoint."""
+    """A run and its learning rates; a trial that was interrupted goes on from its checkpoint."""
 
     study: Study
     folder: Path
     corpus: Corpus
-    run: Run
+    spec: Run
     rate: Rate
 
     @property
-    def home(self) -> Path:
-        return self.folder / "runs" / self.run.name
+    def name(self) -> str:
+        return self.spec.name
 
-    def take(self) -> dict[str, Any]:
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that the result depends on besides the corpus."""
+        study, run = self.study, self.spec
+        model = study.models[run.model].model_dump(mode="json", include={"patching", "tokenizer", "vocabulary"})
+        return model | {
+            "network": study.network(run.model, run.size).model_dump(mode="json"),
+            "train": study.training_fields(run.model),
+            "budget": list(budget_of(study, run)),
+            "test_bytes": study.test_bytes,
+            **self.rate._asdict(),
+        }
+
+    def run(self) -> dict[str, Any]:
         """Train and measure the model. Raises Diverged where it cannot be trained at these rates, and is no try."""
-        study, corpus, run = self.study, self.corpus, self.run
+        study, run, corpus = self.study, self.spec, self.corpus
+        config = study.training(run.model, self.rate, run.seed)
         torch.manual_seed(run.seed)
-        draft = study.training(run.model, 1, self.rate, run.seed)
-        model = self.model()
-        model.network.to(device_of(draft))
+        model = untrained(study, self.folder.parents[1], corpus, run.model, run.size)
+        model.network.to(device_of(config))
         leaked = leak(model, b"\n".join(corpus.val)[:LEAK_BYTES])
-        tried, tested = first(corpus.val, draft.eval_bytes), first(corpus.test, study.test_bytes)
-        held, cost = self.share(model, draft, tried)
-        config = study.training(run.model, held.batches // draft.accumulate, self.rate, run.seed)
-        found: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
-        try:
-            trained = fit(model.task(tried), model.batches(self.shards(model), config), config, self.home, "study")
-            found["val_bpb"], found["mean_patch_bytes"] = _score(model, tried)
-        except Diverged:
-            if run.rate is None:
-                raise
-            trained = Progress()  # of all tries, the worst
+        tried, tested = spread(corpus.val, config.eval_bytes), spread(corpus.test, study.test_bytes)
+        budget = self.budget(model, config)
+        config = config.model_copy(update={"steps": self.steps(budget, tried)})
+        progress, scores = self._fit(model, config, tried)
         if run.rate is None:
-            found["test_bpb"], found["mean_patch_bytes"] = _score(model, tested)
-            found["test_bytes"] = sum(map(len, tested))
-            model.scorer.save(self.home / "model")
-        flops = mean_flops(model, held.unit_bytes, [len(text) for text in tested])
-        name, amount = budget_of(study, run)
+            scores["test_bpb"], scores["mean_patch_bytes"] = _bpb(model, tested)
+            scores["test_bytes"] = sum(map(len, tested))
+            model.save(self.folder / "model")
+        use = budget.use(config.steps)
+        flops = mean_flops(model, use.unit_bytes, [len(text) for text in tested])
         return (
             run.place
-            | found
+            | scores
             | self.rate._asdict()
-            | {
-                "search": run.rate is not None,
-                "split": corpus.split,
-                "budget": {name: amount},
-                "steps": trained.step,
-                "trained_bytes": trained.bytes,
-                "train_flops": trained.bytes * cost,
-                "train_flops_without_head": trained.bytes * (cost - 3 * flops["head"]),
-                "flops_per_byte": flops,
-                "unit_bytes": held.unit_bytes,
-                "vocabulary": model.config.vocabulary if isinstance(model, TokenModel) else VOCAB_SIZE,
-                "parameters": sum(weight.numel() for weight in model.network.parameters()),
-                "leak": leaked,
-                "seconds": _seconds(self.home, config),
-                "threads": torch.get_num_threads(),
-            }
+            | {"search": run.rate is not None, "split": corpus.split, "budget": {budget.unit: budget.amount}}
+            | _spent(progress, budget.flops_per_byte(use), flops)
+            | {"flops_per_byte": flops, "unit_bytes": use.unit_bytes}
+            | _size(model)
+            | {"leak": leaked, "seconds": self._seconds(config), "threads": torch.get_num_threads()}
         )
 
-    def model(self) -> Model:
-        """The model, with random weights."""
-        spec, config = self.study.models[self.run.model], self.study.network(self.run.model, self.run.size)
-        if spec.patching is not None:
-            path = self.folder / "patching" / f"{self.run.model}.json"
-            entropy = self.corpus.entropy if spec.patching.needs_entropy else None
-            patcher = threshold_stage(spec.patching, self.corpus.folder, path, entropy)
-            return PatchModel(config, patcher, spec.patching.target_bytes or spec.patching.stride)
-        learnt = self.folder / "vocabularies" / f"{spec.vocabulary}.model"
-        known = spec.tokenizer or spec.vocabulary is None or learnt.is_file()
-        sample = [] if known else self.corpus.sample(LEARN)
-        vocabulary = vocabulary_of(spec.tokenizer, spec.vocabulary, sample, learnt)
-        return TokenModel(filled(config, vocabulary, self.corpus.sample()), vocabulary)
+    def budget(self, model: LM | Baseline, config: TrainConfig) -> Budget:
+        """The budget of the run, spent on this model."""
+        unit, amount = budget_of(self.study, self.spec)
+        shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
+        return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
 
-    def shards(self, model: Model) -> Path:
-        """What the model is trained on."""
-        return self.corpus.scored if model.needs_entropy and self.corpus.scored else self.corpus.plain
+    def steps(self, budget: Budget, held_out: list[bytes]) -> int:
+        """Steps that the budget pays for, kept in a file: a measurement of time would give others on resuming."""
+        path = self.folder / "steps.json"
+        if not path.is_file():
+            try:
+                write_json(path, {"steps": budget.steps(LanguageTask(budget.model, held_out))})
+            except UserError as error:
+                raise UserError(f"{self.name}: {error}") from None
+        return read_json(path)["steps"]
 
-    def share(self, model: Model, draft: TrainConfig, held_out: list[bytes]) -> tuple[Pace, float]:
-        """The batches that the budget is enough for, and training FLOPs of a byte.
+    def _fit(self, model: LM | Baseline, config: TrainConfig, held_out: list[bytes]) -> tuple[Progress, dict[str, Any]]:
+        """Train the model and score it on the held-out text; a try that diverges has no score."""
+        scores: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
+        shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
+        try:
+            progress = fit(LanguageTask(model, held_out), model.batches(shards, config), config, self.folder, "study")
+            scores["val_bpb"], scores["mean_patch_bytes"] = _bpb(model, held_out)
+        except Diverged:
+            if self.spec.rate is None:
+                raise
+            progress = Progress()
+        return progress, scores
 
-        Batches are counted one by one, since they are not equally full. Their number is kept in a file: a measurement
-        of time would give another when a run goes on. Raises UserError for a budget below one step.
-        """
-        name, amount = budget_of(self.study, self.run)
-
-        def batches() -> Batches:
-            return model.batches(self.shards(model), draft)
-
-        def cost(held: Pace) -> float:
-            row = draft.row_bytes * (held.unit_bytes if isinstance(model, TokenModel) else 1.0)
-            return training_flops(mean_flops(model, held.unit_bytes, _rows(self.corpus.sample(), row)))
-
-        kept = self.home / "steps"
-        if kept.is_file():
-            steps = int(kept.read_text())
-        elif name == "seconds":
-            steps = int(amount / _step_seconds(model.task(held_out), batches(), draft))
-        else:
-            held = pace(model, batches(), lambda held: held.batches >= PILOT)
-            for _ in range(2 if name == "flops" else 1):  # the cost of a byte hangs on the batches, a little
-                each = cost(held) if name == "flops" else 1.0
-                held = pace(model, batches(), lambda held, each=each: held.bytes * each >= amount)
-            steps = round(held.batches / draft.accumulate)
-            if held.batches <= draft.accumulate and (least := held.bytes * each) > amount:
-                raise UserError(f"a budget of {amount:.3g} {name} is below one step of {self.run.name}, {least:.3g}")
-        if steps < 1:
-            raise UserError(f"a budget of {amount:.3g} {name} is below one step of {self.run.name}")
-        kept.write_text(str(steps))
-        held = pace(model, batches(), lambda held: held.batches >= steps * draft.accumulate)
-        return held, cost(held)
+    def _seconds(self, config: TrainConfig) -> float:
+        """What training took: on a CPU processor seconds of a thread, which other work on the machine hardly moves."""
+        records = metrics.read(self.folder / "metrics.jsonl")
+        if device_of(config).type == "cpu":
+            return sum(record["processor_seconds"] for record in records) / torch.get_num_threads()
+        return records[-1]["seconds"]
 
 
-def _rows(sample: Sequence[bytes], row_bytes: float) -> list[float]:
-    """Sizes of the pieces that rows of so many bytes hold of documents."""
-    return [min(row_bytes, len(text) - at) for text in sample for at in np.arange(0, max(1, len(text)), row_bytes)]
-
-
-def _step_seconds(task: Task, batches: Iterator, draft: TrainConfig) -> float:
-    """What a step takes here, in the median; the weights are put back as they were."""
-    before = {name: weight.clone() for name, weight in task.network.state_dict().items()}
-    found, seconds = optimizers(task.network, draft), []
-    for _ in range(WARMUP + TIMED):
-        begun = time.perf_counter()
-        bf16 = uses_bf16(draft, task.network)
-        step(task, [next(batches) for _ in range(draft.accumulate)], found, draft, bf16)
-        seconds.append(time.perf_counter() - begun)
-    task.network.load_state_dict(before)
-    return statistics.median(seconds[WARMUP:])
-
-
-def _score(model: Model, texts: list[bytes]) -> tuple[float, float | None]:
+def _bpb(model: LM | Baseline, texts: list[bytes]) -> tuple[float, float | None]:
     """Bits per byte of the texts under the trained model, and their mean patch."""
     model.network.eval()
-    scores, mean_patch = model.scorer.score_documents(texts)
+    scores, mean_patch = model.score_documents(texts)
     return Score.total(scores).bits_per_byte, mean_patch
 
 
-def _seconds(home: Path, config: TrainConfig) -> float:
-    """What the training took: on a CPU processor seconds of a thread, which other work on the machine hardly moves."""
-    records = metrics.read(home / "metrics.jsonl")
-    if device_of(config).type == "cpu":
-        return sum(record["processor_seconds"] for record in records) / torch.get_num_threads()
-    return records[-1]["seconds"]
+def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:
+    """What training took, where a byte costs so many FLOPs."""
+    return {
+        "steps": progress.step,
+        "trained_bytes": progress.bytes,
+        "train_flops": progress.bytes * cost,
+        "train_flops_without_head": progress.bytes * (cost - 3 * flops["head"]),
+    }
 
 
-def first(texts: list[bytes], limit: int | None) -> list[bytes]:
+def _size(model: LM | Baseline) -> dict[str, int]:
+    parameters = sum(weight.numel() for weight in model.network.parameters())
+    vocabulary = model.config.vocabulary if isinstance(model, Baseline) else VOCAB_SIZE
+    return {"vocabulary": vocabulary, "parameters": parameters}
+
+
+def spread(texts: list[bytes], limit: int | None) -> list[bytes]:
     """Documents, evenly spread over all of them, of about so many bytes."""
     total = sum(map(len, texts))
     if limit is None or total <= limit:

@@ -2,7 +2,6 @@
 
 import gzip
 import lzma
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,7 @@ def measure(lm: LM, held: list[Document]) -> dict[str, Any]:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)
     report["patch_histogram"] = patch_lengths(lm, documents)
-    threshold = lm.patcher.rule.threshold
-    report["threshold_bits"] = None if threshold is None else threshold / math.log(2)
+    report["threshold_bits"] = lm.patcher.rule.threshold_bits
     return report
 
 

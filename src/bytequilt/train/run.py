@@ -12,8 +12,9 @@ from ..data.batches import Batches, held_out
 from ..data.prepare import ingest, score
 from ..data.shards import rank_and_world
 from ..files import read_json, write_json
+from ..interop.directory import load_entropy, write_model
 from ..interop.native import FORMAT, ModelConfig
-from ..lm import LM, load, load_entropy, write_model
+from ..lm import LM, load
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher

@@ -1,4 +1,4 @@
-"""Verbs on a model: what it scores, what it is, how fast it is, and what layout it is in."""
+"""Verbs on a model: its scores, its size, its speed, and its layout."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from ..config import UserError
 from .shared import File, Files, Flag, Folder, Model, Named, Positional, console, load_any_model, load_model, print_json
 
 if TYPE_CHECKING:
+    from ..baselines.baseline import Baseline
+    from ..config import RuleConfig
     from ..evals.harness import HarnessTasks
+    from ..lm import LM
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
@@ -20,6 +23,8 @@ Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=""
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
 Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
+Rule = Annotated[Literal["entropy", "monotonic", "budget"] | None, tyro.conf.arg(help_behavior_hint="")]
+Mean = Annotated[float | None, tyro.conf.arg(metavar="BYTES", help_behavior_hint="")]
 Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
 
 
@@ -33,14 +38,13 @@ def eval(
     limit: Limit = None,
     include_path: Folder = None,
     json: Flag = False,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Measure the bits per byte of files, each document in its full context, or answers to tasks.
 
     Examples:
       bytequilt eval tiny README.md
       bytequilt eval runs/demo held-out.jsonl.xz --noise --json
-      bytequilt eval runs/demo --tasks characters
       bytequilt eval runs/demo --tasks count_char reverse compare --items 50
       bytequilt eval runs/demo --tasks hellaswag,arc_easy --limit 100
 
@@ -49,17 +53,14 @@ def eval(
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
         noise: Also score the files, and ask the tasks, under five kinds of noise.
-        tasks: Have it answer tasks on letters and numbers: characters, which is all of them, or some by name. Other
-            names are those of tasks of lm-evaluation-harness.
+        tasks: Ask the model tasks on letters and numbers: `characters` for all of them, or some by name. Other names
+            are tasks of lm-evaluation-harness.
         items: Questions of each task on letters and numbers.
         limit: Items of each task of the harness, the first ones; all of them where not given.
         include_path: A directory with tasks of your own, in the harness's YAML.
         json: Print one JSON document instead.
-        device: Where the model runs: cpu, cuda, mps.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
-    from ..evals.answers import evaluate
-    from ..evals.corpora import evaluate_files, texts
-    from ..evals.noise import NOISES, Noised, robustness
     from ..view import tables
 
     if not files and not tasks:
@@ -67,25 +68,46 @@ def eval(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     ours, theirs = _told_apart(tasks, include_path)
-    lm, found, shown = load_any_model(model, device), {}, []
-    if files:
-        found |= evaluate_files(lm, files, field)
-        shown.append(tables.evaluation(found))
-    if files and noise:
-        found["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
-        shown.append(tables.noises(found["noise"]))
+    lm = load_any_model(model, device)
+    results = _scores(lm, files, field, noise) | _answers(lm, ours, theirs, items, limit, noise)
+    if json:
+        return print_json(results)
+    console().print(*tables.evaluations(results), sep="\n")
+
+
+def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, noise: bool) -> dict[str, Any]:
+    """Bits per byte of files, as they are and under noise."""
+    from ..evals.corpora import evaluate_files, texts
+    from ..evals.noise import robustness
+
+    if not files:
+        return {}
+    results = evaluate_files(lm, files, field)
+    if noise:
+        results["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
+    return results
+
+
+def _answers(
+    lm: "LM | Baseline",
+    ours: Sequence[str],
+    theirs: "HarnessTasks | None",
+    items: int,
+    limit: int | None,
+    noise: bool,
+) -> dict[str, Any]:
+    """Results of our tasks and of the harness's, on clean text and under every noise."""
+    from ..evals.answers import evaluate
+    from ..evals.noise import NOISES, Noised
+
+    results: dict[str, Any] = {}
     readers = {"": lm} | ({f" under {name}": Noised(lm, name) for name in NOISES} if noise else {})
     for under, reader in readers.items():
         if ours:
-            found["answers" + under] = evaluate(reader, () if "characters" in ours else ours, items)
-            shown.append(tables.answers(found["answers" + under], under))
+            results["answers" + under] = evaluate(reader, () if "characters" in ours else ours, items)
         if theirs is not None:
-            found["harness" + under] = theirs.evaluate(reader, limit)
-            shown.append(tables.harness(found["harness" + under], under))
-    if json:
-        return print_json(found)
-    for table in shown:
-        console().print(table)
+            results["harness" + under] = theirs.evaluate(reader, limit)
+    return results
 
 
 def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str], HarnessTasks | None]":
@@ -105,7 +127,7 @@ def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str],
 
 
 def info(model: Named, json: Flag = False) -> None:
-    """Say what a model is: parameters, FLOPs per byte, configuration. A recipe will do, too.
+    """Show the size of a model or recipe: parameters, FLOPs per byte, configuration.
 
     Examples:
       bytequilt info tiny
@@ -118,8 +140,8 @@ def info(model: Named, json: Flag = False) -> None:
     from ..info import describe
     from ..view.tables import description
 
-    found = describe(model)
-    print_json(found) if json else console().print(description(found))
+    described = describe(model)
+    print_json(described.json()) if json else console().print(description(described))
 
 
 def bench(
@@ -151,35 +173,51 @@ def bench(
         json: Print one JSON document instead.
         plot: Also draw bytes per second to this file, .png or .svg.
     """
-    if what != "decode":
-        raise UserError(f"bench measures decode, not {what!r}")
-    if threads < 1 or speculate < 0:
-        raise UserError("threads must be at least 1, and speculate at least 0")
+    _check_bench(what, threads, speculate, plot)
     import torch
 
-    from ..evals.decode import corpus, speculation, sweep
-    from ..view.figures import decode_speed, drawable
+    from ..evals.decode import speculation, sweep
+    from ..view.figures import decode_speed
     from ..view.tables import decoding
 
-    if plot is not None:
-        drawable(plot)
     torch.set_num_threads(threads)
     lm = load_model(model, "cpu")
-    found: dict[str, Any] = {"model": model, **sweep(lm, prompt, output, rows)}
+    results: dict[str, Any] = {"model": model, **sweep(lm, prompt, output, rows)}
     if speculate:
-        text = corpus(4 * prompt[0])
-        prompts = [text[at : at + prompt[0]] for at in range(0, len(text), prompt[0])]
-        found["speculation"] = speculation(lm, prompts, output[0], speculate)
+        results["speculation"] = speculation(lm, _prompts(prompt[0]), output[0], speculate)
     if plot is not None:
-        decode_speed([_speed(one) for one in found["settings"]], plot)
-    print_json(found) if json else console().print(decoding(found))
+        decode_speed([_speed(row) for row in results["settings"]], plot)
+    print_json(results) if json else console().print(decoding(results))
+
+
+def _check_bench(what: str, threads: int, speculate: int, plot: Path | None) -> None:
+    """Raises UserError for what cannot be measured or drawn."""
+    from ..view.figures import drawable
+
+    if what != "decode":
+        raise UserError(f"bench measures decode, not {what!r}")
+    if not 1 <= threads <= 1024 or speculate < 0:
+        raise UserError("threads must be 1 to 1024, and speculate at least 0")
+    if plot is not None:
+        drawable(plot)
+
+
+def _prompts(size: int) -> list[bytes]:
+    """Four prompts of so many bytes each."""
+    from ..evals.decode import corpus
+
+    text = corpus(4 * size)
+    return [text[at : at + size] for at in range(0, len(text), size)]
 
 
 def convert(
     src: Source,
     dst: Target,
+    files: Files = (),
     to: Literal["bytequilt", "hf", "meta"] = "bytequilt",
     lossy: Flag = False,
+    rule: Rule = None,
+    target_bytes: Mean = None,
     revision: Revision = None,
     json: Flag = False,
 ) -> None:
@@ -190,18 +228,29 @@ def convert(
     Examples:
       bytequilt convert facebook/blt-1b blt-1b
       bytequilt convert runs/mine mine-hf --to hf
+      bytequilt convert runs/mine mine-hf held-out.txt --to hf --rule entropy --target-bytes 4.5
 
     Args:
         src: A shipped model, a model or run directory, or a hub id.
         dst: The directory to write, which must not exist.
+        files: Text to calibrate another rule on.
         to: The layout to write.
         lossy: Convert even what the layout cannot express, and say what changes.
+        rule: Patch by this rule instead of the model's, with the same entropy model.
+        target_bytes: Mean bytes per patch that its threshold is calibrated to, on FILE...
         revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
         json: Print one JSON document instead.
     """
     from ..interop import convert as write
     from ..view.progress import progress
 
+    if (rule is None) != (target_bytes is None) or (rule is None) != (not files):
+        raise UserError(
+            "--rule, --target-bytes and FILE... go together: convert SRC DST FILE... --rule R --target-bytes X"
+        )
+    if dst.exists():
+        raise UserError(f"{dst} exists already; give another name, or remove it")
+    patching = _recalibrated(src, rule, target_bytes, files, revision) if rule and target_bytes else None
     with ExitStack() as stack:
         bar = progress()
 
@@ -210,15 +259,36 @@ def convert(
                 stack.enter_context(bar).add_task("convert", total=total)
             bar.advance(bar.task_ids[0], done)
 
-        found = write(src, dst, to, lossy=lossy, revision=revision, advance=advance)
-    for said in (*found["notes"], *found["changed"]):
+        written = write(src, dst, to, lossy=lossy, patching=patching, revision=revision, advance=advance)
+    for said in (*written["notes"], *written["changed"]):
         print(f"note: {said}", file=sys.stderr)
     if json:
-        return print_json(found)
-    print(f"{dst}: {found['tensors']} tensors, {found['bytes'] / 1e6:,.1f} MB, from {found['from']} to {found['to']}")
+        return print_json(written)
+    size = f"{written['tensors']} tensors, {written['bytes'] / 1e6:,.1f} MB"
+    print(f"{dst}: {size}, from {written['from']} to {written['to']}")
 
 
-def _speed(one: dict[str, Any]) -> tuple[str, float, float]:
+def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
+    """Another rule for the entropy model of a model, calibrated on the first megabyte of the files."""
+    from ..config import PatchingConfig
+    from ..evals.corpora import texts
+    from ..lm import load
+    from ..patching.calibration import first_bytes
+    from ..patching.patcher import Patcher
+
+    documents = [text for path in files for text in texts(path)]
+    lm, options = load(src, revision=revision), PatchingConfig(kind=kind, target_bytes=target)
+    patcher = Patcher(options.rule(**{str(options.calibrated): 0.0}), lm.patcher.model)
+    reached = patcher.calibrate(first_bytes(documents, options.sample_bytes), target)
+    print(
+        f"note: patches differ from the model's own: kind '{kind}' instead of '{lm.patcher.rule.kind}', "
+        f"{reached.threshold_bits:.3f} bits for {reached.mean_patch_bytes:.2f} bytes per patch",
+        file=sys.stderr,
+    )
+    return patcher.rule
+
+
+def _speed(row: dict[str, Any]) -> tuple[str, float, float]:
     """A measured setting as its name, its bytes per second, and the bound that memory sets to them."""
-    name = f"{one['prompt']} + {one['output']} bytes, {one['rows']} row(s)"
-    return name, one["bytes_per_s"], one["bytes_per_s"] * one["times_floor"]
+    name = f"{row['prompt']} + {row['output']} bytes, {row['rows']} row(s)"
+    return name, row["bytes_per_s"], row["bytes_per_s"] * row["times_floor"]

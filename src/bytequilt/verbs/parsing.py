@@ -1,12 +1,15 @@
-"""Arguments of the verbs, bound by tyro; its boxes become lines."""
+"""Arguments of the verbs, bound by tyro; what it says of bad ones becomes a line."""
 
+import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import partial, wraps
-from inspect import getdoc
+from inspect import getdoc, signature
 from io import StringIO
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args
 
 import tyro
 
@@ -18,7 +21,7 @@ OF_RECIPES = ("train", "prepare")
 
 
 def bind(name: str, arguments: list[str]) -> Callable[[], None]:
-    """The verb with its arguments bound. What tyro says of bad ones in a box becomes one line."""
+    """The verb with its arguments bound. Raises UserError with one line where they are wrong."""
     verb, prog, said = FUNCTIONS[name], f"bytequilt {name}", StringIO()
 
     @wraps(verb)
@@ -27,22 +30,42 @@ def bind(name: str, arguments: list[str]) -> Callable[[], None]:
 
     try:
         with redirect_stderr(said):
-            if name not in OF_RECIPES:
-                return tyro.cli(later, prog=prog, args=arguments)
-            bound, rest = tyro.cli(later, prog=prog, args=arguments, return_unknown_args=True)
-            return partial(bound, fields=tuple(rest))
+            bound, unknown = tyro.cli(later, prog=prog, args=arguments, return_unknown_args=True)
     except SystemExit as stop:
         if stop.code:
-            raise UserError(f"{_unboxed(said.getvalue())} (see {prog} --help)") from None
+            raise UserError(f"{_message(said.getvalue())} (see {prog} --help)") from None
         print(_more_help(name, arguments))
         raise
+    if name in OF_RECIPES:
+        return partial(bound, fields=tuple(unknown))
+    if unknown:
+        raise UserError(f"{_complaint(verb, unknown)} (see {prog} --help)")
+    return bound
 
 
-def _unboxed(said: str) -> str:
-    """The message of one of tyro's boxes, without its title and its advice."""
-    rows = [row for line in said.splitlines() if (row := line.strip(" │|╭╮╰╯+─-"))]
-    advice = ("Perhaps you meant", "Argument helptext", "For full helptext")
-    return " ".join(takewhile(lambda row: not row.startswith(advice), rows[1:]))
+def _message(said: str) -> str:
+    """What tyro says in a box, without the lines of the box, its title and its advice."""
+    rows = [row for line in said.splitlines() if (row := re.sub("[\u2500-\u257f]", " ", line).strip())]
+    advice = ("Argument helptext", "For full helptext")
+    return " ".join(takewhile(lambda row: not row.startswith(advice), rows[1:])) or "the arguments are wrong"
+
+
+def _complaint(verb: Callable[..., None], unknown: list[str]) -> str:
+    """What is wrong with arguments that the verb does not know."""
+    option = next((word for word in unknown if word.startswith("--")), None)
+    if option is not None:
+        close = get_close_matches(option.partition("=")[0], _flags(verb), 1)
+        return f"no option {option[:60]}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"unexpected '{unknown[0][:60]}': a text of several words goes in quotes, as one argument"
+
+
+def _flags(verb: Callable[..., None]) -> list[str]:
+    """The options of a verb, those of its groups among them."""
+    names: list[str] = []
+    for parameter in signature(verb).parameters.values():
+        group = next((kind for kind in get_args(parameter.annotation)[:1] if is_dataclass(kind)), None)
+        names += [field.name for field in fields(group)] if group else [parameter.name]
+    return ["--" + name.replace("_", "-") for name in names]
 
 
 def _more_help(name: str, arguments: list[str]) -> str:

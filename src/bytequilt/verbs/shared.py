@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,30 +26,44 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 def bytes_of(text: str) -> bytes:
     """The bytes of an argument; of standard input where it is `-`."""
+    return bytes_up_to(text, -1)
+
+
+def bytes_up_to(text: str, most: int) -> bytes:
+    """The same, but no more than so many from standard input; all where that is negative."""
     from ..codec import as_bytes
 
-    return sys.stdin.buffer.read() if text == "-" else as_bytes(text)
+    return standard_input(most) if text == "-" else as_bytes(text)
+
+
+def standard_input(most: int = -1) -> bytes:
+    """Standard input, or its first `most` bytes. Raises UserError where it is closed."""
+    try:
+        return sys.stdin.buffer.read(most)
+    except (AttributeError, ValueError):  # Python has no stream, or a closed one, where the shell closed it
+        raise UserError("standard input is closed, and - reads it") from None
 
 
 def load_model(model: str, device: str) -> "LM":
-    """The BLT of that name on that device; UserError where there is no such device."""
+    """The BLT of that name on that device; UserError where there is no such model or device."""
     from ..lm import load
 
-    return _on(device, load, model)
+    return load(model, device)
 
 
 def load_any_model(model: str, device: str) -> "LM | Baseline":
     """The same, or a baseline."""
     from ..lm import load_any
 
-    return _on(device, load_any, model)
+    return load_any(model, device)
 
 
-def _on(device: str, load: Callable[[str, str], Any], model: str) -> Any:
-    try:
-        return load(model, device)
-    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
-        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
+def check_target(path: Path, *suffixes: str) -> None:
+    """Raises UserError where a file of that name cannot be written, or is not named as one of these kinds."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"cannot write '{path}': its name must end with {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def console() -> "Console":
@@ -63,13 +76,3 @@ def console() -> "Console":
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, ensure_ascii=False))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, which is there once it is whole."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.rename(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Verbs that compare: models trained with equal means, and languages under one model."""
+"""Verbs that compare: models trained at equal cost, and languages under one model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ Tokenizers = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...", help_b
 
 
 def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: Flag = False) -> None:
-    """Train the models of a study with equal means, measure them, and write tables, plots and a report.
+    """Train the models of a study at equal cost, measure them, and write tables, plots and a report.
 
     Runs that are done are not done again, and one that was interrupted goes on. Several processes may share the work:
     start the same command in each. Results are in OUT: report.md, results.csv, results.json and the plots.
@@ -30,11 +30,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
         report: Train nothing, and report what is done so far.
         json: Print the results as one JSON document.
     """
-    from ..study import finetune
-    from ..study.corpus import prepared
+    from ..study.compare import compare as run
     from ..study.recipe import STUDIES, load_study
-    from ..study.report import write_report
-    from ..study.runs import do_all, done
     from ..view.figures import drawable
     from ..view.tables import comparison
 
@@ -43,11 +40,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
     if report and not any(folder.glob("runs/*/result.json")):
         raise UserError(f"{folder} has no results yet: without --report they are made")
     with interruptible():
-        corpus = prepared(study, folder)
-        rows = done(study, folder, corpus) if report else do_all(study, folder, corpus)
-        finetuned = finetune.done(study, folder) if report else finetune.do_all(study, folder)
-    found = write_report(study, rows, folder, corpus, finetuned)
-    print_json(found) if json else console().print(comparison(found))
+        results = run(study, folder, report_only=report)
+    print_json(results) if json else console().print(comparison(results))
 
 
 def languages(
@@ -56,7 +50,7 @@ def languages(
     tokenizers: Tokenizers = (),
     json: Flag = False,
     plot: File = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
 
@@ -72,24 +66,25 @@ def languages(
         tokenizers: Files of ranks, as Llama 3's tokenizer.model, whose tokens are set beside the patches.
         json: Print one JSON document instead.
         plot: Also draw bytes per patch over bytes per token to this file, .png or .svg.
-        device: Where the model runs: cpu, cuda, mps.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from functools import partial
 
     from ..baselines.vocabulary import BPE
     from ..evals import languages as udhr
     from ..view.figures import drawable
+    from ..view.scripts import plot as draw
     from ..view.tables import languages as table
 
     if plot is not None:
         drawable(plot)
         if not tokenizers:
             raise UserError("--plot sets patches beside tokens: give the files of --tokenizers, too")
-    found = udhr.declarations(declarations)
+    texts = udhr.declarations(declarations)
     encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
-    rows = udhr.languages(load_any_model(model, device), found, encoders)
+    rows = udhr.languages(load_any_model(model, device), texts, encoders)
     if plot is not None:
-        udhr.plot(rows, plot)
+        draw(rows, plot)
     print_json(rows) if json else console().print(table(rows))
 
 

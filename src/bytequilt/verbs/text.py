@@ -3,64 +3,170 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .shared import File, Flag, Model, Positional, bytes_of, load_model, print_json, write_text
+from ..config import UserError
+from ..config.sampling import Sampling
+from .shared import (
+    File,
+    Flag,
+    Model,
+    Positional,
+    bytes_of,
+    bytes_up_to,
+    check_target,
+    console,
+    load_model,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text as Drawn
+
+    from ..baselines.tokenizer import Tokenizer
     from ..infer.generate import Completion
     from ..infer.writer import Step
+    from ..view.patched import PatchedText
 
-Text = Annotated[Positional[str], tyro.conf.arg(metavar="TEXT|-")]
+Texts = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT|-", help_behavior_hint="")]
+Reported = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", help_behavior_hint="")]
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+TokenizerName = Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE", help_behavior_hint="")]
+WHOLE = 250_000
+"""Bytes of a text that is patched as a whole; a longer one is printed part by part."""
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
-def patch(text: Text, model: Model = "tiny", json: Flag = False, html: File = None, device: str = "cpu") -> None:
+@dataclass(frozen=True)
+class SamplingFlags(Sampling):
+    """The fields of `Sampling` as flags; two have plainer types on a command line."""
+
+    seed: Seed = None
+    """The same seed draws the same bytes."""
+    stop: Stops = ()
+    """The text ends before the first of these; may be given more than once."""
+
+
+Draws = Annotated[SamplingFlags, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+
+
+def patch(
+    text: Texts,
+    model: Model = "tiny",
+    tokens: TokenizerName = None,
+    report: Reported = None,
+    json: Flag = False,
+    html: File = None,
+    device: str = "auto",
+) -> None:
     """Show how a text is cut into patches.
 
     Examples:
       bytequilt patch "Daenerys Targaryen is in Game of Thrones"
+      bytequilt patch --tokens default "380 381 strawberry"
       bytequilt patch - --html patches.html < chapter.txt
+      bytequilt patch --report tiny english.txt russian.txt
 
     Args:
-        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --.
+        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --. With --report,
+            files: one is a document, unless it is .jsonl or .parquet; then each record is one.
         model: A shipped model, a model or run directory, or a hub id.
+        tokens: Also show the tokens of this tokenizer: default, a tokenizer.json, or a file of ranks as Llama 3's.
+        report: Show bytes, characters and bits per patch by script instead, of files under this model's patcher.
         json: Print one JSON document instead.
-        html: Also write the figure, with the entropy curve above the text, to this file: HTML, or SVG by its name.
-        device: Where the model runs: cpu, cuda, mps.
+        html: Also write the figure, with the entropy curve above the text, to this file: .html or .svg.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
-    from ..view.html import page, svg
+    if report is not None:
+        return _report(report, text, json, html, device)
+    if len(text) != 1:
+        wrong = f"unexpected {text[1]!r}: a text of several words goes in quotes" if text else "patch needs a TEXT"
+        raise UserError(f"{wrong} (see bytequilt patch --help)")
+    if html is not None:
+        check_target(html, ".html", ".htm", ".svg")
+    tokenizer = _tokenizer(tokens) if tokens is not None else None
+    data = bytes_up_to(text[0], WHOLE + 1)
+    if len(data) > WHOLE:
+        if tokens is not None or html is not None:
+            raise UserError(f"--tokens and --html are for texts of up to {WHOLE:,} bytes")
+        return _patch_long(text[0], data, model, json, device)
+    patched = load_model(model, device).patch(data)
+    if tokenizer is not None:
+        patched = _with_tokens(patched, tokenizer)
+    if html is not None:
+        from ..files import write_text
+        from ..view.html import page, svg
+
+        write_text(html, svg(patched) if html.suffix.lower() == ".svg" else page(patched))
+    if json:
+        return print_json(patched.json())
     from ..view.terminal import shown
 
-    data = bytes_of(text)
-    found = load_model(model, device).patch(data)
-    if html is not None:
-        write_text(html, svg(found) if html.suffix.lower() == ".svg" else page(found))
-    print_json(found.json()) if json else print(shown(found))
+    print(shown(patched))
+
+
+def _with_tokens(patched: "PatchedText", tokenizer: "Tokenizer") -> "PatchedText":
+    from ..view.patched import Tokens
+
+    tokens = Tokens(tokenizer.name, tuple(tokenizer.pieces(patched.data)), tokenizer.about)
+    return replace(patched, tokens=tokens)
+
+
+def _tokenizer(name: str) -> "Tokenizer":
+    from ..baselines.tokenizer import Tokenizer
+
+    return Tokenizer.find(name)
+
+
+def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
+    """The patches of a text that begins with `head`, printed as they come."""
+    from ..view.progress import progress
+    from ..view.stream import patched_parts, print_json_parts, print_parts
+    from ..view.terminal import is_plain
+
+    patcher, out = load_model(model, device).patcher, console()
+    rest = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
+    with progress() as bar:
+        # On a terminal the text itself shows how far it is.
+        line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
+        parts = patched_parts(patcher, chain([head], rest))
+        counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
+        if json:
+            return print_json_parts(counted, sys.stdout.write)
+        print_parts(counted, sys.stdout.write, is_plain(out), lambda drawn: _ansi(out, drawn))
+
+
+def _ansi(out: "Console", drawn: "Drawn") -> str:
+    with out.capture() as capture:
+        out.print(drawn, end="", soft_wrap=True)
+    return capture.get()
+
+
+def _report(model: str, files: tuple[str, ...], json: bool, html: Path | None, device: str) -> None:
+    """Patches of files by script."""
+    from ..evals.scripts import report
+    from ..view.tables import scripts
+
+    if not files or html is not None:
+        raise UserError("patch --report takes a MODEL and one FILE at least, and no --html")
+    counts = report(load_model(model, device), files)
+    print_json(counts) if json else console().print(scripts(counts))
 
 
 def generate(
+    sampling: Draws,
     prompt: Prompt = None,
     model: Model = "tiny",
-    max_bytes: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    stop: Stops = (),
-    utf8: Flag = False,
-    logprobs: Flag = False,
     speculate: int = 0,
-    seed: Seed = None,
     json: Flag = False,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Continue a text, byte by byte.
 
@@ -69,50 +175,34 @@ def generate(
     Examples:
       bytequilt generate "The president of" --max-bytes 300
       bytequilt generate "Q: What is a byte? A:" --stop Q: --speculate 8
-      echo "In the beginning" | bytequilt generate - --temperature 0 --json
+      printf "In the beginning" | bytequilt generate - --temperature 0 --json
 
     Args:
+        sampling: How bytes are drawn.
         prompt: The text to continue, of any bytes; - reads standard input.
         model: A shipped model, a model or run directory, or a hub id.
-        max_bytes: Bytes to generate at most.
-        temperature: 0 takes the likeliest byte.
-        top_k: Draw from the k likeliest bytes; 0 from all.
-        top_p: Draw from the likeliest bytes whose probabilities sum to p.
-        min_p: Draw from bytes at least this fraction as likely as the likeliest.
-        repetition_penalty: Above 1, the last 64 bytes are less likely to come again.
-        stop: End before this text; may be given more than once.
-        utf8: Draw only what keeps the text valid UTF-8.
-        logprobs: With --json, also the log-probability of each byte, in nats.
         speculate: Let the decoder guess up to so many bytes ahead, and verify them in one pass.
-        seed: The same seed gives the same bytes.
         json: Print one JSON document when done, instead of the text as it comes.
-        device: Where the model runs: cpu, cuda, mps.
+        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
-    options = {
-        "max_bytes": max_bytes,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "stop": stop,
-        "utf8": utf8,
-        "logprobs": logprobs,
-        "speculate": speculate,
-        "seed": seed,
-    }
-    asked = prompt is None and not json and sys.stdin.isatty() and sys.stdout.isatty()
-    data = b"" if asked else bytes_of(prompt or "")
+    options = {field.name: getattr(sampling, field.name) for field in fields(sampling)} | {"speculate": speculate}
+    asks = prompt is None and not json and _on_terminal()
+    data = b"" if asks else bytes_of(prompt or "")
     lm = load_model(model, device)
     if json:
         return print_json(_completion(data, lm.generate(data, **options)))
-    if not asked:
+    if not asks:
         return _print_steps(data, lm.stream(data, **options))
     for line in _prompts():
         try:
             _print_steps(line, lm.stream(line, **options))
         except KeyboardInterrupt:  # ends the text, not the conversation
             sys.stdout.write("\n")
+
+
+def _on_terminal() -> bool:
+    """Whether a person can be asked for prompts."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:
@@ -133,20 +223,20 @@ def _prompts() -> Iterator[bytes]:
     from ..codec import as_bytes
 
     with suppress(ImportError):
-        import readline  # noqa: F401  lines can be edited, and called back
+        import readline  # noqa: F401  so that lines can be edited and recalled
     with suppress(EOFError):
         while True:
             yield as_bytes(input("prompt> "))
 
 
-def _completion(prompt: bytes, found: "Completion") -> dict[str, Any]:
+def _completion(prompt: bytes, completion: "Completion") -> dict[str, Any]:
     """A completion as JSON."""
-    logprobs = {"logprobs": list(found.logprobs)} if found.logprobs else {}
+    logprobs = {"logprobs": list(completion.logprobs)} if completion.logprobs else {}
     return {
         "prompt": prompt.decode("utf-8", "replace"),
-        "text": found.text,
-        "finish_reason": found.finish_reason,
-        **asdict(found.stats),
-        "bytes_per_second": found.stats.bytes_per_second,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        **asdict(completion.stats),
+        "bytes_per_second": completion.stats.bytes_per_second,
         **logprobs,
     }

@@ -1,4 +1,4 @@
-"""Verbs that train: what a recipe describes, its stages up to the shards, and lean patchers."""
+"""Verbs that train: whole recipes, their data alone, and cheap patchers."""
 
 import sys
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
-"""What tyro does not know of the arguments of `train` and `prepare`: fields of the recipe."""
+"""Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
 
 
 def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fields = ()) -> None:
-    """Train what a recipe describes, from corpus to report; what is done is not done again.
+    """Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.
 
     Any field of the recipe can be overridden, as in --train.steps 100; `bytequilt train RECIPE --help` lists them all.
 
@@ -34,15 +34,15 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import train as train_recipe
-    from ..view.terminal import report as screen
+    from ..view.report import report as screen
 
     with interruptible():
-        found = train_recipe(chosen, folder)
-    print_json(found) if json else console().print(screen(found))
+        report = train_recipe(chosen, folder)
+    print_json(report) if json else console().print(screen(report))
 
 
 def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
-    """Do the stages of a recipe up to the shards: corpus, entropy model, threshold, entropies.
+    """Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.
 
     Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
 
@@ -71,7 +71,7 @@ def distill(
     steps: int = 600,
     json: Flag = False,
 ) -> None:
-    """Give a model a lean patcher: one that takes the place of its entropy model at a fraction of the cost.
+    """Give a model a cheap patcher, which takes the place of its entropy model.
 
     The report says how many boundaries agree on held-out text, what the model scores with either patcher, and what a
     byte costs. The model with the new patcher is in OUT/model.
@@ -102,8 +102,8 @@ def distill(
     except ValidationError as error:
         raise UserError(one_line(error)) from None
     with interruptible():
-        found = make(model, files, lean, out or Path("runs") / "lean")
-    print_json(found) if json else console().print(patchers(found))
+        report = make(model, files, lean, out or Path("runs") / "lean")
+    print_json(report) if json else console().print(patchers(report))
 
 
 def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:

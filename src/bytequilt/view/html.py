@@ -1,15 +1,21 @@
 """Patches as a figure: the entropy of each byte above the text, the threshold, and a patch wherever it is crossed."""
 
+from collections.abc import Iterator
 from html import escape
 from math import ceil
+from typing import TYPE_CHECKING
 
-from .glyphs import BYTES, Glyph, glyphs, harmless
-from .legend import ACCENT, BITS, NEUTRAL, has_levels, level, summary
-from .patched import Patch, PatchedText
+from .flow import FLOW_STYLE, flow
+from .glyphs import Glyph, Part, harmless, parts
+from .legend import ACCENT, BITS, NEUTRAL, Scale, level, summary, token_summary
+
+if TYPE_CHECKING:
+    from .patched import Patch, PatchedText
 
 COLUMNS = 72
 FEWEST = 24  # columns of a short text, so that the words of the legend fit beside it
 CELL, PLOT, LINE, GAP = 10, 60, 20, 16  # width of a byte, then heights: of the curve, of the text, between rows
+STRIP = 8  # height of the tokens below the text
 LEFT, RIGHT, TOP = 42, 58, 14
 ZOOM = 1.4  # pixels of a page for a unit of the figure
 
@@ -24,10 +30,13 @@ FIGURE_STYLE = (
     ".bytequilt .starts{stroke:currentColor;stroke-width:.5;opacity:.3}"
     ".bytequilt .curve{fill:none;stroke:currentColor;stroke-width:1;opacity:.75;pointer-events:none}"
     ".bytequilt .threshold{stroke:" + ACCENT + ";stroke-width:1;stroke-dasharray:4 3}"
+    ".bytequilt .cut{stroke:" + ACCENT + ";stroke-width:1;stroke-dasharray:2 2;pointer-events:none}"
+    ".bytequilt .tokens path{fill:" + NEUTRAL + ";fill-opacity:.75}.bytequilt .tokens .odd{fill-opacity:.4}"
+    ".bytequilt .tokens path:hover{fill-opacity:1}"
     ".bytequilt .n{fill:"
     + NEUTRAL
     + "}"
-    + "".join(f".bytequilt .c{at},.bytequilt-c{at}{{fill:{hue};background:{hue}}}" for at, hue in enumerate(BITS))
+    + "".join(f".bytequilt .c{at}{{fill:{hue}}}" for at, hue in enumerate(BITS))
     # Thin colours lie well on white and on black, so one figure serves both.
     + ".bytequilt .patches path{fill-opacity:.62}.bytequilt .patches .odd{fill-opacity:.36}"
     ".bytequilt .patches path:hover{fill-opacity:.85}"
@@ -39,14 +48,14 @@ PAGE_STYLE = (
     "font:15px/1.5 system-ui,sans-serif}h1{font-size:1.35rem;margin:0 0 .25rem}"
     f"@media(prefers-color-scheme:dark){{body{{{DARK_INK};background:#0d1117}}}}"
 )
-FRAGMENT_STYLE = (
+FRAGMENT_STYLE = FLOW_STYLE + (
     ".bytequilt-figure{margin:0;overflow-x:auto}"
-    ".bytequilt-words{font-size:13px;opacity:.8;margin:0 0 .8rem}"
-    ".bytequilt-words i{font-style:normal;padding:.1em .5em;color:#16181d}"
+    ".bytequilt-words{font-size:13px;opacity:.8;margin:.2rem 0 .8rem}"
+    ".bytequilt-words i{font-style:normal;padding:.1em .5em}"
 )
 
 
-def page(patched: PatchedText, title: str = "Patches") -> str:
+def page(patched: "PatchedText", title: str = "Patches") -> str:
     """A whole HTML file: needs no script, no network and no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(harmless(title))}</title>'
@@ -55,20 +64,22 @@ def page(patched: PatchedText, title: str = "Patches") -> str:
     )
 
 
-def fragment(patched: PatchedText) -> str:
-    """The figure and its legend as a piece of HTML, which takes the text colour of what is around it."""
+def fragment(patched: "PatchedText") -> str:
+    """The text in its patches and tokens, the legend, and the figure; it takes the text colour of what is around it."""
+    scale = Scale.of(patched)
     words = escape(summary(patched))
-    if has_levels(patched):
-        names = [str(bits) for bits in range(len(BITS) - 1)] + [f"{len(BITS) - 1}+"]
-        swatches = "".join(f'<i class="bytequilt-c{at}">{name}</i>' for at, name in enumerate(names))
-        words += f" · opened by an entropy of {swatches} bits"
+    if scale is not None:
+        swatches = "".join(f'<i class="bytequilt-c{at}"></i>' for at in scale.levels)
+        words += f" · opened by {scale.ends[0]} {swatches} {scale.ends[1]}, grey by none"
+    tokens = f'<p class="bytequilt-words">{escape(token_summary(patched))}</p>\n' if patched.tokens else ""
+    figure = f'<figure class="bytequilt-figure">{_figure(patched)}</figure>'
     return (
-        f"<style>{FRAGMENT_STYLE}{FIGURE_STYLE}</style>"
-        f'<p class="bytequilt-words">{words}</p>\n<figure class="bytequilt-figure">{_figure(patched)}</figure>\n'
+        f"<style>{FRAGMENT_STYLE}{FIGURE_STYLE}</style>{flow(patched, scale)}"
+        f'<p class="bytequilt-words">{words}</p>\n{tokens}{figure}\n'
     )
 
 
-def svg(patched: PatchedText) -> str:
+def svg(patched: "PatchedText") -> str:
     """The figure alone, as an SVG file."""
     ink = f".bytequilt{{{INK}}}@media(prefers-color-scheme:dark){{.bytequilt{{{DARK_INK}}}}}"
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
@@ -77,13 +88,14 @@ def svg(patched: PatchedText) -> str:
 # ------------------------------------------------------------------------------------------------------------- figure
 
 
-class _Scale:
-    """Heights of the figure: bits to y, counted from the top of a row."""
+class _Layout:
+    """Heights of the figure: bits to y, counted from the top of a row; and its colours."""
 
-    def __init__(self, patched: PatchedText) -> None:
+    def __init__(self, patched: "PatchedText") -> None:
         self.bits = patched.entropy_bits
+        self.colours = Scale.of(patched)
         self.plot = 0 if self.bits is None else PLOT
-        self.row = self.plot + LINE + GAP
+        self.row = self.plot + LINE + (STRIP if patched.tokens else 0) + GAP
         highest = max([*(self.bits or ()), patched.threshold_bits or 0.0])
         self.top = max(4, 2 * ceil(highest / 2))
 
@@ -91,17 +103,19 @@ class _Scale:
         return _short(self.plot * (1 - bits / self.top))
 
 
-def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
-    scale = _Scale(patched)
+def _figure(patched: "PatchedText", attributes: str = "", style: str = "") -> str:
+    layout = _Layout(patched)
     size = len(patched.data)
     rows = range(0, max(size, 1), COLUMNS)
     width = LEFT + CELL * min(COLUMNS, max(size, FEWEST)) + RIGHT
-    height = TOP + scale.row * len(rows)
-    pieces = _pieces(patched, scale)
-    cells = _cells(patched)
+    height = TOP + layout.row * len(rows)
+    drawn_parts = parts(patched.data, [patch.start for patch in patched])
+    pieces = _pieces(patched, drawn_parts, layout)
+    strips = _strips(patched, layout)
+    cells = _cells(patched, drawn_parts, layout)
     drawn = "".join(
-        f'<g transform="translate({LEFT},{TOP + scale.row * at})">'
-        f"{_grid(patched, scale, row)}{pieces[at]}{_curve(scale, row)}{cells[at]}</g>\n"
+        f'<g transform="translate({LEFT},{TOP + layout.row * at})">'
+        f"{_grid(patched, layout, row)}{pieces[at]}{_curve(layout, row)}{cells[at]}{strips[at]}</g>\n"
         for at, row in enumerate(rows)
     )
     return (
@@ -111,20 +125,21 @@ def _figure(patched: PatchedText, attributes: str = "", style: str = "") -> str:
     )
 
 
-def _grid(patched: PatchedText, scale: _Scale, row: int) -> str:
+def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
     """Axis, threshold line, and number of the first byte of a row."""
-    out = [f'<text class="axis" x="-6" y="{scale.plot + 14}">{row}</text>']
-    if scale.bits is None:
+    out = [f'<text class="axis" x="-6" y="{layout.plot + 14}">{row}</text>']
+    if layout.bits is None:
         return out[0]
     right = CELL * min(COLUMNS, max(len(patched.data) - row, 1))
-    ticks = range(0, scale.top + 1, 2)
-    out.append(f'<path class="grid" d="{"".join(f"M0 {scale.y(bits)}h{right}" for bits in ticks)}"/>')
+    ticks = range(0, layout.top + 1, 2)
+    out.append(f'<path class="grid" d="{"".join(f"M0 {layout.y(bits)}h{right}" for bits in ticks)}"/>')
     out += [
-        f'<text class="axis" x="-6" y="{_short(float(scale.y(bits)) + 3)}">{bits}{" bits" * (bits == scale.top)}</text>'
+        f'<text class="axis" x="-6" y="{_short(float(layout.y(bits)) + 3)}">{bits}'
+        f"{' bits' * (bits == layout.top)}</text>"
         for bits in ticks[1:]
     ]
     if patched.threshold_bits is not None:
-        y = scale.y(patched.threshold_bits)
+        y = layout.y(patched.threshold_bits)
         out.append(f'<path class="threshold" d="M0 {y}h{right}"/>')
         out.append(
             f'<text class="limit" x="{right + 5}" y="{_short(float(y) + 3)}">{patched.threshold_bits:.2f} bits</text>'
@@ -132,53 +147,103 @@ def _grid(patched: PatchedText, scale: _Scale, row: int) -> str:
     return "".join(out)
 
 
-def _curve(scale: _Scale, row: int) -> str:
-    if not scale.bits:
+def _curve(layout: _Layout, row: int) -> str:
+    if not layout.bits:
         return ""
-    steps = "".join(f"V{scale.y(bits)}h{CELL}" for bits in scale.bits[row : row + COLUMNS])
-    return f'<path class="curve" d="M0 {scale.plot}{steps}V{scale.plot}"/>'
+    steps = "".join(f"V{layout.y(bits)}h{CELL}" for bits in layout.bits[row : row + COLUMNS])
+    return f'<path class="curve" d="M0 {layout.plot}{steps}V{layout.plot}"/>'
 
 
-def _pieces(patched: PatchedText, scale: _Scale) -> list[str]:
+def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
     """For each row, its patches: a line where each starts, a block under its bytes, a bar as high as what opened it."""
     count = len(range(0, max(len(patched.data), 1), COLUMNS))
     lines: list[str] = [""] * count
+    cuts: list[str] = [""] * count
     blocks: list[list[str]] = [[] for _ in range(count)]
     for index, patch in enumerate(patched):
-        hue = level(patch)
+        hue = level(layout.colours, patch)
         classes = f'"{"n" if hue is None else f"c{hue}"}{" odd" * (index % 2)}"'
-        title = _tooltip(patch)
-        end = patch.start + patch.length
-        for row in range(patch.start // COLUMNS, (end - 1) // COLUMNS + 1):
-            left = max(patch.start, row * COLUMNS)
-            x = CELL * (left - row * COLUMNS)
-            wide = CELL * (min(end, (row + 1) * COLUMNS) - left)
-            shape = f"M{x + 0.5} {scale.plot}h{wide - 1}v{LINE}h{1 - wide}z"
-            if scale.bits is not None and left == patch.start:
-                shape += f"M{x} {scale.plot}V{scale.y(scale.bits[left])}h{CELL}V{scale.plot}z"
-                lines[row] += f"M{x} 0V{scale.plot}"
+        title = _tooltip(patch, drawn[index])
+        for row, x, wide in _boxes(patch.start, patch.length):
+            shape = f"M{x + 0.5} {layout.plot}h{wide - 1}v{LINE}h{1 - wide}z"
+            if row == patch.start // COLUMNS:
+                if layout.bits is not None:
+                    shape += f"M{x} {layout.plot}V{layout.y(layout.bits[patch.start])}h{CELL}V{layout.plot}z"
+                    lines[row] += f"M{x} 0V{layout.plot}"
+                if drawn[index].inside:
+                    cuts[row] += f"M{x} {layout.plot}v{LINE}"
             blocks[row].append(f'<path class={classes} d="{shape}"><title>{title}</title></path>')
     return [
-        f'<path class="starts" d="{lines[row]}"/><g class="patches">{"".join(blocks[row])}</g>' for row in range(count)
+        f'<path class="starts" d="{lines[row]}"/><g class="patches">{"".join(blocks[row])}</g>'
+        + (f'<path class="cut" d="{cuts[row]}"/>' if cuts[row] else "")
+        for row in range(count)
     ]
 
 
-def _tooltip(patch: Patch) -> str:
-    shown = "".join(glyph.shown if glyph.kind not in BYTES else f"‹{glyph.shown}›" for glyph in glyphs(patch.data))
-    parts = [shown, f"{patch.length} byte{'s' * (patch.length != 1)} from {patch.start}"]
-    if patch.entropy_bits is not None:
-        parts.append(f"opened by {patch.entropy_bits:.2f} bits")
-    return escape(" · ".join(parts))
-
-
-def _cells(patched: PatchedText) -> list[str]:
-    """For each row, its characters, each over the middle of its bytes."""
+def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
+    """For each row, its tokens as a strip below the text."""
     size = len(patched.data)
-    cuts = {patch.start for patch in patched} | set(range(0, size, COLUMNS))
-    rows: list[list[Glyph]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
-    for glyph in glyphs(patched.data, cuts):
-        rows[glyph.start // COLUMNS].append(glyph)
-    return ["".join(_texts(row, PLOT if patched.entropy_bits is not None else 0)) for row in rows]
+    strips: list[list[str]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
+    if patched.tokens is None:
+        return [""] * len(strips)
+    runs = patched.tokens.runs(size)
+    starts = [start for start, _ in runs]
+    drawn = parts(patched.data, starts)
+    for index, (start, token) in enumerate(runs):
+        length = [*starts, size][index + 1] - start
+        title = escape(f"{drawn[index].text} · token of {_bytes(length)} from {start}")
+        for row, x, wide in _boxes(start, length) if token else ():
+            shape = f"M{x + 0.5} {layout.plot + LINE + 1}h{wide - 1}v{STRIP - 1}h{1 - wide}z"
+            strips[row].append(f'<path{_odd(index)} d="{shape}"><title>{title}</title></path>')
+    return [f'<g class="tokens">{"".join(strip)}</g>' if strip else "" for strip in strips]
+
+
+def _odd(index: int) -> str:
+    return ' class="odd"' if index % 2 else ""
+
+
+def _boxes(start: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Row, x and width of each piece of a run of bytes."""
+    end = start + length
+    for row in range(start // COLUMNS, (end - 1) // COLUMNS + 1):
+        left = max(start, row * COLUMNS)
+        yield row, CELL * (left - row * COLUMNS), CELL * (min(end, (row + 1) * COLUMNS) - left)
+
+
+def _tooltip(patch: "Patch", drawn: Part) -> str:
+    words = [drawn.text, f"{_bytes(patch.length)} from {patch.start}"]
+    if patch.entropy_bits is not None:
+        words.append(f"opened by {patch.entropy_bits:.2f} bits")
+    return escape(" · ".join(words))
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte{'s' * (count != 1)}"
+
+
+def _cells(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
+    """For each row, the characters whose first byte is in it, each over the middle of its bytes there."""
+    rows: list[list[Glyph]] = [[] for _ in range(0, max(len(patched.data), 1), COLUMNS)]
+    for part in drawn:
+        for glyph in _words(part.glyphs):
+            rows[glyph.start // COLUMNS].append(glyph)
+    return ["".join(_texts(row, layout.plot)) for row in rows]
+
+
+def _words(row: list[Glyph]) -> Iterator[Glyph]:
+    """The glyphs, those of a script that is written from right to left together: their shapes depend on each other."""
+    waiting: Glyph | None = None
+    for glyph in row:
+        if waiting and glyph.rtl and glyph.start // COLUMNS == waiting.start // COLUMNS:
+            waiting = Glyph(waiting.start, waiting.length + glyph.length, "plain", waiting.shown + glyph.shown)
+            continue
+        if waiting:
+            yield waiting
+        waiting = glyph if glyph.rtl else None
+        if not glyph.rtl:
+            yield glyph
+    if waiting:
+        yield waiting
 
 
 def _texts(row: list[Glyph], top: int) -> list[str]:
@@ -187,23 +252,24 @@ def _texts(row: list[Glyph], top: int) -> list[str]:
     plain, faint, digits = [], [], []
     alone = []
     for glyph in row:
-        middle = CELL * (glyph.start % COLUMNS) + CELL * glyph.length / 2
-        if glyph.kind in BYTES:
+        first = glyph.start % COLUMNS
+        middle = CELL * first + CELL * min(glyph.length, COLUMNS - first) / 2
+        if glyph.kind == "invalid":
             digits += [(middle - 2.3, glyph.shown[0]), (middle + 2.3, glyph.shown[1])]
-        elif glyph.kind != "plain":
+        elif glyph.kind not in ("plain", "mark"):
             faint.append((middle, glyph.shown))
         elif glyph.shown.isascii():
             plain.append((middle, glyph.shown))
         else:
-            alone.append([(middle, glyph.shown)])
+            alone.append(f'<text x="{_short(middle)}" y="{y}">{escape(glyph.shown)}</text>')
     lists = [("", y, plain), (' class="faint"', y, faint), (' class="hex"', y - 1, digits)]
-    lists += [("", y, one) for one in alone]
-    return [
+    together = [
         f'<text{attribute} x="{" ".join(_short(x) for x, _ in items)}" y="{height}">'
         f"{escape(''.join(char for _, char in items))}</text>"
         for attribute, height, items in lists
         if items
     ]
+    return together + alone
 
 
 def _short(value: float) -> str:

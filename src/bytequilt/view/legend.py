@@ -1,30 +1,76 @@
-"""What colours mean, and the line of words below every picture."""
+"""What colours mean, and the lines of words below every picture."""
 
-from .patched import Patch, PatchedText
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-# One colour a bit, of equal lightness (OKLCH 0.70, chroma 0.125), from easy and cool to hard and warm.
+if TYPE_CHECKING:
+    from .patched import Patch, PatchedText
+
+
+# From easy and cool to hard and warm, of equal lightness (OKLCH 0.70, chroma 0.125).
 BITS = ("#00b5bd", "#37abde", "#769dec", "#ab8ce0", "#d27eb7", "#e17c85", "#dc8653")
 NEUTRAL = "#9aa0a6"
 ACCENT = "#e8590c"
 
 
-def level(patch: Patch) -> int | None:
-    """Whole bits of the entropy that opened the patch, as an index of `BITS`; None where no entropy did."""
-    return None if patch.entropy_bits is None else max(0, min(int(patch.entropy_bits), len(BITS) - 1))
+@dataclass(frozen=True)
+class Scale:
+    """Colours for entropies: they span those that occur, from the lowest to the highest, in equal steps."""
+
+    low: float
+    """In bits, as is `high`."""
+    high: float
+
+    @classmethod
+    def of(cls, patches: "Iterable[Patch]") -> "Scale | None":
+        """None where no entropy opened any of the patches."""
+        bits = [patch.entropy_bits for patch in patches if patch.entropy_bits is not None]
+        return cls(min(bits), max(bits)) if bits else None
+
+    def level(self, patch: "Patch") -> int | None:
+        """An index of `BITS`; None for a patch that no entropy opened."""
+        if patch.entropy_bits is None:
+            return None
+        if self.high <= self.low:
+            return len(BITS) // 2
+        part = (patch.entropy_bits - self.low) / (self.high - self.low)
+        return max(0, min(int(part * len(BITS)), len(BITS) - 1))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The colours that there are, from low to high."""
+        return tuple(range(len(BITS))) if self.high > self.low else (len(BITS) // 2,)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What the first and the last colour stand for."""
+        return f"{self.low:.1f}", f"{self.high:.1f} bits"
 
 
-def colour(patch: Patch) -> str:
-    """The colour of a patch, as #rrggbb."""
-    at = level(patch)
-    return NEUTRAL if at is None else BITS[at]
+def level(scale: Scale | None, patch: "Patch") -> int | None:
+    """The colour of a patch as an index of `BITS`; None where it is grey."""
+    return None if scale is None else scale.level(patch)
 
 
-def has_levels(patched: PatchedText) -> bool:
-    """Whether the entropy colours appear, and need explaining."""
-    return any(patch.entropy_bits is not None for patch in patched)
-
-
-def summary(patched: PatchedText) -> str:
+def summary(patched: "PatchedText") -> str:
     """Numbers of a patched text on one line."""
-    words = f"{len(patched):,} patch{'es' * (len(patched) != 1)}, mean {patched.mean_patch_bytes:.2f} bytes"
-    return words if patched.threshold_bits is None else f"{words} · threshold {patched.threshold_bits:.2f} bits"
+    return totals(len(patched), len(patched.data), patched.threshold_bits)
+
+
+def totals(patches: int, size: int, threshold_bits: float | None) -> str:
+    """Numbers of so many patches of so many bytes."""
+    mean = size / patches if patches else 0.0
+    words = f"{patches:,} patch{'es' * (patches != 1)}, mean {mean:.2f} bytes"
+    return words if threshold_bits is None else f"{words} · threshold {threshold_bits:.2f} bits"
+
+
+def token_summary(patched: "PatchedText") -> str:
+    """Numbers of the tokens beside the patches on one line; empty where there are none."""
+    if patched.tokens is None:
+        return ""
+    size, count = len(patched.data), len(patched.tokens.pieces)
+    characters = len(patched.data.decode("utf-8", "replace"))
+    mean = f", mean {size / count:.2f} bytes" if count else ""
+    about = f" ({patched.tokens.about})" if patched.tokens.about else ""
+    return f"{size:,} bytes, {characters:,} characters · {count:,} tokens of {patched.tokens.name}{about}{mean}"

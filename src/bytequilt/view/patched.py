@@ -22,6 +22,38 @@ class Patch:
         """The patch as text; bytes that are no whole character become U+FFFD."""
         return self.data.decode("utf-8", "replace")
 
+    def json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "start": self.start,
+            "length": self.length,
+            "text": self.text,
+            "hex": self.data.hex(),
+            "entropy_bits": self.entropy_bits,
+        }
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The same text as a tokenizer cuts it."""
+
+    name: str
+    pieces: tuple[tuple[int, int], ...]
+    """Start and length of each token, in bytes of the text, in order; bytes that no token stands for are left out."""
+    about: str = ""
+    """What the tokenizer is, for people."""
+
+    def runs(self, size: int) -> list[tuple[int, bool]]:
+        """Where each token and each gap of a text of `size` bytes starts, and whether it is a token."""
+        found: list[tuple[int, bool]] = []
+        end = 0
+        for start, length in (piece for piece in self.pieces if piece[1]):
+            if start > end:
+                found.append((end, False))
+            found.append((start, True))
+            end = start + length
+        return [*found, (end, False)] if end < size else found
+
 
 @dataclass(frozen=True, repr=False)
 class PatchedText:
@@ -36,6 +68,8 @@ class PatchedText:
     """The entropy above which a patch starts; None where the rule has no threshold."""
     entropy_bits: tuple[float, ...] | None
     """How hard each byte was: the entropy of the distribution from which it was predicted."""
+    tokens: Tokens | None = None
+    """What to show beside the patches."""
 
     def __post_init__(self) -> None:
         at = 0
@@ -47,6 +81,11 @@ class PatchedText:
             raise ValueError("the patches together are not the bytes of the text")
         if self.entropy_bits is not None and len(self.entropy_bits) != len(self.data):
             raise ValueError(f"{len(self.entropy_bits)} entropies for {len(self.data)} bytes")
+        at = 0
+        for start, length in self.tokens.pieces if self.tokens else ():
+            if start < at or length < 0 or start + length > len(self.data):
+                raise ValueError(f"the token at byte {start} of {length} bytes does not follow byte {at}")
+            at = start + length
 
     @classmethod
     def cut(
@@ -79,30 +118,25 @@ class PatchedText:
 
     def json(self) -> dict:
         """Everything but the entropies inside patches, as JSON types. `hex` is exact where `text` cannot be."""
-        return {
+        found = {
             "text": self.data.decode("utf-8", "replace"),
             "mean_patch_bytes": self.mean_patch_bytes,
             "threshold_bits": self.threshold_bits,
-            "patches": [
-                {
-                    "start": patch.start,
-                    "length": patch.length,
-                    "text": patch.text,
-                    "hex": patch.data.hex(),
-                    "entropy_bits": patch.entropy_bits,
-                }
-                for patch in self.patches
-            ],
+            "patches": [patch.json() for patch in self.patches],
         }
+        if self.tokens is not None:
+            pieces = [{"start": start, "length": length} for start, length in self.tokens.pieces]
+            found["tokens"] = {"name": self.tokens.name, "count": len(pieces), "pieces": pieces}
+        return found
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "PatchedText":
-        """What `json` gave, without the entropies inside patches."""
+    def from_json(cls, value: Mapping[str, Any]) -> "PatchedText":
+        """What `json` gave, without the entropies inside patches and the tokens."""
         patches = tuple(
             Patch(patch["start"], patch["length"], bytes.fromhex(patch["hex"]), patch["entropy_bits"])
-            for patch in found["patches"]
+            for patch in value["patches"]
         )
-        return cls(b"".join(patch.data for patch in patches), patches, found["threshold_bits"], None)
+        return cls(b"".join(patch.data for patch in patches), patches, value["threshold_bits"], None)
 
     def __iter__(self) -> Iterator[Patch]:
         return iter(self.patches)

@@ -1,72 +1,97 @@
 """What a model is, and what it scored, as tables for a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from .glyphs import harmless
-from .terminal import si
+from .report import si
 
+if TYPE_CHECKING:
+    from ..config import HashConfig, MambaConfig, StackConfig
+    from ..info import Description
+
+ENTROPIES = ("threshold", "rise")
+"""Fields of a rule that are in nats in files, and in bits where people read them."""
+RAW = 8
+"""Bits of a byte that nothing is known of."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 
 
-def evaluation(found: Mapping[str, Any]) -> RenderableType:
+def evaluations(results: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """All tables of what `bytequilt eval --json` prints."""
+    if "files" in results:
+        yield evaluation(results)
+    if "noise" in results:
+        yield noises(results["noise"])
+    for key, part in results.items():
+        kind, _, under = key.partition(" ")
+        if kind in ("answers", "harness"):
+            show = answers if kind == "answers" else harness
+            yield show(part, f" {under}" if under else "")
+
+
+def evaluation(results: Mapping[str, Any]) -> RenderableType:
     """Bits per byte of each file, and of all of them: what `bytequilt eval --json` prints."""
     table = _table("file", "bytes", "bits per byte")
-    for file in found["files"]:
+    for file in results["files"]:
         table.add_row(harmless(file["path"]), f"{file['bytes']:,}", f"{file['bpb']:.4f}")
-    if len(found["files"]) > 1:
+    if len(results["files"]) > 1:
         table.add_section()
-        table.add_row("all", f"{found['bytes']:,}", f"{found['bpb']:.4f}", style="bold")
-    patch = found["mean_patch_bytes"]
-    return Group(table, Text(f" {patch:.2f} bytes per patch", "dim")) if patch else table
+        table.add_row("all", f"{results['bytes']:,}", f"{results['bpb']:.4f}", style="bold")
+    notes = [f"{patch:.2f} bytes per patch"] if (patch := results["mean_patch_bytes"]) else []
+    if any(file["bpb"] > RAW for file in results["files"]):
+        notes.append(f"above {RAW} bits a byte is cheaper as it stands: the model has not learnt such text")
+    return Group(table, Text(f" {' · '.join(notes)}", "dim")) if notes else table
 
 
-def noises(found: Mapping[str, Any]) -> RenderableType:
+def noises(results: Mapping[str, Any]) -> RenderableType:
     """Bits per byte of a text as it is and under each noise, over the bytes that were read and over the clean ones."""
     table = _table("noise", "bytes", "bits per byte", "per clean byte", "bytes per patch")
-    for name, row in found.items():
+    for name, row in results.items():
         patch = row["mean_patch_bytes"]
         costs = f"{row['bpb']:.4f}", f"{row['bits_per_clean_byte']:.4f}", f"{patch:.2f}" if patch else ""
         table.add_row(name, f"{row['bytes']:,}", *costs)
     return table
 
 
-def answers(found: Mapping[str, Any], under: str = "") -> RenderableType:
+def answers(results: Mapping[str, Any], under: str = "") -> RenderableType:
     """Accuracy in each task, beside that of a constant answer and of copying the question; and means by level."""
     columns = ("right", "+-", "constant", "copy", "no answer", "likelier")
     table = _table(f"task{under}", *columns)
-    for name, row in found["tasks"].items():
+    for name, row in results["tasks"].items():
         likelier = row["likelihood"]
         shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
         table.add_row(name, *(f"{share:.1%}" for share in shares), f"{likelier['accuracy']:.1%}" if likelier else "")
     table.add_section()
-    for level, row in found["means"].items():
+    for level, row in results["means"].items():
         shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
         table.add_row(f"mean of {level}", *(f"{share:.1%}" for share in shares), "", style="bold")
     return table
 
 
-def harness(found: Mapping[str, Any], under: str = "") -> RenderableType:
+def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
     """Metrics of tasks of lm-evaluation-harness; of a group, those over its tasks."""
     table = _table(f"task{under}", "shots", "items", "metric", "value", "+-")
-    for name, row in found["tasks"].items():
+    for name, row in results["tasks"].items():
         asked = ["" if row[key] is None else f"{row[key]:,}" for key in ("shots", "items")]
-        for metric, one in row["metrics"].items():
-            spread = "" if one["stderr"] is None else f"{one['stderr']:.4f}"
-            table.add_row(harmless(name), *asked, metric, f"{one['value']:.4f}", spread)
+        for metric, value in row["metrics"].items():
+            spread = "" if value["stderr"] is None else f"{value['stderr']:.4f}"
+            table.add_row(harmless(name), *asked, metric, f"{value['value']:.4f}", spread)
             name, asked = "", ["", ""]
-    return Group(table, Text(f" lm-evaluation-harness {found['lm_eval']}", "dim"))
+    return Group(table, Text(f" lm-evaluation-harness {results['lm_eval']}", "dim"))
 
 
-def languages(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+def languages(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Bits per byte, and bytes per patch beside bytes per token, of each language, the cheapest first."""
-    tokenizers = list(found[0]["bytes_per_token"])
+    tokenizers = list(results[0]["bytes_per_token"])
     table = _table("language", "script", "bytes", "bits per byte", "per character", "bytes per patch", *tokenizers)
-    for row in sorted(found, key=lambda row: row["bpb"]):
+    for row in sorted(results, key=lambda row: row["bpb"]):
         patch, characters = row["mean_patch_bytes"], row["bpb"] * row["bytes"] / row["characters"]
         costs = f"{row['bpb']:.3f}", f"{characters:.3f}", f"{patch:.2f}" if patch else ""
         tokens = (f"{row['bytes_per_token'][name]:.2f}" for name in tokenizers)
@@ -74,76 +99,91 @@ def languages(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def comparison(found: Mapping[str, Any]) -> RenderableType:
+def scripts(report: Mapping[str, Any]) -> RenderableType:
+    """Patches by script, and by file where there are several: what `bytequilt patch --report --json` prints."""
+    table = _table("script", "bytes", "bytes/patch", "chars/patch", "bits/patch", "longest", "cuts inside")
+    for row in report["scripts"]:
+        table.add_row(row["script"], *_per_patch(row))
+    if len(report["scripts"]) > 1:
+        table.add_section()
+        table.add_row("all", *_per_patch(report["all"]), style="bold")
+    if len(report["files"]) > 1:
+        table.add_section()
+        for row in report["files"]:
+            table.add_row(harmless(Path(row["path"]).name), *_per_patch(row))
+    return table
+
+
+def _per_patch(row: Mapping[str, Any]) -> list[str]:
+    means = [row[f"{kind}_per_patch"] for kind in ("bytes", "characters", "bits")]
+    shown = ["" if mean is None else f"{mean:.2f}" for mean in means]
+    return [f"{row['bytes']:,}", *shown, f"{row['longest']:,}", f"{row['cuts_inside'] / max(row['patches'], 1):.0%}"]
+
+
+def comparison(results: Mapping[str, Any]) -> RenderableType:
     """Test bits per byte of each model of a study at each size: what `bytequilt compare --json` prints."""
     table = _table("model", "size", "seed", "bits per byte", "training FLOPs", "FLOPs per byte", "seconds")
-    for row in (row for row in found["rows"] if not row["search"]):
+    for row in (row for row in results["rows"] if not row["search"]):
         costs = si(row["train_flops"]), si(row["flops_per_byte"]["total"]), f"{row['seconds']:,.0f}"
         table.add_row(row["model"], row["size"], str(row["seed"]), f"{row['test_bpb']:.4f}", *costs)
     return table
 
 
-def patchers(found: Mapping[str, Any]) -> RenderableType:
-    """A lean patcher beside the entropy model it takes the place of: what `bytequilt distill --json` prints."""
+def patchers(results: Mapping[str, Any]) -> RenderableType:
+    """A distilled patcher beside the entropy model that it replaces: what `bytequilt distill --json` prints."""
     table = _table("patcher", "bits per byte", "bytes per patch", "microseconds per byte")
-    for side, name in (("full", "entropy model"), ("lean", found["kind"])):
-        one = found[side]
-        costs = f"{one['mean_patch_bytes']:.2f}", f"{one['microseconds_per_byte']:.0f}"
-        table.add_row(name, f"{one['bpb']:.4f}", *costs)
+    for side, name in (("full", "entropy model"), ("lean", results["kind"])):
+        row = results[side]
+        costs = f"{row['mean_patch_bytes']:.2f}", f"{row['microseconds_per_byte']:.0f}"
+        table.add_row(name, f"{row['bpb']:.4f}", *costs)
     note = (
-        f" {found['same_decisions']:.1%} of decisions agree; of the entropy model's boundaries "
-        f"{found['boundaries_found']:.1%} are found, and {found['boundaries_right']:.1%} of those found are its own"
+        f" {results['same_decisions']:.1%} of decisions agree; of the entropy model's boundaries "
+        f"{results['boundaries_found']:.1%} are found, and {results['boundaries_right']:.1%} of those found are its own"
     )
     return Group(table, Text(note, "dim"))
 
 
-def description(found: Mapping[str, Any]) -> RenderableType:
-    """Modules of a model with their shapes, parameters and FLOPs: what `bytequilt info --json` prints."""
-    parameters, flops, config = found["parameters"], found["flops_per_byte"], found["config"]
-    blt = config.get("blt") or config.get("model") or {}
-    baseline = config.get("baseline") or {}
-    shapes = {**blt, "entropy": config.get("entropy"), "body": baseline.get("stack") or baseline.get("mamba")}
+def description(described: "Description") -> RenderableType:
+    """Modules with their shapes, parameters and FLOPs, as `bytequilt info` prints them."""
+    parameters, flops, shapes = described.parameters, described.flops_per_byte, _shapes(described)
     table = _table("module", "shape", "parameters", "FLOPs per byte")
     table.columns[1].justify = "left"
     for name in MODULES:
         if parameters.get(name):
-            cost = f"{si(flops[name])}" if flops.get(name) else ""
-            table.add_row(name, _shape(shapes.get(name)), f"{parameters[name]:,}", cost)
+            cost = si(flops[name]) if flops.get(name) else ""
+            table.add_row(name, shapes.get(name, ""), f"{parameters[name]:,}", cost)
     table.add_section()
+    scope = "" if described.baseline else "parameters without the entropy model"
     total = si(flops["total"]) if flops else ""
-    whole = "" if baseline else "parameters without the entropy model"
-    table.add_row("all", whole, f"{parameters['total']:,}", total, style="bold")
-    size, unit = (found["mean_token_bytes"], "token") if baseline else (found["mean_patch_bytes"], "patch")
-    notes = [f"FLOPs of a forward pass at {size:.4g} bytes per {unit}; training takes three times that"]
-    if patching := config.get("patching"):
-        words = {key: _plain(value) for key, value in patching.items() if key != "sample_bytes"}
-        notes.append("patching: " + ", ".join(f"{key} {word}" for key, word in words.items()))
-    return Group(table, *(Text(f" {note}", "dim") for note in notes))
+    table.add_row("all", scope, f"{parameters['total']:,}", total, style="bold")
+    if tables := parameters.get("hash"):
+        table.add_row("", "the same without the n-gram tables", f"{parameters['total'] - tables:,}", "")
+    return Group(table, *(Text(f" {note}", "dim") for note in _notes(described)))
 
 
-def decoding(found: Mapping[str, Any]) -> RenderableType:
+def decoding(results: Mapping[str, Any]) -> RenderableType:
     """Speed of decoding by setting: what `bytequilt bench decode --json` prints."""
     table = _table("prompt", "output", "rows", "B/s", "ms", "p95", "prefill", "latent", "patch", "MiB", "floor")
     table.columns[0].justify = "right"
-    for one in found["settings"]:
-        patch = one["mean_patch_bytes"]
+    for row in results["settings"]:
+        patch = row["mean_patch_bytes"]
         table.add_row(
-            *(f"{one[name]:,}" for name in ("prompt", "output", "rows")),
-            f"{one['bytes_per_s']:,.0f}",
-            f"{one['ms_per_byte_p50']:.3f}",
-            f"{one['ms_per_byte_p95']:.3f}",
-            f"{one['prefill_bytes_per_s']:,.0f}",
-            f"{one['latent_calls_per_byte']:.3f}",
+            *(f"{row[name]:,}" for name in ("prompt", "output", "rows")),
+            f"{row['bytes_per_s']:,.0f}",
+            f"{row['ms_per_byte_p50']:.3f}",
+            f"{row['ms_per_byte_p95']:.3f}",
+            f"{row['prefill_bytes_per_s']:,.0f}",
+            f"{row['latent_calls_per_byte']:.3f}",
             f"{patch:.2f}" if patch else "-",
-            f"{one['peak_mib']:,.0f}",
-            f"{one['times_floor']:.1f} x",
+            f"{row['peak_mib']:,.0f}",
+            f"{row['times_floor']:.1f} x",
         )
     notes = [
-        f"{found['machine']}, {found['threads']} thread(s)",
+        f"{results['machine']}, {results['threads']} thread(s)",
         "ms: the median step, a byte of each row; prefill: B/s; latent: calls per byte; patch: bytes",
-        f"floor: the mean step over the time its weights take to be read at {found['read_gb_per_s']:.1f} GB/s",
+        f"floor: the mean step over the time its weights take to be read at {results['read_gb_per_s']:.1f} GB/s",
     ]
-    if guessed := found.get("speculation"):
+    if guessed := results.get("speculation"):
         passed = f"{guessed['acceptance']:.0%}" if guessed["acceptance"] is not None else "none"
         notes.append(
             f"speculate {guessed['speculate']}: {guessed['bytes_per_s']:,.0f} B/s, {guessed['gain']:.2f} times plain; "
@@ -160,17 +200,42 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _shape(config: Mapping[str, Any] | None) -> str:
-    """One line for a stack, or for the hash tables."""
-    if not config:
-        return ""
-    if "rows" in config:
-        tables = len(config["sizes"]) * config["functions"]
-        return f"{tables} x {config['rows']:,} rows of n-grams"
-    heads = f", {config['heads']} heads" if "heads" in config else ""
-    words = f"{config['layers']} x {config['dim']}{heads}"
-    return f"{words}, window {config['window']}" if config.get("window") else words
+def _shapes(described: "Description") -> dict[str, str]:
+    """A line for each module that has a shape."""
+    if described.baseline:
+        return {"body": _stack(described.baseline.network)}
+    shapes = {}
+    if blt := described.blt:
+        shapes = {name: _stack(getattr(blt, name)) for name in ("encoder", "latent", "decoder")}
+        shapes["hash"] = _tables(blt.hash)
+    if entropy := getattr(described.config, "entropy", None):
+        shapes["entropy"] = _stack(entropy)
+    return shapes
 
 
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _stack(stack: "StackConfig | MambaConfig") -> str:
+    heads, window = getattr(stack, "heads", None), getattr(stack, "window", None)
+    words = [f"{stack.layers} x {stack.dim}", f"{heads} heads" if heads else "", f"window {window}" if window else ""]
+    return ", ".join(filter(None, words))
+
+
+def _tables(tables: "HashConfig") -> str:
+    return f"{tables.tables} x {tables.rows:,} rows of n-grams"
+
+
+def _notes(described: "Description") -> list[str]:
+    unit = "token" if described.baseline else "patch"
+    notes = [
+        f"FLOPs of a forward pass at {described.mean_unit_bytes:.4g} bytes per {unit}; training takes three times that"
+    ]
+    if patching := described.config.patching:
+        chosen = patching.model_dump(exclude_none=True, exclude_defaults=True, exclude={"sample_bytes"})
+        fields = {"kind": patching.kind} | chosen
+        notes.append("patching: " + ", ".join(_field(name, value) for name, value in fields.items()))
+    return notes
+
+
+def _field(name: str, value: Any) -> str:
+    if name in ENTROPIES:
+        return f"{name} {value / math.log(2):.4g} bits"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

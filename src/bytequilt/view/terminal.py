@@ -1,99 +1,148 @@
-"""Patches and reports in a terminal, dark or light."""
+"""Patches in a terminal, dark or light."""
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.panel import Panel
+from rich.cells import cell_len
+from rich.console import Console
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
-from .glyphs import Glyph, glyphs, harmless
-from .histogram import mean, shares
-from .legend import BITS, colour, has_levels, summary
-from .patched import PatchedText
+from .glyphs import CUT, Glyph, glyphs, parts
+from .legend import BITS, NEUTRAL, Scale, level, summary, token_summary
+
+if TYPE_CHECKING:
+    from .patched import PatchedText
 
 INK = "#16181d"
 WIDTH = 76
-BAR = 46
-HISTOGRAM = 16
-EIGHTHS = " ▁▂▃▄▅▆▇█"
-RIVALS = (("entropy_model_bpb", "entropy model"), ("xz_bpb", "xz -9"), ("gzip_bpb", "gzip -9"))
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def coloured(patched: PatchedText) -> Text:
-    """The text with a background for each patch, by the entropy that opened it, and a line of legend below."""
-    text = Text()
-    for index, part in enumerate(_by_patch(patched)):
-        style = Style(color=INK, bgcolor=_tint(colour(patched.patches[index]), 0.62 if index % 2 else 0.36))
-        text.append("".join(map(_shown, part)), style)
+def coloured(patched: "PatchedText", width: int = WIDTH) -> Text:
+    """The text with a background for each patch, by the entropy that opened it, and lines of legend below.
+
+    Tokens are drawn under the patches, line by line of at most `width` cells.
+    """
+    scale = Scale.of(patched)
+    text = body(patched, scale) if patched.tokens is None else _two_layers(patched, scale, width)
     _newline(text)
-    text.append(summary(patched), "dim")
-    if has_levels(patched):
-        text.append(" · ", "dim")
-        for bits, hue in enumerate(BITS):
-            last = "+" if bits == len(BITS) - 1 else ""
-            text.append(f" {bits}{last}", Style(color=INK, bgcolor=_tint(hue, 0.5)))
-        text.append(" bits", "dim")
-    return text
+    return text.append_text(legend(summary(patched), scale, token_summary(patched), _inside(patched)))
 
 
-def shown(patched: PatchedText) -> str:
-    """The patched text as a string: coloured by ANSI codes for a terminal, otherwise with | between patches."""
+def shown(patched: "PatchedText") -> str:
+    """The patched text as a string: coloured by ANSI codes for a terminal, otherwise with | between patches.
+
+    A cut inside a character is a ¦ after it.
+    """
     console = Console(force_jupyter=False)
-    if console.color_system is None or console.no_color:
-        text = Text("|".join("".join(map(_shown, part)) for part in _by_patch(patched)))
+    if is_plain(console):
+        text = Text(barred(patched.data, [patch.start for patch in patched]))
         _newline(text)
-        return text.plain + summary(patched)
+        if patched.tokens is not None:
+            text.append(barred(patched.data, [start for start, _ in patched.tokens.runs(len(patched.data))]))
+            _newline(text)
+        return "\n".join(filter(None, (text.plain + summary(patched), token_summary(patched))))
     with console.capture() as capture:
-        console.print(coloured(patched), end="", soft_wrap=True)
+        console.print(coloured(patched, console.width), end="", soft_wrap=True)
     return capture.get()
 
 
-def report(report: Mapping) -> RenderableType:
-    """The report of a training run: bits per byte beside compressors, patch lengths, speed, and a sample.
-
-    Keys that are missing, or None, are left out: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
-    `patch_histogram` (patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`, `flops_per_byte`
-    (forward), `paragraph` (patched text, as its `json`), `sample` (text).
-    """
-    found = {key: value for key, value in report.items() if value is not None}
-    parts: list[RenderableType] = []
-    if "bpb" in found:
-        parts.append(_section("bits per byte, held out", "less is better", _bars(found)))
-    if found.get("patch_histogram"):
-        counts = {int(length): count for length, count in found["patch_histogram"].items()}
-        average = found.get("mean_patch_bytes", mean(counts))
-        parts.append(_section("bytes per patch", f"{average:.2f} on average", _columns(counts)))
-    if facts := _facts(found):
-        parts.append(Text(" · ".join(facts), "dim"))
-    screens: list[RenderableType] = []
-    if parts:
-        screens.append(_panel("[bold]bytequilt", Group(*parts)))
-    if found.get("paragraph"):
-        screens.append(_panel("held-out text", coloured(PatchedText.from_json(found["paragraph"]))))
-    if found.get("sample"):
-        screens.append(_panel("generated", Text(harmless(found["sample"]).strip("\n"))))
-    return Group(*screens)
+def is_plain(console: Console) -> bool:
+    """Whether a console shows no colours."""
+    return console.color_system is None or console.no_color
 
 
-# ------------------------------------------------------------------------------------------------------------ patches
+def barred(data: bytes, starts: Sequence[int]) -> str:
+    """A text with | where it is cut, and ¦ where the cut is inside the character before."""
+    out = []
+    for index, part in enumerate(parts(data, starts)):
+        bar = "" if index == 0 else CUT if part.inside else "|"
+        out.append(bar + "".join(map(_shown, part.glyphs)))
+    return "".join(out)
 
 
-def _by_patch(patched: PatchedText) -> list[list[Glyph]]:
-    starts = {patch.start: index for index, patch in enumerate(patched)}
-    parts: list[list[Glyph]] = []
-    for glyph in glyphs(patched.data, starts):
-        if glyph.start in starts:
-            parts.append([])
-        parts[-1].append(glyph)
-    return parts
+def body(patched: "PatchedText", scale: Scale | None) -> Text:
+    """The text with a background for each patch."""
+    text = Text()
+    for index, part in enumerate(parts(patched.data, [patch.start for patch in patched])):
+        drawn = CUT * part.inside + "".join(map(_shown, part.glyphs))
+        text.append(drawn, _style(level(scale, patched.patches[index]), index))
+    return text
+
+
+def legend(words: str, scale: Scale | None, tokens: str = "", cut: bool = False) -> Text:
+    """What is below a text: its numbers, and what colours and signs mean."""
+    text = Text(words, "dim")
+    if scale is not None:
+        low, high = scale.ends
+        text.append(f" · opened by {low} ", "dim")
+        for at in scale.levels:
+            text.append("  ", Style(bgcolor=_tint(BITS[at], 0.5)))
+        text.append(f" {high}, grey by none", "dim")
+    if cut:
+        text.append(f" · {CUT} cuts a character", "dim")
+    return text.append(f"\n{tokens}", "dim") if tokens else text
+
+
+def _two_layers(patched: "PatchedText", scale: Scale | None, width: int) -> Text:
+    """Patches, and under each line of them the tokens of the same characters, column by column."""
+    assert patched.tokens is not None
+    patch_starts = [patch.start for patch in patched]
+    runs = patched.tokens.runs(len(patched.data))
+    layers = (
+        (patch_starts, [_style(level(scale, patch), index) for index, patch in enumerate(patched)]),
+        ([start for start, _ in runs], [_token_style(token, index) for index, (_, token) in enumerate(runs)]),
+    )
+    lines: list[list[list[tuple[str, Style]]]] = []
+    used = width
+    for cell, place, mark in _cells(patched.data, {start for starts, _ in layers for start in starts}):
+        size = cell_len(cell)
+        if used + size > width:
+            lines.append([[], []])
+            used = 0
+        for line, (starts, styles) in zip(lines[-1], layers, strict=True):
+            index = bisect_right(starts, place) - 1
+            line.append((" " if mark and starts[index] != place else cell, styles[index]))
+        used = width if cell == "↵" else used + size
+    between = "\n\n" if len(lines) > 1 else "\n"
+    return Text(between).join(Text("\n").join(map(_joined, line)) for line in lines)
+
+
+def _joined(cells: list[tuple[str, Style]]) -> Text:
+    """Neighbours of one style as one piece."""
+    runs = groupby(cells, key=lambda cell: cell[1])
+    return Text.assemble(*(("".join(text for text, _ in run), style) for style, run in runs))
+
+
+def _cells(data: bytes, starts: Container[int]) -> Iterator[tuple[str, int, bool]]:
+    """What is drawn, piece by piece, the byte it stands for, and whether it is the sign of a cut inside a character."""
+    for glyph in glyphs(data):
+        yield "↵" if glyph.kind == "newline" else _shown(glyph), glyph.start, False
+        for place in range(glyph.start + 1, glyph.start + glyph.length):
+            if place in starts:
+                yield CUT, place, True
+
+
+def _inside(patched: "PatchedText") -> bool:
+    """Whether a cut falls into a character."""
+    starts = [patch.start for patch in patched], [start for start, _ in patched.tokens.pieces] if patched.tokens else []
+    between = {glyph.start for glyph in glyphs(patched.data)} | {len(patched.data)}
+    return any(start not in between for layer in starts for start in layer)
+
+
+def _style(level: int | None, index: int) -> Style:
+    hue = NEUTRAL if level is None else BITS[level]
+    return Style(color=INK, bgcolor=_tint(hue, 0.62 if index % 2 else 0.36))
+
+
+def _token_style(token: bool, index: int) -> Style:
+    return Style(color=INK, bgcolor=_tint(NEUTRAL, 0.5 if index % 2 else 0.24)) if token else Style(dim=True)
 
 
 def _shown(glyph: Glyph) -> str:
-    special = {"space": " ", "newline": "↵\n", "control": "·", "fragment": f"‹{glyph.shown}›", "invalid": "�"}
+    special = {"space": " ", "newline": "↵\n", "invalid": f"‹{glyph.shown}›"}
     return special.get(glyph.kind, glyph.shown)
 
 
@@ -105,61 +154,3 @@ def _newline(text: Text) -> None:
 def _tint(hue: str, strength: float) -> str:
     """A colour laid thinly on white: with dark ink on it, it reads the same on a dark and on a light terminal."""
     return "#" + "".join(f"{round(255 - strength * (255 - int(hue[at : at + 2], 16))):02x}" for at in (1, 3, 5))
-
-
-# ------------------------------------------------------------------------------------------------------------- report
-
-
-def _panel(title: str, body: RenderableType) -> Panel:
-    return Panel(body, title=title, border_style="dim", width=WIDTH, padding=(1, 2))
-
-
-def _section(title: str, note: str, body: RenderableType) -> RenderableType:
-    head = Text.assemble((title, "bold"), "  ", (note, "dim"))
-    return Padding(Group(head, Text(), body), (0, 0, 1, 0))
-
-
-def _bars(found: Mapping) -> Table:
-    rows = [("BLT", found["bpb"], BITS[2], "bold")]
-    rows += [(name, found[key], "dim", "") for key, name in RIVALS if key in found]
-    worst = max(value for _, value, _, _ in rows)
-    table = Table.grid(padding=(0, 2))
-    for name, value, hue, style in rows:
-        halves = round(2 * BAR * value / worst) if worst else 0
-        bar = "━" * (halves // 2) + "╸" * (halves % 2)
-        table.add_row(Text(name, style), Text(f"{value:.3f}", style), Text(bar, hue))
-    return table
-
-
-def _columns(counts: Mapping[int, int]) -> Text:
-    """A bar chart three lines high: lengths in bytes below, the last bar holds all longer patches."""
-    parts = shares(counts, HISTOGRAM)
-    heights = [round(24 * part / max(parts)) or (part > 0) for part in parts]
-    text = Text()
-    for floor in (16, 8, 0):
-        text.append(" ".join(EIGHTHS[max(0, min(8, height - floor))] * 3 for height in heights) + "\n", BITS[2])
-    labels = [str(length) for length in range(1, len(parts) + 1)]
-    if max(counts) > len(parts):
-        labels[-1] += "+"
-    text.append(" ".join(f"{label:^3}" for label in labels), "dim")
-    return text
-
-
-def _facts(found: Mapping) -> list[str]:
-    facts = []
-    if "steps" in found:
-        facts.append(f"{found['steps']:,} steps")
-    if "mean_patch_bytes" in found and not found.get("patch_histogram"):
-        facts.append(f"{found['mean_patch_bytes']:.2f} bytes per patch")
-    if "bytes_per_second" in found:
-        facts.append(f"{si(found['bytes_per_second'])}B/s")
-    if "flops_per_byte" in found:
-        facts.append(f"{si(found['flops_per_byte'])}FLOPs per byte")
-    return facts
-
-
-def si(value: float) -> str:
-    for scale, prefix in UNITS:
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}"
-    return f"{value:.3g} "

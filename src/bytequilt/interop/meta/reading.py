@@ -6,8 +6,8 @@ from typing import Any
 
 from ...codec import EOS, VOCAB_SIZE
 from ...config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
-from ..native import FORMAT, ModelConfig, ascending, read_json
-from ..stored import Stored, read_pickle, read_shards
+from ..native import FORMAT, ModelConfig, ascending, read_object
+from ..stored import Stored, read_shards, read_weights
 
 ENTROPY = "entropy_model"
 THRESHOLD = 1.335442066192627  # nats
@@ -65,7 +65,7 @@ KNOWN = {*READ, *FIXED, *IGNORED}
 
 
 def recognise(folder: Path) -> bool:
-    return "args" in read_json(folder / "config.json") or (folder / "params.json").is_file()
+    return "args" in read_object(folder / "config.json") or (folder / "params.json").is_file()
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
@@ -85,19 +85,19 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
     """Tensors under their own names, those of the entropy model behind `entropy_model/`."""
-    found, alone = {}, _arguments(folder) is None
+    tensors, alone = {}, _arguments(folder) is None
     if not alone:
-        found = read_shards(folder) if (folder / "config.json").is_file() else read_pickle(_pth(folder))
+        tensors = read_shards(folder) if (folder / "config.json").is_file() else read_weights(_pth(folder))
     place = folder if alone else _entropy_folder(folder)
     if place is not None:
-        found |= {f"{ENTROPY}/{name}": stored for name, stored in read_pickle(_pth(place)).items()}
-    return found
+        tensors |= {f"{ENTROPY}/{name}": stored for name, stored in read_weights(_pth(place)).items()}
+    return tensors
 
 
 def _arguments(folder: Path) -> dict[str, Any] | None:
     """The BLT's arguments; None where the directory is that of an entropy model alone."""
-    params = read_json(folder / "params.json")
-    args = read_json(folder / "config.json").get("args") or params.get("model") or params
+    params = read_object(folder / "params.json")
+    args = read_object(folder / "config.json").get("args") or params.get("model") or params
     if args.get("dim_global"):
         return args
     if params.get("entropy_model"):
@@ -119,14 +119,14 @@ def _check_arguments(folder: Path, args: dict[str, Any]) -> None:
 def _entropy_folder(folder: Path) -> Path | None:
     """Inside the directory of a BLT, or beside it; None where there is none."""
     for candidate in (folder / ENTROPY, folder.resolve().parent / ENTROPY):
-        if read_json(candidate / "params.json").get("entropy_model"):
+        if read_object(candidate / "params.json").get("entropy_model"):
             return candidate
     return None
 
 
 def _parameters(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of an entropy model: its own, and those of the patching that it was made for."""
-    params = read_json(folder / "params.json")
+    params = read_object(folder / "params.json")
     return params["entropy_model"], (params.get("data") or {}).get("patcher_args") or {}
 
 

@@ -9,7 +9,8 @@ import torch
 from ...codec import EOS, VOCAB_SIZE
 from ...config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, UserError, one_line
 from ..native import ModelConfig, ascending
-from ..stored import Stored, write_safetensors
+from ..native import write_tensors as write_inside
+from ..stored import Stored, load_tensors
 from .reading import ENTROPY, WINDOW, check, hidden
 
 
@@ -24,7 +25,20 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
     _exportable(blt)
     if config.ngram is not None:
         raise UserError("Meta's layout has no place for an n-gram table")
-    args = {
+    files: dict[str, Any] = {"config.json": {"args": _arguments(blt, config.patching)}}
+    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
+    if entropy is not None:
+        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
+        if entropy.newline_reset:
+            changes.append("the entropy model's context does not open anew at newlines there")
+        if entropy.window is None:
+            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
+    return files, changes
+
+
+def _arguments(blt: BLTConfig, rule: RuleConfig) -> dict[str, Any]:
+    """The arguments of a BLT, under their names."""
+    return {
         "vocab_size": VOCAB_SIZE,
         "eos_id": EOS,
         "dim_global": blt.latent.dim,
@@ -55,17 +69,8 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
         "multiple_of": _multiple([blt.encoder, blt.latent, blt.decoder]),
         "norm_eps": blt.encoder.norm_eps,
         "rope_theta": blt.encoder.rope_theta,
-        **_patching(config.patching),
+        **_patching(rule),
     }
-    files: dict[str, Any] = {"config.json": {"args": args}}
-    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
-    if entropy is not None:
-        files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
-        if entropy.newline_reset:
-            changes.append("the entropy model's context does not open anew at newlines there")
-        if entropy.window is None:
-            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
-    return files, changes
 
 
 def _exportable(blt: BLTConfig) -> None:
@@ -111,6 +116,10 @@ def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
 
 
 def _patching(rule: RuleConfig) -> dict[str, Any]:
+    """Raises UserError for a rule that Meta's code does not know."""
+    if rule.kind in ("budget", "words") or rule.own_options:
+        names = ", ".join([f"kind '{rule.kind}'", *(f"`{name}`" for name in rule.own_options)])
+        raise UserError(f"Meta's layout has no place for patching of {names}")
     mode = {"space": "space", "fixed": "static", "byte": "byte"}.get(rule.kind, "entropy")
     return {
         "patching_mode": mode,
@@ -126,11 +135,11 @@ def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[i
     """The BLT as safetensors, the entropy model as a .pth."""
     apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name] for name in tensors if name.startswith(f"{ENTROPY}/")}
     inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
-    write_safetensors(folder / "model.safetensors", inside, {"format": "pt"}, advance)
+    write_inside(folder, inside, advance)
     if apart:
         path = folder / ENTROPY / "consolidated.pth"
         try:
-            torch.save({"model": {name: stored.tensor() for name, stored in apart.items()}}, path)
+            torch.save({"model": load_tensors(apart)}, path)
         except RuntimeError as error:  # what torch says of a disk that is full
             raise UserError(f"{path} cannot be written: {one_line(error)}") from None
         advance(sum(stored.size for stored in apart.values()))

@@ -1,0 +1,187 @@
+"""Records: lines of JSON, tables, rows of a data set -> documents, by the names of their fields."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import DataConfig, UserError, one_line
+from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
+
+Record = tuple[str, bytes | dict[str, Any]]
+"""Where it stands, and its JSON or its fields."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, as bytes."""
+
+    id: str
+    data: bytes
+    prompt: int = 0
+    """How many leading bytes are read but not learnt."""
+
+
+def file_records(path: Path, name: str, config: DataConfig) -> Iterator[Record] | None:
+    """The records of a file, by its suffix; None where it is no file of records. `name` is what messages call it."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    match plain.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return _jsonl_records(path, name)
+        case ".json":
+            return _json_records(path, name)
+        case ".csv":
+            return _table_records(path, name, config, ",")
+        case ".tsv":
+            return _table_records(path, name, config, "\t")
+        case ".parquet":
+            return _parquet_records(path, name, config)
+        case _:
+            return None
+
+
+def _jsonl_records(path: Path, name: str) -> Iterator[Record]:
+    with reading(name), open_file(path, name) as stream:
+        for number, line in enumerate(lines(stream, name), 1):
+            if line.strip():
+                yield f"{name}:{number}", line
+
+
+def _json_records(path: Path, name: str) -> Iterator[Record]:
+    with reading(name), open_file(path, name) as stream:
+        data = read_whole(stream, name)
+    if not data.strip():
+        return
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not one JSON document ({one_line(error)}); lines of JSON end with .jsonl") from None
+    records = value if isinstance(value, list) else [value]
+    if not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{name} must hold one JSON object, or a list of them; anything else belongs into .jsonl")
+    for number, record in enumerate(records, 1):
+        yield f"{name}:{number}", record
+
+
+def _table_records(path: Path, name: str, config: DataConfig, delimiter: str) -> Iterator[Record]:
+    csv.field_size_limit(LARGEST)
+    with reading(name), open_file(path, name) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        columns: list[str] = []
+        try:
+            for row in rows:
+                if not columns:
+                    columns = row
+                    _check_columns(columns, name, config)
+                elif len(row) > len(columns):
+                    raise UserError(f"{name}:{rows.line_num}: {len(row)} fields in a table of {len(columns)} columns")
+                elif row:
+                    yield f"{name}:{rows.line_num}", dict(zip(columns, row, strict=False))
+        except csv.Error as error:
+            raise UserError(f"{name}:{rows.line_num}: {one_line(error)}") from None
+
+
+def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Record]:
+    pa = pyarrow()
+    import pyarrow.parquet as pq
+
+    with reading(name), open_file(path, name) as stream, tempfile.TemporaryFile() as unpacked:
+        packed = path.suffix.lower() in COMPRESSIONS
+        if packed:  # Parquet is read from its end, which a compressed stream cannot be
+            shutil.copyfileobj(stream, unpacked)
+        try:
+            file = pq.ParquetFile(unpacked if packed else stream)
+            columns = file.schema_arrow.names
+            needed = _check_columns(columns, name, config)
+            used = {*needed, "id", *config.where} & set(columns)
+            number = 0
+            for batch in file.iter_batches(batch_size=256, columns=sorted(used)):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{name}:{number}", record
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise UserError(f"{name} is not a sound Parquet file: {one_line(error)}") from None
+
+
+def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[str]:
+    """The columns that texts come from. Raises UserError where one is missing."""
+    needed = [field for field in (config.field, config.prompt_field) if field is not None]
+    for field in needed:
+        if field not in columns:
+            raise UserError(one_line(Exception(f"{name} has no column '{field}'; it has {', '.join(columns)}")))
+    return needed
+
+
+def hub_records(name: str, source: str) -> Iterator[Record]:
+    """The rows of a data set of the Hugging Face hub, named NAME or NAME:SPLIT."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(f"{source} needs the datasets package: pip install 'bytequilt[data]'") from None
+    name, _, split = name.partition(":")
+    try:
+        for number, record in enumerate(load_dataset(name, split=split or "train", streaming=True), 1):
+            yield f"{source}:{number}", record
+    except Exception as error:  # the hub, the network and the data set's own format each raise their own kinds
+        raise UserError(one_line(Exception(f"cannot read {source}: {one_line(error)}"))) from None
+
+
+# ---------------------------------------------------------------------------------------------------------- documents
+
+
+def from_records(records: Iterable[Record], config: DataConfig, dropped: Counter[str]) -> Iterator[Document]:
+    """The documents of records; `dropped` counts those that `where` leaves out."""
+    for place, record in records:
+        try:
+            document = _document(place, record, config)
+        except (ValueError, RecursionError) as error:
+            if not config.skip_bad_records:
+                line = f"{place}: {error}"[:240]
+                raise UserError(f"{line}; `skip_bad_records` goes on without it") from None
+            print(f"{one_line(ValueError(f'{place}: {error}'))}; skipped", file=sys.stderr)
+            continue
+        if document is None:
+            dropped["where"] += 1
+        else:
+            yield document
+
+
+def _document(place: str, record: bytes | dict[str, Any], config: DataConfig) -> Document | None:
+    """The document of a record, or None where `where` leaves it out. Raises ValueError for a bad record."""
+    if isinstance(record, bytes):
+        try:
+            record = json.loads(record)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a record must be a JSON object, not {type(record).__name__}")
+    if any(str(record.get(name)) not in values for name, values in config.where.items()):
+        return None
+    prompt = _field(record, config.prompt_field) if config.prompt_field is not None else b""
+    name = record.get("id")
+    return Document(valid(place if name is None else str(name)), prompt + _field(record, config.field), len(prompt))
+
+
+def _field(record: dict[str, Any], field: str) -> bytes:
+    if field not in record:
+        raise ValueError(f"no field '{field}'; the record has {', '.join(record) or 'none at all'}")
+    value = record[field]
+    if not isinstance(value, str | bytes):
+        raise ValueError(f"field '{field}' must be a string, not {type(value).__name__}")
+    try:
+        return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"field '{field}' has a lone surrogate at character {error.start}") from None
+
+
+def valid(name: str) -> str:
+    """A name that UTF-8 can write: file names and JSON may hold lone surrogates, Parquet strings may not."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,110 @@
+"""The files that a path, a folder or a pattern stands for. A file counts once, whatever the ways that lead to it."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..config import UserError
+from .unpack import reading
+
+Identity = tuple[int, int]
+"""Device and number of a file: the same under all its names."""
+
+
+def files_of(source: str) -> list[Path]:
+    """The files, sorted; hidden ones only where they are named themselves. Links are followed, loops end.
+
+    Raises UserError where there is none.
+    """
+    with reading(source):
+        if "\0" in source:
+            raise UserError("a source has a NUL byte in its name")
+        path = Path(os.path.expanduser(source))
+        if path.is_dir():
+            found, complaint = _reached(path, ["**", "*"]), f"directory {source} holds no files"
+        elif os.path.lexists(path) or not glob.has_magic(source):
+            return [path]
+        else:
+            root = Path(path.anchor)
+            parts = list(path.parts[1:] if path.anchor else path.parts)
+            found, complaint = _reached(root, parts), f"no file matches {source}"
+    if not found:
+        raise UserError(complaint)
+    return found
+
+
+def identity(path: Path) -> Identity:
+    """What tells a file from all others."""
+    with reading(str(path)):
+        status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _reached(root: Path, parts: list[str]) -> list[Path]:
+    """The files below `root` that match, each under the first of its names."""
+    paths: dict[Identity, Path] = {}
+    walk = _Walk()
+    waiting = [(root, parts)]
+    while waiting:
+        for path in walk.matches(*waiting.pop(0)):
+            if path.is_file():
+                paths.setdefault(identity(path), path)
+            elif path.is_symlink() and not path.exists():
+                print(f"{path} is a link to nothing; passed over", file=sys.stderr)
+        if not waiting:  # whatever has a name without links goes by that
+            waiting, walk.links = walk.links, []
+    return sorted(paths.values())
+
+
+class _Walk:
+    """Goes down folders, into each once for the same part of a pattern."""
+
+    def __init__(self) -> None:
+        self.links: list[tuple[Path, list[str]]] = []
+        """Folders that links lead to, to be gone into last."""
+        self._been: set[tuple[Identity, int]] = set()
+
+    def matches(self, folder: Path, parts: list[str]) -> Iterator[Path]:
+        """The paths below a folder that match the parts of a pattern; `**` is any number of folders."""
+        head, *tail = parts
+        if head == "**":
+            yield from self._anywhere(folder, parts)
+        elif glob.has_magic(head):
+            for name in _names(folder):
+                if fnmatchcase(name, head) and (head.startswith(".") or not name.startswith(".")):
+                    yield from self._below(folder / name, tail)
+        elif os.path.lexists(folder / head):
+            yield from self._below(folder / head, tail)
+
+    def _below(self, path: Path, tail: list[str]) -> Iterator[Path]:
+        if not tail:
+            yield path
+        elif path.is_dir():
+            yield from self.matches(path, tail)
+
+    def _anywhere(self, folder: Path, parts: list[str]) -> Iterator[Path]:
+        mark = (identity(folder), len(parts))
+        if mark in self._been:
+            return
+        self._been.add(mark)
+        yield from self.matches(folder, parts[1:] or ["*"])
+        for name in _names(folder):
+            path = folder / name
+            if name.startswith(".") or not path.is_dir():
+                continue
+            if path.is_symlink():
+                self.links.append((path, parts))
+            else:
+                yield from self._anywhere(path, parts)
+
+
+def _names(folder: Path) -> list[str]:
+    """Sorted; none of a folder that may not be read, which is told."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        print(f"cannot read {folder}: {error.strerror}; passed over", file=sys.stderr)
+        return []

@@ -1,0 +1,43 @@
+"""The fields of `Sampling` as keyword arguments, which editors, notebooks and `help` show."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from inspect import Parameter, signature
+from typing import Any, TypedDict
+
+from ..config import UserError
+from .sampling import Sampling
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Options of one generated text: the fields of `Sampling`, which says what they mean."""
+
+    max_bytes: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | bytes | Sequence[str | bytes] | None
+    utf8: bool
+    logprobs: bool
+
+
+def shows_options(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Names the fields of `Sampling` in the signature of a method, where notebooks and `help` look for them."""
+    shown = signature(method)
+    kept = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    options = [
+        Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(Sampling)
+    ]
+    method.__signature__ = shown.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    return method
+
+
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """The options as one value. Raises UserError for unknown names and for values out of range."""
+    known = [field.name for field in fields(Sampling)]
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"no option {', '.join(unknown)}; there are speculate, {', '.join(known)}")
+    return Sampling(**options)

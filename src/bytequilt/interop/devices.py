@@ -1,0 +1,57 @@
+"""Devices and number types by name, checked before anything is loaded to them."""
+
+from typing import Any
+
+import torch
+
+from ..config import UserError
+from ..model.layers import lay_out
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; `auto` is a CUDA GPU, else Apple's, else the CPU.
+
+    Raises UserError where this machine, or its PyTorch, has no such device.
+    """
+    if str(name) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise UserError(f"cannot use device {str(name)[:40]!r}: it must be auto, cpu, cuda, cuda:N or mps") from None
+    if reason := _missing(device):
+        raise UserError(f"cannot use device '{name}': {reason}")
+    return device
+
+
+def _missing(device: torch.device) -> str | None:
+    """Why a device cannot be used; None where it can."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA GPU on this machine"
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return f"this machine has {torch.cuda.device_count()} CUDA GPU(s), counted from 0"
+    if device.type == "mps" and not _has_mps():
+        return "PyTorch finds no Apple GPU on this machine"
+    if device.type not in ("cpu", "cuda", "mps"):
+        return "it must be auto, cpu, cuda, cuda:N or mps"
+    return None
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type of that name, or the type itself. Raises UserError for one that a BLT does not run in."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {name[:40]}")
+    return DTYPES[name]
+
+
+def place(network: Any, device: torch.device) -> Any:
+    """The network on a device, its projections laid out for steps of one row."""
+    lay_out(network.to(device))
+    return network

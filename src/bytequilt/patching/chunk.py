@@ -1,0 +1,159 @@
+"""Boundaries of many bytes at once, without a loop over them: rows that go on from a known state."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..codec import BOE, BOS
+from ..config import RuleConfig
+from .kinds import CONTINUES, NEEDS, between_characters, classes, parts, threshold_parts, wanted
+
+PLACE, LENGTH, BEFORE, LAST, MISSING, WAITED, SPENT, PENDING = range(8)
+FIELDS = 8
+"""What a rule remembers of a row.
+
+PLACE: ids since the BOS of the document, -1 before the first. LENGTH: bytes of the open patch, 0 where the newest byte
+closed it. BEFORE: the newest entropy, the bits of its float32. LAST: the newest id. MISSING: bytes that its character
+still lacks. WAITED: newest bytes in a row after which a character lacked some. SPENT: parts of nats that count against
+a budget. PENDING: 1 where a start waits for a character's end.
+"""
+
+
+class Chunk:
+    """Ids (B, N) that continue rows of states (B, F), and all that the rule says of them."""
+
+    def __init__(self, rule: RuleConfig, state_BF: Tensor, ids_BN: Tensor, nats_BN: Tensor | None) -> None:
+        self.rule, self.ids_BN, self.nats_BN = rule, ids_BN, nats_BN
+        self.past = state_BF[..., None].unbind(1)  # of each field (B, 1)
+        self.length = ids_BN.shape[1]
+        self.position_N = torch.arange(self.length, device=ids_BN.device)
+
+    @cached_property
+    def closes_BN(self) -> Tensor:
+        """Which bytes close their patch."""
+        if self.rule.kind != "budget" and self.rule.max_length is None:
+            return self.natural_BN
+        end_BN, length = self._end_BN, self.length
+        beyond_B = torch.full_like(end_BN[:, :1], length)
+        jump_BN = torch.cat([end_BN[:, 1:], beyond_B, beyond_B], 1)  # from each end to the next: column N is its own
+        chain_BN = end_BN[:, :1]
+        while chain_BN.shape[1] < length:  # doubling: log N steps
+            chain_BN = torch.cat([chain_BN, jump_BN.gather(1, chain_BN)], 1)
+            jump_BN = jump_BN.gather(1, jump_BN)
+        closes = torch.zeros_like(jump_BN, dtype=torch.bool)
+        return closes.scatter(1, chain_BN, True)[:, :length]
+
+    @property
+    def states_BNF(self) -> Tensor:
+        """The state after each id."""
+        closed_BN = self._newest(self.closes_BN, -1 - self.past[LENGTH])
+        zeros_BN = torch.zeros_like(self.ids_BN)
+        nats = zeros_BN if self.nats_BN is None else self.nats_BN.contiguous().view(torch.int32).long()
+        whole = self.rule.whole
+        fields = {
+            PLACE: self.place_BN,
+            LENGTH: self.position_N - closed_BN,
+            BEFORE: nats,
+            LAST: self.ids_BN,
+            MISSING: self.missing_BN if whole else zeros_BN,
+            WAITED: self.waited_BN if whole else zeros_BN,
+            SPENT: self._spent_since(closed_BN) if self.rule.kind == "budget" else zeros_BN,
+            PENDING: (self._waiting_BN > self._served_BN).long() if whole else zeros_BN,
+        }
+        return torch.stack([fields[field] for field in range(FIELDS)], -1)
+
+    # ------------------------------------------------------------------------------------------------- byte by byte
+
+    @cached_property
+    def place_BN(self) -> Tensor:
+        """Ids since the BOS of the document."""
+        return self.position_N - self._newest(self.ids_BN == BOS, -1 - self.past[PLACE])
+
+    @cached_property
+    def kind_BN(self) -> Tensor:
+        return classes(self.rule, self.ids_BN.device)[self.ids_BN]
+
+    @cached_property
+    def missing_BN(self) -> Tensor:
+        """Bytes that the character of each byte still lacks."""
+        begin_BN = self._newest((self.kind_BN & CONTINUES) == 0, -1)
+        end_BN = torch.cat([self.past[MISSING] - 1, self.position_N + (self.kind_BN >> NEEDS)], 1)
+        return (end_BN.gather(1, begin_BN + 1) - self.position_N).clamp(min=0)
+
+    @cached_property
+    def waited_BN(self) -> Tensor:
+        """Bytes in a row, up to each, after which a character lacked some."""
+        return self.position_N - self._newest(self.missing_BN == 0, -1 - self.past[WAITED])
+
+    @cached_property
+    def may_BN(self) -> Tensor:
+        """After which bytes a patch may start at all."""
+        text_BN = self.ids_BN != BOE
+        return text_BN & between_characters(self.waited_BN) if self.rule.whole else text_BN
+
+    @cached_property
+    def wanted_BN(self) -> Tensor:
+        kinds = classes(self.rule, self.ids_BN.device)
+        kind_before_BN = torch.cat([kinds[self.past[LAST]], self.kind_BN[:, :-1]], 1)
+        before_BN = None
+        if self.nats_BN is not None:
+            newest_B = self.past[BEFORE].to(torch.int32).view(torch.float32)
+            before_BN = torch.cat([newest_B, self.nats_BN[:, :-1]], 1)
+        return wanted(self.rule, self.ids_BN, self.place_BN, self.kind_BN, kind_before_BN, self.nats_BN, before_BN)
+
+    @cached_property
+    def natural_BN(self) -> Tensor:
+        """Which bytes close their patch whatever came before the last character: starts moved to its end."""
+        if not self.rule.whole:
+            return self.wanted_BN
+        earlier_BN = torch.cat([torch.zeros_like(self.past[PENDING]), self._served_BN[:, :-1]], 1)
+        return self.may_BN & (self._waiting_BN > earlier_BN)
+
+    @cached_property
+    def _waiting_BN(self) -> Tensor:
+        """How many starts were wanted up to each byte."""
+        return self.wanted_BN.cumsum(1) + self.past[PENDING]
+
+    @cached_property
+    def _served_BN(self) -> Tensor:
+        """How many of them were wanted before a patch could last start."""
+        return torch.where(self.may_BN, self._waiting_BN, 0).cummax(1).values
+
+    # ---------------------------------------------------------------------------------------------- patch by patch
+
+    @property
+    def _end_BN(self) -> Tensor:
+        """Where a patch that begins at each position would close, N where it does not; column 0 is the open patch."""
+        length = self.length
+        due_BN = torch.full_like(self.ids_BN, length)
+        if self.rule.max_length is not None:
+            due_N = self.position_N + self.rule.max_length - 1
+            due_BN = torch.cat([due_N[:1] - self.past[LENGTH], due_N[1:].expand(len(due_BN), -1)], 1)
+        if self.rule.kind == "budget":
+            budget_BN = self._spent_before_BN[:, :-1] + threshold_parts(self.rule)
+            due_BN = torch.minimum(due_BN, torch.searchsorted(self._spent_BN, budget_BN, right=True))
+        due_BN = torch.maximum(due_BN, self.position_N).clamp(max=length)
+        may_BN = torch.cat([self._next(self.may_BN), torch.full_like(due_BN[:, :1], length)], 1)
+        return torch.minimum(self._next(self.natural_BN), may_BN.gather(1, due_BN))
+
+    @cached_property
+    def _spent_BN(self) -> Tensor:
+        """Parts of nats of the bytes after each id, summed over the chunk."""
+        return parts(self.nats_BN).cumsum(1).contiguous()
+
+    @cached_property
+    def _spent_before_BN(self) -> Tensor:
+        """What does not count for a patch that begins at each position, N included: its first byte's counts."""
+        return torch.cat([-self.past[SPENT], torch.zeros_like(self.past[SPENT]), self._spent_BN[:, :-1]], 1)
+
+    def _spent_since(self, closed_BN: Tensor) -> Tensor:
+        return self._spent_BN - self._spent_before_BN.gather(1, closed_BN.clamp(min=-1) + 1)
+
+    def _newest(self, event_BN: Tensor, before: Tensor | int) -> Tensor:
+        """Position of the newest event at or before each byte; `before`, at most 0, where there is none."""
+        return torch.where(event_BN, self.position_N, before).cummax(1).values
+
+    def _next(self, event_BN: Tensor) -> Tensor:
+        """Position of the first event at or after each byte; N where there is none."""
+        return torch.where(event_BN, self.position_N, self.length).flip(1).cummin(1).values.flip(1)

@@ -1,0 +1,106 @@
+"""The runs of a study and their order; the search for the learning rates of each model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+from .recipe import Rate, Study, Sweep
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one model."""
+
+    model: str
+    size: str
+    seed: int
+    rate: Rate | None = None
+    """The rate that it tries, in the search for learning rates; None for a run at the rate that the search chose."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The run that a row of results is of."""
+        rate = Rate(row["lr"], row["hash_lr_factor"]) if row["search"] else None
+        return cls(row["model"], row["size"], row["seed"], rate)
+
+    @property
+    def place(self) -> dict[str, str | int]:
+        """Its fields in a row of results."""
+        return {"model": self.model, "size": self.size, "seed": self.seed}
+
+    @property
+    def name(self) -> str:
+        tried = "" if self.rate is None else f"-lr{self.rate.lr:g}x{self.rate.hash_lr_factor:g}"
+        return f"{self.model}-{self.size}-seed{self.seed}{tried}"
+
+
+HeldOutBPB = Callable[[Run], float | None]
+"""Held-out bits per byte of a try: infinite where it diverged, None where it is not done."""
+
+
+def held_out_bpb(rows: Iterable[Mapping[str, Any]]) -> HeldOutBPB:
+    """What the tries among rows of results reached."""
+    return {Run.of(row): row["val_bpb"] or math.inf for row in rows if row["search"]}.get
+
+
+def tries(study: Study, model: str, bpb: HeldOutBPB) -> tuple[list[Run], Run | None]:
+    """The tries of a model's search for learning rates so far; and the best of them, once the search has ended.
+
+    The search starts in the middle of the grid. It moves to the best of the neighbouring rates until none is better.
+    There are no tries where the rate is given, or is another model's.
+    """
+    contender, size = study.models[model], study.sizes(model)[0]
+    if contender.lr or contender.lr_of or study.sweep is None:
+        return [], None
+    neighbours = _neighbours(study.sweep)
+    asked: list[Run] = []
+    centre = study.sweep.middle
+    while True:
+        here = {rate: Run(model, size, study.budgets[size].seeds[0], rate) for rate in (centre, *neighbours[centre])}
+        asked += [run for run in here.values() if run not in asked]
+        reached = {rate: value for rate, run in here.items() if (value := bpb(run)) is not None}
+        if len(reached) < len(here):
+            return asked, None
+        if (best := min(reached, key=lambda rate: reached[rate])) == centre:
+            return asked, here[centre]
+        centre = best
+
+
+def _neighbours(sweep: Sweep) -> dict[Rate, list[Rate]]:
+    grid = {
+        (i, j): Rate(lr, factor)
+        for (i, lr), (j, factor) in product(enumerate(sorted(sweep.lr)), enumerate(sorted(sweep.hash_lr_factor)))
+    }
+    steps = ((-1, 0), (1, 0), (0, -1), (0, 1))
+    return {
+        rate: [grid[i + di, j + dj] for di, dj in steps if (i + di, j + dj) in grid] for (i, j), rate in grid.items()
+    }
+
+
+def learning_rate(study: Study, model: str, bpb: HeldOutBPB) -> Rate | None:
+    """The learning rates of a model: given, or the best of its tries. None while the search goes on."""
+    contender = study.models[model]
+    if contender.lr:
+        return Rate(contender.lr, contender.hash_lr_factor or 1.0)
+    if contender.lr_of:
+        return learning_rate(study, contender.lr_of, bpb)
+    _, best = tries(study, model, bpb)
+    return best.rate if best else None
+
+
+def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
+    """All runs, and the tries asked for so far, in the order in which they are best done: tries, then size by size."""
+    runs = [run for model in study.models for run in tries(study, model, bpb)[0]]
+    for size, budget in study.budgets.items():
+        for seed in budget.seeds:
+            runs += [Run(model, size, seed) for model in study.models if size in study.sizes(model)]
+    return runs
+
+
+def budget_of(study: Study, run: Run) -> tuple[str, float]:
+    """What a run may take: flops, bytes or seconds, and how many."""
+    share = study.sweep.share if run.rate and study.sweep else 1.0
+    ((unit, amount),) = study.budgets[run.size].amounts.items()
+    return unit, amount * share
