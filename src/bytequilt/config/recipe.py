@@ -86,8 +86,8 @@ class TrainConfig(Config):
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the whole gradient."""
     precision: Literal["auto", "fp32", "bf16", "bf16_gathered"] = "auto"
-    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast; bf16_gathered: sharded weights are gathered
-    in bf16, and all between them is bf16, too: half the traffic, and other numbers than autocast gives."""
+    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast; bf16_gathered: sharded weights are
+    gathered in bf16, and all between them is bf16, too: half the traffic, and other numbers than autocast gives."""
     compile: bool = False
     """Compile each transformer block."""
     checkpoint_activations: bool = False

@@ -76,4 +76,4 @@ def check_deal(accumulate: int, streams: int, world: int) -> None:
     """Raises UserError unless the batches of a step can be dealt to so many processes from so many streams."""
     for number, name in ((world, "processes"), (streams, "streams")):
         if accumulate % number:
-            raise UserError(f"`accumulate` is {accumulate}, which {number} {name} cannot share evenly; make it a multiple")
+            raise UserError(f"accumulate = {accumulate} cannot be dealt evenly to {number} {name}: make it a multiple")

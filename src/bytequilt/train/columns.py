@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ..model.embedding import Embedding
 from ..model.encoder import Encoder
@@ -37,7 +37,9 @@ def cut(network: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None) -> set[
     exchange = Exchange(mesh["columns"], dtype)
     placements = [Replicate(), Shard(1)]
     for table in tables_of(network):
-        table.weight = nn.Parameter(distribute_tensor(table.weight.detach(), mesh, placements))
+        part = table.weight.detach().chunk(mesh["columns"].size(), 1)[mesh["columns"].get_local_rank()]
+        part = part.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
+        table.weight = nn.Parameter(DTensor.from_local(part, mesh, placements, run_check=False))
         table.forward = partial(exchange.lookup, [table])  # type: ignore[method-assign]
     for encoder in network.modules():
         if isinstance(encoder, Encoder) and encoder.hash is not None:  # both are added: they travel as one
@@ -61,7 +63,7 @@ class Exchange:
     def lookup(self, tables: list[Table], ids_BN: Tensor, *_: Any) -> Tensor:
         """The vectors (B, N, d) of this process's ids, summed over the tables."""
         every_WBN = ids_BN.new_empty(self.size * len(ids_BN), ids_BN.shape[1], dtype=torch.int32)
-        dist.all_gather_into_tensor(every_WBN, ids_BN.int(), group=self.group)
+        dist.all_gather(list(every_WBN.chunk(self.size)), ids_BN.int(), group=self.group)
         parts = [type(table).forward(table, every_WBN.long()) for table in tables]
         columns_WSc = sum(parts[1:], parts[0]).to(self.dtype).flatten(0, 1).unflatten(0, (self.size, -1))
         return ToOwners.apply(columns_WSc, self.group).view(*ids_BN.shape, -1)

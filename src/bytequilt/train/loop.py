@@ -19,7 +19,7 @@ from .arrange import arrange
 from .device import device_of, keep_freed_memory, uses_bf16
 from .metrics import Metrics
 from .optim import catch_up, clip_, lr_factor, optimizers, release, row_optimizers, set_lr
-from .parallel import check_parallel, spread, sum_gradients
+from .parallel import check_parallel, is_sharded, spread, sum_gradients
 from .saver import Saver, restore
 from .signals import stop_requested
 from .world import ALONE, World
@@ -73,9 +73,7 @@ class Progress:
     skipped: int = 0
 
 
-def fit(
-    task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE
-) -> Progress:
+def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE) -> Progress:
     """Train until `config.steps`, going on from the newest checkpoint in `folder/checkpoints/stage`.
 
     In a world of several processes, each calls this with the same network and its own share of the batches.
@@ -127,8 +125,10 @@ class Training:
         torch.manual_seed(config.seed)
         if device.type == "cpu":
             keep_freed_memory()
-        network = task.network.to(device).train()
-        spread(network, config, world)
+        network = task.network.train()
+        spread(network, config, world, device.type)
+        if not is_sharded(network):
+            network.to(device)
         training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress(), world)
         world.wait()  # a checkpoint may be on its way to its name
         if existing := checkpoint.found(saved):

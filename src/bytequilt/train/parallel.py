@@ -29,11 +29,13 @@ def check_parallel(config: TrainConfig, world: World) -> None:
         )
 
 
-def spread(network: nn.Module, config: TrainConfig, world: World) -> None:
-    """Cut a network that every process has alike among the processes of a world, where the configuration says so."""
-    if config.shard != "full" or world.size == 1 or is_sharded(network):
+def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> None:
+    """Cut a network that every process has alike among the processes of a world, where the configuration says so.
+
+    The parts are put on a device of this kind; the whole is never there.
+    """
+    if not is_cut(config, world):
         return
-    kind = next(network.parameters()).device.type
     bf16 = torch.bfloat16 if config.precision == "bf16_gathered" else None
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
     columns = group_size(world.size, [table.weight.shape[1] for table in tables_of(network)])
@@ -51,7 +53,13 @@ def spread(network: nn.Module, config: TrainConfig, world: World) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
+def is_cut(config: TrainConfig, world: World) -> bool:
+    """Whether a network trained so is cut among processes."""
+    return config.shard == "full" and world.size > 1
+
+
 def is_sharded(network: nn.Module) -> bool:
+    """Whether it has been."""
     return any(isinstance(weight, DTensor) for weight in network.parameters())
 
 
@@ -131,6 +139,7 @@ def _everybodys(rows_U: Tensor, grads_UD: Tensor, group: dist.ProcessGroup | Non
     grads_UD = torch.cat([grads_UD, grads_UD.new_zeros(more, grads_UD.shape[1])])
     rows_WU = rows_U.new_empty(world * len(rows_U))
     grads_WUD = grads_UD.new_empty(world * len(rows_U), grads_UD.shape[1])
-    dist.all_gather_into_tensor(rows_WU, rows_U, group=group)
-    dist.all_gather_into_tensor(grads_WUD, grads_UD.contiguous(), group=group)
-    return list(zip(rows_WU.chunk(world), grads_WUD.chunk(world), strict=True))
+    parts = list(zip(rows_WU.chunk(world), grads_WUD.chunk(world), strict=True))
+    dist.all_gather([rows for rows, _ in parts], rows_U, group=group)
+    dist.all_gather([grads for _, grads in parts], grads_UD, group=group)
+    return parts

@@ -184,6 +184,11 @@ def own(x: Tensor) -> Tensor:
     return x.to_local() if isinstance(x, DTensor) else x
 
 
+def like(x: Tensor, weight: Tensor) -> Tensor:
+    """The part of a tensor that goes with this process's part of a weight, as a part of the whole."""
+    return DTensor.from_local(x, weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else x
+
+
 class Rows(torch.optim.Optimizer):
     """AdamW of touched rows, without weight decay, for tables that are modules of kind Embedding or HashEmbedding.
 
@@ -257,7 +262,11 @@ class Rows(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """What goes on bit for bit: rows as they are, not caught up."""
-        state = [vars(moments) | {"weight": weight.detach()} for weight, moments in self.moments.items()]
+        state = [
+            {name: like(x, weight) if x.ndim == 2 else x for name, x in vars(moments).items()}
+            | {"weight": weight.detach()}
+            for weight, moments in self.moments.items()
+        ]
         return {"state": dict(enumerate(state)), "param_groups": super().state_dict()["param_groups"]}
 
     @torch.no_grad()
@@ -267,7 +276,7 @@ class Rows(torch.optim.Optimizer):
             state = state_dict["state"][number]
             weight.copy_(state["weight"])
             for name in vars(moments):
-                setattr(moments, name, state[name].to(weight.device))
+                setattr(moments, name, own(state[name]).to(weight.device))
         (group,) = state_dict["param_groups"]
         self.param_groups[0] |= {name: value for name, value in group.items() if name != "params"}
 

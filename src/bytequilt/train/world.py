@@ -25,7 +25,7 @@ class Lost(UserError):
     """A process of this world does not answer."""
 
 
-@dataclass
+@dataclass(eq=False)
 class World:
     """Some processes, of which this one has number `rank`."""
 
@@ -98,7 +98,8 @@ def joined(timeout: float, device: str = "auto") -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
     try:
         with _told(world):
-            dist.init_process_group(backend, store=world.store, rank=rank, world_size=size, timeout=timedelta(0, timeout))
+            limit = timedelta(seconds=timeout)
+            dist.init_process_group(backend, store=world.store, rank=rank, world_size=size, timeout=limit)
             yield world
     finally:
         console.quiet = was_quiet

@@ -38,7 +38,8 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
 
     with interruptible():
         report = train_recipe(chosen, folder)
-    print_json(report) if json else console().print(screen(report))
+    if report is not None:
+        print_json(report) if json else console().print(screen(report))
 
 
 def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
