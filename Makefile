@@ -6,7 +6,7 @@ TORCH ?= torch>=2.10,<2.14
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint docs gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bytequilt train demo
@@ -18,6 +18,11 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+# The pages of docs/ as a site, in build/site; the command reference is written first.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/commands.py
+	$(BIN)/python -m mkdocs build --strict
 
 # All that needs a GPU: its tests, and measurements of training and decoding, written to runs/gpu.
 gpu: $(VENV)/.dev

@@ -137,9 +137,9 @@ def replayed(lm: Any, options: Options) -> list[dict[str, Any]]:
 
 def rounds(lm: Any, prompt: str, output: int, most: int) -> list[Round]:
     """What was drafted and taken back while the model went on from a prompt, greedily."""
-    from bytequilt.infer.generate import stream
     from bytequilt.infer.sampling import Sampling
     from bytequilt.infer.session import Session
+    from bytequilt.infer.speculate import speculate
 
     found: list[Round] = []
 
@@ -148,12 +148,12 @@ def rounds(lm: Any, prompt: str, output: int, most: int) -> list[Round]:
             self.drafted = ids_n.tolist()
             return super().verify(ids_n, drafted_nV)
 
-        def crop(self, count: int) -> None:
+        def crop(self, count: int, row: int = 0) -> None:
             found.append((self.drafted, count))
-            super().crop(count)
+            super().crop(count, row)
 
     session = Recorder(lm.model, lm.patcher, most + 1)
-    for _ in stream(session, prompt.encode(), Sampling(max_bytes=output, temperature=0), most):
+    for _ in speculate(session, prompt.encode(), Sampling(max_bytes=output, temperature=0), most):
         pass
     return found
 

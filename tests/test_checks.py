@@ -141,7 +141,7 @@ def test_prompts_are_not_counted_in_held_out_text(text, tmp_path):
     nats = 0.0
     for d in documents:  # the slow way: costs of all bytes, one by one
         before = lm.score(b"", d.data[: d.prompt]).nats
-        nats += lm.score_documents([d.data])[0][0].nats - before
+        nats += lm.score_documents([d.data])[0].nats - before
     assert score.nats == pytest.approx(nats)
     assert score.bytes == sum(len(d.data) - d.prompt for d in documents)
     other = [Document(d.id, b"Prompt" + d.data[6:], d.prompt) for d in documents]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bytequilt.codec import BOS
 from bytequilt.config import HashConfig
-from bytequilt.model.cache import EncoderCache
+from bytequilt.model.encoder_cache import RecentIds
 from bytequilt.model.hashing import PRIMES, HashEmbedding, hashes
 
 GOLDEN = {  # (function, n): row of each id of BOS, Hello, EOS under the released code
@@ -66,10 +66,9 @@ def test_embedding_is_the_sum_over_tables():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_pieces_of_a_text_see_the_ids_before_them(size):
-    config = blt_config()
-    embed, ids_BN = HashEmbedding(config.hash, 8), ids_of(b"some", b"text")
-    cache = EncoderCache(config.encoder, embed.reach)
-    pieces = [embed(part, cache) for part in ids_BN.split(size, 1)]
+    embed, ids_BN = HashEmbedding(blt_config().hash, 8), ids_of(b"some", b"text")
+    recent = RecentIds(embed.reach, 1, 0, "cpu")
+    pieces = [embed(part, recent.extend(recent.rows(), part)) for part in ids_BN.split(size, 1)]
     assert torch.equal(torch.cat(pieces, 1), embed(ids_BN))
 
 
@@ -78,13 +77,11 @@ def test_a_step_looks_up_what_the_parallel_forward_does(functions):
     """Its powers wrap as the polynomials do, and n-grams reach back to the BOS of their own document."""
     config = HashConfig(sizes=(8, 3, 5), functions=functions, rows=101)
     embed, ids_BN = HashEmbedding(config, 8), ids_of(b"some", b"", b"longer text \xff")
-    cache = EncoderCache(blt_config().encoder, embed.reach)
-    found = []
+    recent, out, since = RecentIds(embed.reach, 1, 0, "cpu"), [], 0
     for id in ids_BN[0]:
-        cache.begin([id == BOS])
-        found.append(embed.step(id[None], cache))
-        cache.advance(1)
-    torch.testing.assert_close(torch.cat(found)[None], embed(ids_BN))
+        since = 0 if id == BOS else since + 1
+        out.append(embed.step(recent.extend(recent.rows(), id.view(1, 1)), torch.tensor([since])))
+    torch.testing.assert_close(torch.cat(out)[None], embed(ids_BN))
 
 
 def test_a_table_in_half_precision_is_summed_in_full():

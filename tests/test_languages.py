@@ -130,7 +130,7 @@ class Byte:
     """A model without patches."""
 
     def score_documents(self, documents):
-        return [Score(1.0, len(d)) for d in documents], None
+        return [Score(1.0, len(d)) for d in documents]
 
 
 def test_neither_patches_nor_tokenizers_are_needed(folder):

@@ -160,6 +160,11 @@ def test_a_precision_that_does_not_exist_is_named(saved):
         load(saved, dtype="float7")
 
 
+def test_float16_is_refused_for_its_range(saved):
+    with pytest.raises(UserError, match="float16 is too narrow"):
+        load(saved, dtype="float16")
+
+
 def test_an_entropy_model_alone_is_a_model_directory(tmp_path):
     model = entropy_model()
     write_model(

@@ -119,8 +119,7 @@ def test_pieces_of_rows_are_the_whole_of_them(seed):
     chance = random.Random(seed)
     model = mamba(seed, conv=chance.choice([1, 2, 4]))
     rows = [ids_of(noise(50, seed), b"", noise(3, 1), noise(30, 2)), ids_of(noise(9, 3), noise(78, seed))]
-    whole_BN, cache = torch.cat([ids_BN[:, :87] for ids_BN in rows]), model.cache()
-    cache.join(model.cache())
+    whole_BN, cache = torch.cat([ids_BN[:, :87] for ids_BN in rows]), model.cache(2)
     begin, pieces = 0, []
     while begin < whole_BN.shape[1]:
         size = chance.choice([1, 1, 2, 5, CHUNK, 40])
@@ -130,23 +129,26 @@ def test_pieces_of_rows_are_the_whole_of_them(seed):
 
 
 @torch.no_grad()
-def test_rows_that_join_and_leave_step_as_they_do_alone():
-    model, texts = mamba(), [noise(30, seed) for seed in range(3)]
+def test_rows_that_come_and_leave_step_as_they_do_alone():
+    model, texts = mamba(), [noise(30, seed) for seed in range(4)]
     whole = [model(ids_of(text, eos=False))[0] for text in texts]
-    caches, ids = [model.cache() for _ in texts], [ids_of(text, eos=False)[0] for text in texts]
-    for cache, row, read in zip(caches, ids, (1, 12, 20), strict=True):
-        model(row[None, :read], cache)
-    cache, places, rows = caches[0], [1, 12, 20], [0, 1, 2]
-    for other in caches[1:]:
-        cache.join(other)
+    cache, ids = model.cache(3), [ids_of(text, eos=False)[0] for text in texts]
+    inside = {0: [0, 1], 1: [1, 12], 2: [2, 20]}
+    for row, (text, at) in inside.items():
+        model(ids[text][None, :at], cache, cache.rows([row]))
     for step in range(10):
         if step == 4:
-            cache.select([2, 0])
-            rows = [2, 0]
-        logits_RV = model.step(torch.stack([ids[row][places[row]] for row in rows]), cache)
-        for row, logits in zip(rows, logits_RV, strict=True):
-            torch.testing.assert_close(logits, whole[row][places[row]], **CLOSE)
-            places[row] += 1
+            del inside[1]
+        if step == 7:
+            cache.clear(1)
+            model(ids[3][None, :5], cache, cache.rows([1]))
+            inside[1] = [3, 5]
+        rows = sorted(inside)
+        ids_R = torch.stack([ids[inside[row][0]][inside[row][1]] for row in rows])
+        for row, logits in zip(rows, model.step(ids_R, cache, cache.rows(rows)), strict=True):
+            text, at = inside[row]
+            torch.testing.assert_close(logits, whole[text][at], **CLOSE)
+            inside[row][1] += 1
 
 
 def test_training_is_deterministic_and_learns():

@@ -135,7 +135,7 @@ class Uniform:
     """A model that finds all bytes alike, and has no patches."""
 
     def score_documents(self, documents):
-        return [Score(len(d) * math.log(256), len(d)) for d in documents], None
+        return [Score(len(d) * math.log(256), len(d)) for d in documents]
 
 
 def test_a_model_need_not_have_patches():

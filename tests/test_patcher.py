@@ -93,7 +93,7 @@ def test_first_bytes_ask_for_no_more_documents_than_they_need():
     assert list(first_bytes([b"ab"], 6)) == [b"ab"]
 
 
-@pytest.mark.parametrize("method", ["entropy", "entropies", "feed", "step", "nats_feed", "nats_step"])
+@pytest.mark.parametrize("method", ["entropy", "entropies", "nats_feed", "nats_step"])
 def test_entropies_are_computed_in_full_fp32_whatever_the_settings(method):
     patch, seen = patcher("entropy"), []
     matmul = torch.backends.cuda.matmul
@@ -108,9 +108,7 @@ def test_entropies_are_computed_in_full_fp32_whatever_the_settings(method):
     given = {
         "entropy": lambda: patch.entropy(ids_BN),
         "entropies": lambda: patch.entropies([b"a text"]),
-        "feed": lambda: patch.feed(ids_BN, patch.cache()),
         "nats_feed": lambda: patch.nats_feed(ids_BN[0], patch.cache()),
-        "step": lambda: patch.step(ids_BN[0, :1], patch.cache()),
         "nats_step": lambda: patch.nats_step(ids_BN[0, :1], patch.cache()),
     }
     before, matmul.fp32_precision = matmul.fp32_precision, "tf32"

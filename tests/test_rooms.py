@@ -134,9 +134,15 @@ def test_files_and_functions_can_be_read(module):
     file = MODULES[module]
     lines = len(file.read_text(encoding="utf-8").splitlines())
     functions = [node for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = {node.name: size for node in functions if (size := (node.end_lineno or 0) - node.lineno + 1) > 45}
+    long = {node.name: size for node in functions if (size := code_lines(node)) > 45}
     assert lines <= 300
     assert not long
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, which for a verb is the help of all its flags."""
+    docstring = ast.get_docstring(function, clean=False)
+    return (function.end_lineno or 0) - function.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
 
 
 @pytest.mark.parametrize("module", MODULES)

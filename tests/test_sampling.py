@@ -1,6 +1,8 @@
 import math
 from collections import Counter
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from bytequilt.codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
 from bytequilt.config import UserError
-from bytequilt.infer.sampling import Sampler, Sampling
+from bytequilt.infer.sampler import Past, Sampler, accepted, drawn, redrawn
+from bytequilt.infer.sampling import Sampling
 
 A, B, C = (ord(letter) + OFFSET for letter in "ABC")
 
@@ -22,8 +25,10 @@ def logits(**by_id):
 
 
 def draws(of, times=1500, text=b"", left=4, **options):
-    sampler = Sampler(Sampling(**({"temperature": 1.0, "seed": 0} | options)))
-    return [sampler.draw(sampler.probabilities(of, text, left)) for _ in range(times)]
+    seed = options.pop("seed", 0)
+    sampler, random = Sampler([Sampling(**({"temperature": 1.0} | options))]), Random(seed)
+    past = Past([byte + OFFSET for byte in text[-64:]], left)
+    return [int(sampler.draw(of[None], [past], [random])) for _ in range(times)]
 
 
 def shares(of, times=1500, **options):
@@ -97,8 +102,11 @@ def test_ids_that_are_no_text_are_never_drawn(temperature):
     [
         {"temperature": -1}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"min_p": 1},
         {"min_p": -0.1}, {"repetition_penalty": 0}, {"max_bytes": -1}, {"stop": ""}, {"stop": ("a", b"")},
-        {"max_bytes": 1.5}, {"max_bytes": "3"}, {"top_k": 1.5}, {"stop": (5,)}, {"seed": 10**30},
-        {"temperature": math.inf}, {"repetition_penalty": 1e-45},
+        {"max_bytes": 1.5}, {"max_bytes": "3"}, {"top_k": 1.5}, {"stop": 5}, {"stop": (5,)}, {"seed": 10**30},
+        {"temperature": math.inf}, {"repetition_penalty": 1e-45}, {"max_bytes": True}, {"utf8": 1}, {"top_p": "1"},
+        {"logit_bias": {256: 1.0}}, {"logit_bias": {65: math.nan}}, {"logit_bias": [1]}, {"logit_bias": {"a": 1.0}},
+        {"frequency_penalty": 2.1}, {"presence_penalty": -2.1}, {"top_logprobs": 6}, {"top_logprobs": -1},
+        {"temperature": torch.ones(2)}, {"max_bytes": None}, {"seed": 1.0},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options):
@@ -112,14 +120,14 @@ def test_the_coldest_sampling_is_greedy():
 
 def test_rejection_and_redrawing_leave_the_true_distribution():
     """Speculative sampling on distributions that overlap in part: drafts from one, outcomes as from the other."""
-    sampler = Sampler(Sampling(temperature=1.0, seed=0))
+    random = Random(0)
     true, drafted = (torch.zeros(260) for _ in range(2))
     true[[A, B]] = torch.tensor([0.7, 0.3])
     drafted[[A, B, C]] = torch.tensor([0.2, 0.5, 0.3])
     found = Counter()
     for _ in range(4000):
-        guess = sampler.draw(drafted)
-        found[guess if sampler.accepts(guess, true, drafted) else sampler.redraw(true, drafted)] += 1
+        guess = int(drawn(drafted[None], [random.random()]))
+        found[guess if accepted(guess, true, drafted, random) else redrawn(true, drafted, random)] += 1
     assert {id: count / 4000 for id, count in found.items()} == near(A=0.7, B=0.3)
 
 
@@ -127,15 +135,11 @@ def test_rejection_and_redrawing_leave_the_true_distribution():
 @given(st.integers(0, 2**32), st.integers(1, 12), st.text(max_size=3), st.integers(0, 3))
 def test_text_that_is_to_be_utf8_is_utf8(seed, length, prompt, cut):
     """From noise, after a prompt that breaks off in the middle of a character or not, up to its last byte."""
-    sampler, text, random = (
-        Sampler(Sampling(utf8=True, seed=seed)),
-        prompt.encode(),
-        torch.Generator().manual_seed(seed),
-    )
+    text, random = prompt.encode(), torch.Generator().manual_seed(seed)
     text = text[: len(text) - cut] if cut < len(text) else text
     missing = next(n for n in range(4) if _decodes(text + b"\x80" * n) or _decodes(text + b"\xa0" * n) or n == 3)
     for left in range(length + missing, 0, -1):
-        id = sampler.draw(sampler.probabilities(torch.randn(260, generator=random) * 3, text, left))
+        (id,) = draws(torch.randn(260, generator=random) * 3, 1, text, left, utf8=True, seed=seed + left)
         if id == EOS:
             break
         text += bytes([id - OFFSET])
@@ -154,3 +158,61 @@ def test_a_prompt_that_is_no_utf8_can_go_on_as_utf8():
         drawn = draws(torch.zeros(260), 400, text=prompt, utf8=True)
         assert not {id for id in drawn if 0x80 <= id - OFFSET < 0xC2}
         assert {id for id in drawn if id - OFFSET >= 0xC2}
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    plain = Sampling(max_bytes=3, temperature=0.5, top_k=2, seed=7, stop=None)
+    other = Sampling(
+        max_bytes=np.int64(3), temperature=np.float32(0.5), top_k=torch.tensor(2), seed=np.uint8(7), stop=()
+    )
+    assert plain == other
+    assert type(other.max_bytes) is type(other.top_k) is type(other.seed) is int
+    assert Sampling(temperature=torch.tensor(0.5)).temperature == 0.5
+
+
+def test_a_bias_is_added_to_the_logits_of_bytes():
+    of = logits(A=0.5, B=0.3, C=0.2)
+    assert shares(of, logit_bias={ord("B"): math.log(10)}) == near(A=5 / 37, B=30 / 37, C=2 / 37)
+    assert set(draws(of, 20, logit_bias={ord("C"): 100.0})) == {C}
+
+
+def test_penalties_count_what_was_generated():
+    of, sampling = torch.zeros(1, 260), Sampling(temperature=1.0, frequency_penalty=0.5, presence_penalty=-1.0)
+    past = Past([A, A], 10)  # of the prompt: not counted
+    for id in (B, B, C):
+        past.push(id)
+    changed = Sampler([sampling]).filtered(of, [past])[0]
+    assert [float(changed[id]) for id in (A, B, C)] == pytest.approx([0.0, -2 * 0.5 + 1.0, -0.5 + 1.0])
+
+
+OPTIONS = [
+    {"temperature": 0}, {"temperature": 0.7}, {"temperature": 1.0, "top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2},
+    {"repetition_penalty": 1.5}, {"utf8": True}, {"logit_bias": {65: 3.0}}, {"frequency_penalty": 1.0},
+    {"presence_penalty": -1.5}, {"top_k": 5, "top_p": 0.9, "min_p": 0.01, "temperature": 1.3},
+]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=6), st.integers(0, 2**31))
+def test_texts_drawn_together_are_as_if_alone(options, seed):
+    """Whatever their neighbours ask for: the same distribution, and the same id from the same number."""
+    samplings = [Sampling(**given) for given in options]
+    of = torch.randn(len(options), 260, generator=torch.Generator().manual_seed(seed)) * 3
+    pasts = [Past([A + row, B, C], 9, Counter({A + row: 2})) for row in range(len(options))]
+    together = Sampler(samplings).draw(of, pasts, [Random(row) for row in range(len(options))])
+    chances = Sampler(samplings).probabilities(of, pasts)
+    for row, sampling in enumerate(samplings):
+        alone = Sampler([sampling])
+        torch.testing.assert_close(chances[row : row + 1], alone.probabilities(of[row : row + 1], [pasts[row]]))
+        assert int(alone.draw(of[row : row + 1], [pasts[row]], [Random(row)])) == int(together[row])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_text_whose_logits_are_no_numbers_fails_alone(bad):
+    of = torch.zeros(3, 260)
+    of[1, 70] = bad
+    for temperature in (0, 1.0):
+        sampler = Sampler([Sampling(temperature=temperature)] * 3)
+        ids = sampler.draw(of, [Past([], 9)] * 3, [Random(0)] * 3).tolist()
+        assert ids[1] == -1
+        assert min(ids[0], ids[2]) >= 0

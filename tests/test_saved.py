@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from conftest import RULES, blt, ids_of, noise, patcher
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bytequilt.config import NgramConfig, RuleConfig, UserError
+from bytequilt.infer import saved
 from bytequilt.infer.session import Session
 from bytequilt.lm import LM
 from bytequilt.model.ngram import NgramEntropy
@@ -33,15 +37,68 @@ def test_a_restored_session_goes_on_as_if_nothing_had_been(tmp_path, kind, reser
 
 def test_texts_side_by_side_are_saved_together(tmp_path):
     lm = LM(blt(), patcher("entropy"))
-    session, other = lm.session(), lm.session()
-    session.feed(IDS[:40])
-    other.feed(IDS[:7])
-    session.join(other)
+    session = Session(lm.model, lm.patcher, rows=3)
+    session.feed(IDS[:40], 0)
+    session.feed(IDS[:7], 2)
     session.save(tmp_path / "two")
     restored = lm.restore(tmp_path / "two")
     for a, b in zip(IDS[40:60], IDS[7:27], strict=True):
         ids_R = torch.stack([a, b])
-        assert torch.equal(restored.step(ids_R), session.step(ids_R))
+        assert torch.equal(restored.step(ids_R, [0, 2]), session.step(ids_R, [0, 2]))
+
+
+def _damaged(path, change):
+    """The file with another state, its tensors sound."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["session"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(about, tensors)
+    save_file(tensors, path, {"session": json.dumps(about)})
+
+
+def _lose(about, tensors):
+    tensors.pop("state.encoder.stack.kv")
+
+
+def _other_dtype(about, tensors):
+    tensors["state.patch"] = tensors["state.patch"].half()
+
+
+DAMAGE = {
+    "no state": lambda about, tensors: about.pop("state"),
+    "a list": lambda about, tensors: about.update(state=[1, 2]),
+    "a word for a number": lambda about, tensors: about["state"].update(reserve="x"),
+    "no rows": lambda about, tensors: about["state"].update(rows=[]),
+    "too many rows": lambda about, tensors: about["state"]["rows"].append(about["state"]["rows"][0]),
+    "other counts": lambda about, tensors: about["state"]["rows"][0]["marks"][0].pop(),
+    "negative": lambda about, tensors: about["state"]["latent"].update(lengths=[-1]),
+    "a longer text": lambda about, tensors: about["state"]["latent"].update(lengths=[10**9]),
+    "null": lambda about, tensors: about["state"].update(encoder=None),
+    "an unknown tensor": lambda about, tensors: about["state"].update(patch={"tensor": "nowhere"}),
+    "a tensor less": _lose,
+    "another type": _other_dtype,
+    "other numbers": lambda about, tensors: tensors["state.patch"].add_(1),
+}
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["digest", "no digest"])
+@pytest.mark.parametrize("name", DAMAGE)
+def test_every_damage_is_one_line(tmp_path, monkeypatch, name, seen):
+    """Seen by the digest, and where it is made to fit, by the caches themselves."""
+    lm, path = LM(blt(), patcher("entropy")), tmp_path / "text"
+    session = lm.session(3)
+    session.feed(IDS[:30])
+    session.save(path)
+    _damaged(path, DAMAGE[name])
+    if not seen:
+        monkeypatch.setattr(saved, "_digest", lambda state, tensors: None)
+        _damaged(path, lambda about, tensors: about.pop("digest"))
+        if name == "other numbers":
+            return
+    with pytest.raises(UserError, match="damaged") as caught:
+        lm.restore(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_other_files_and_other_models_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bytequilt.config import HashConfig, RuleConfig, StackConfig, UserError
 from bytequilt.infer.session import Session
-from bytequilt.model.cache import SPARE
+from bytequilt.model.encoder_cache import STATES
 
 
 def full(model, patch, ids_BN):
@@ -97,7 +97,7 @@ def test_each_patch_goes_through_the_latent_transformer_once():
     session, patch = Session(MODEL, PATCHERS["space"]), PATCHERS["space"]
     in_pieces(session, DOCUMENTS, [3])
     patches = patch(DOCUMENTS)
-    assert session.rows[0].latent.position == patches.count - int(not patches.closes_BN[0, -1])
+    assert session.latent.lengths[0] == patches.count - int(not patches.closes_BN[0, -1])
 
 
 def test_windowed_caches_are_bounded():
@@ -107,15 +107,11 @@ def test_windowed_caches_are_bounded():
     session.feed(ids[:1200])
     for id in ids[1200:]:
         session.step(id[None])
-    for cache in (session.encoder, session.decoder, session.scorer):
-        for tape in cache.tapes:
-            assert tape.held == cache.config.window - 1
-            assert tape.data.shape[3] <= 2 * cache.config.window + SPARE
-        assert cache.openings[0] == cache.openings[0][-1:]
-    assert session.states[0].data.shape[1] <= 2 * max(map(len, PATCHERS["entropy"](ids[None]).starts)) + SPARE
-    row = session.rows[0]
-    assert row.latent.position == row.patches
-    assert row.latents.held == 1
+    for cache in (session.encoder.stack, session.decoder, session.boundaries.cache):
+        assert cache.columns == cache.config.window
+    longest = max(map(len, PATCHERS["entropy"](ids[None]).starts))
+    assert session.encoder.states.data_SRLd.shape[2] <= max(STATES, 2 * longest)
+    assert session.latent.lengths[0] == session.rows[0].patches
 
 
 RESERVE = 9
@@ -181,41 +177,71 @@ BEGUN = [1, 20, 3, 40]  # ids of each text that are read before it joins
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize("window", [12, None])
 def test_texts_side_by_side_are_as_if_alone(kind, window):
-    """They join with pasts of different lengths, close patches at their own moments, and leave one by one."""
+    """They come with pasts of different lengths, close patches at their own moments, and leave one by one."""
     stack = StackConfig(dim=32, layers=2, heads=2, ffn_dim=40, window=window)
     model, patch = (MODEL if window else blt(encoder=stack, decoder=stack)), PATCHERS[kind]
     want = [full(model, patch, ids[None]) for ids in TEXTS]
-    session, inside = None, []
-    for step in range(80):
-        if step % 3 == 0 and step // 3 < len(TEXTS):  # one more
-            text = step // 3
-            new = Session(model, patch)
-            new.feed(TEXTS[text][: BEGUN[text]])
-            inside.append([text, BEGUN[text]])
-            session = new if session is None else session
-            if session is not new:
-                session.join(new)
-        left = [i for i, (text, at) in enumerate(inside) if at < len(TEXTS[text])]
-        if left and len(left) < len(inside):
-            session.select(left)
-        inside = [inside[i] for i in left]
-        if inside:
-            logits = session.step(torch.tensor([int(TEXTS[text][at]) for text, at in inside]))
-            for out, (text, at) in zip(logits, inside, strict=True):
+    session, inside, coming = Session(model, patch, rows=3), {}, list(range(len(TEXTS)))
+    for step in range(150):
+        free = [row for row in (2, 0, 1) if row not in inside]
+        if step % 3 == 0 and coming and free:  # one more, in whatever row is free
+            text = coming.pop(0)
+            session.clear(free[0])
+            session.feed(TEXTS[text][: BEGUN[text]], free[0])
+            inside[free[0]] = [text, BEGUN[text]]
+        inside = {row: [text, at] for row, (text, at) in inside.items() if at < len(TEXTS[text])}
+        if rows := sorted(inside):
+            logits = session.step(torch.tensor([int(TEXTS[inside[row][0]][inside[row][1]]) for row in rows]), rows)
+            for out, row in zip(logits, rows, strict=True):
+                text, at = inside[row]
                 torch.testing.assert_close(out, want[text][at], atol=1e-4, rtol=1e-4)
-            inside = [[text, at + 1] for text, at in inside]
+                inside[row][1] += 1
     assert not inside
+    assert not coming
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.sampled_from(list(RULES)), st.sampled_from([0, 5]))
+def test_rows_do_not_see_each_other(data, kind, reserve):
+    """Steps of some rows, pieces, crops and new texts in any order: each row is as its own text alone."""
+    session, texts = Session(MODEL, PATCHERS[kind], reserve, rows=3), [ids_of(noise(60, s))[0][:40] for s in range(9)]
+    assume(not any(undecided(PATCHERS[kind], ids[None]) for ids in texts))
+    want, at, text = [full(MODEL, PATCHERS[kind], ids[None]) for ids in texts], [0, 0, 0], [0, 1, 2]
+
+    def check(row, out):
+        expected = want[text[row]][at[row] : at[row] + len(out)]
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+        at[row] += len(out)
+
+    for _ in range(25):
+        row = data.draw(st.integers(0, 2))
+        action = data.draw(st.sampled_from(["step", "feed", "crop", "clear"]))
+        if action == "step":
+            ready = [r for r in range(3) if at[r] < 40]
+            rows = sorted(data.draw(st.sets(st.sampled_from(ready)))) if ready else []
+            if rows:
+                logits = session.step(torch.stack([texts[text[r]][at[r]] for r in rows]), rows)
+                for r, out in zip(rows, logits, strict=True):
+                    check(r, out[None])
+        elif action == "feed" and at[row] < 40:
+            check(row, session.feed(texts[text[row]][at[row] : at[row] + data.draw(st.integers(1, 15))], row))
+        elif action == "crop":
+            count = data.draw(st.integers(0, min(reserve, len(session.rows[row].marks) - 1)))
+            session.crop(count, row)
+            at[row] -= count
+        elif action == "clear":
+            session.clear(row)
+            at[row], text[row] = 0, data.draw(st.integers(0, 8))
 
 
 def test_a_document_that_begins_side_by_side():
     """BOS in the middle of a step's rows: its context opens alone."""
     ids = torch.stack([ids_of(noise(9), noise(20, 5))[0][:25], ids_of(noise(30, 6))[0][:25]])
     for kind in ("entropy", "space", "fixed"):
-        first, second = (Session(MODEL, PATCHERS[kind]) for _ in range(2))
-        first.feed(ids[0, :4])
-        second.feed(ids[1, :4])
-        first.join(second)
-        out = torch.stack([first.step(ids[:, at]) for at in range(4, 25)], 1)
+        session = Session(MODEL, PATCHERS[kind], rows=2)
+        session.feed(ids[0, :4], 0)
+        session.feed(ids[1, :4], 1)
+        out = torch.stack([session.step(ids[:, at]) for at in range(4, 25)], 1)
         for row in range(2):
             want = full(MODEL, PATCHERS[kind], ids[row : row + 1])[4:]
             torch.testing.assert_close(out[row], want, atol=1e-4, rtol=1e-4)
@@ -236,18 +262,10 @@ def test_drafts_are_true_up_to_the_first_boundary_and_verified_beyond(kind):
     torch.testing.assert_close(session.feed(DOCUMENTS[0, 59:]), want[59:], atol=1e-4, rtol=1e-4)
 
 
-def test_texts_side_by_side_take_steps_and_nothing_else():
-    session, other = Session(MODEL, PATCHERS["space"], 3), Session(MODEL, PATCHERS["space"], 3)
-    session.feed(DOCUMENTS[0, :9])
-    other.feed(DOCUMENTS[0, :5])
-    with pytest.raises(ValueError, match="reserves 3 and 0 cannot join"):
-        session.join(Session(MODEL, PATCHERS["space"]))
-    session.join(other)
-    for call in (lambda: session.feed(DOCUMENTS[0, :2]), lambda: session.crop(1), lambda: session.draft(70)):
-        with pytest.raises(ValueError, match="2 texts takes steps, and nothing else"):
-            call()
-    with pytest.raises(UserError, match="reserve must"):
-        Session(MODEL, PATCHERS["space"], -1)
+def test_rows_and_reserve_are_whole_numbers():
+    for options in ({"reserve": -1}, {"reserve": 1.5}, {"rows": 0}, {"rows": True}):
+        with pytest.raises(UserError, match="must be a whole number"):
+            Session(MODEL, PATCHERS["space"], **options)
 
 
 def test_drafts_keep_the_states_of_a_long_patch():
@@ -269,11 +287,11 @@ def test_a_document_that_is_taken_back_has_ended_no_patch(kind, pieces):
     patch, ids = PATCHERS[kind], ids_of(noise(90, 8), eos=False)
     session, at = Session(MODEL, patch, reserve=4), 20
     session.feed(ids[0, :at])
-    while not session.rows[0].held:
+    while not session.rows[0].open_bytes:
         session.feed(ids[0, at : at + 1])
         at += 1
     for part in torch.tensor([1, 70, 71]).split(pieces):
         session.feed(part)
     session.crop(3)
-    assert session.rows[0].latent.position == session.rows[0].patches
+    assert session.latent.lengths[0] == session.rows[0].patches
     torch.testing.assert_close(session.feed(ids[0, at:]), full(MODEL, patch, ids)[at:], atol=1e-4, rtol=1e-4)

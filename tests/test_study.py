@@ -196,7 +196,7 @@ def test_a_study_is_run_and_runs_are_not_done_again(texts, tmp_path):
         wanted, spent = ("flops", "train_flops") if row["size"] == "L" else ("bytes", "trained_bytes")
         assert row[spent] == pytest.approx(row["budget"][wanted], rel=0.08)  # a step is a twelfth of a budget here
     for row in by_name.values():  # what is reported is what the saved model scores
-        scores = load_any(str(_home(folder, row) / "model")).score_documents(corpus.test)[0]
+        scores = load_any(str(_home(folder, row) / "model")).score_documents(corpus.test)
         assert row["test_bpb"] == pytest.approx(sum(s.bits for s in scores) / sum(s.bytes for s in scores), rel=1e-6)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
     assert do_all(chosen, folder, prepared(chosen, folder)) == rows

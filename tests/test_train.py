@@ -389,7 +389,7 @@ def test_a_recipe_ends_in_a_report_and_a_model(trained):
     assert report["steps"] == 4
     assert report["sample"].startswith("the ")
     assert 0 < report["bpb"] < 12
-    scores, _ = load(folder).score_documents(documents(folder))
+    scores = load(folder).score_documents(documents(folder))
     assert report["bpb"] == pytest.approx(sum(s.bits for s in scores) / sum(map(len, documents(folder))))
     if made.patching.needs_entropy:
         assert report["mean_patch_bytes"] == pytest.approx(3.0, rel=0.3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bytequilt import load
 from bytequilt.cli import main
 from bytequilt.config import RuleConfig
-from bytequilt.view import stream
+from bytequilt.view import cut, stream
 
 TEXT = "Vier Äpfel, 日本語 и привет. \n\n" * 20
 RULES = [
@@ -32,8 +32,8 @@ def lm():
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(stream, "PART", 64)
-    monkeypatch.setattr(stream, "CHUNK", 50)
+    monkeypatch.setattr(cut, "PART", 64)
+    monkeypatch.setattr(cut, "CHUNK", 50)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.max_length}")
@@ -41,7 +41,7 @@ def test_parts_together_are_the_whole(lm, small_parts, rule, monkeypatch):
     monkeypatch.setattr(lm.patcher, "rule", rule)
     data = TEXT.encode() + b"\xff\xfe end"
     whole = lm.patch(data)
-    parts = list(stream.patched_parts(lm.patcher, [data[:7], b"", data[7:301], data[301:]]))
+    parts = list(cut.patched_parts(lm.patcher, [data[:7], b"", data[7:301], data[301:]]))
     assert len(parts) > 5
     assert [place for place, _ in parts] == [sum(len(p.data) for _, p in parts[:n]) for n in range(len(parts))]
     assert b"".join(part.data for _, part in parts) == data
@@ -57,7 +57,7 @@ def test_parts_together_are_the_whole(lm, small_parts, rule, monkeypatch):
 def test_any_bytes_stream(data):
     patcher = load("tiny").patcher
     patcher.rule = RuleConfig(kind="space")
-    parts = stream.patched_parts(patcher, [data])
+    parts = cut.patched_parts(patcher, [data])
     out = io.StringIO()
     stream.print_json_parts(parts, out.write)
     found = json.loads(out.getvalue())

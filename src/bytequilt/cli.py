@@ -9,14 +9,16 @@ from typing import NoReturn
 VERBS = {
     "patch": "Show how a text is cut into patches.",
     "generate": "Continue a text, byte by byte.",
+    "ask": "Answer a question on the letters of a word or on two numbers, in English or Russian.",
     "train": "Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.",
     "prepare": "Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.",
     "distill": "Give a model a cheap patcher, which takes the place of its entropy model.",
-    "eval": "Measure the bits per byte of files, each document in its full context, or answers to tasks.",
+    "eval": "Measure the bits per byte of files, each document by itself, or answers to tasks.",
     "compare": "Train the models of a study at equal cost, measure them, and write tables, plots and a report.",
     "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
     "info": "Show the size of a model or recipe: parameters, FLOPs per byte, configuration.",
     "bench": "Measure how fast a model decodes on this machine.",
+    "serve": "Serve models by an API like OpenAI's, and a page to play with at its address.",
     "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",
 }
 FIRST = """Start with one of these:

@@ -98,9 +98,12 @@ def _config(name: str) -> ModelConfig | Recipe:
                 raise
             missing = error
     try:
-        return load_recipe(name)
+        recipe = load_recipe(name)
     except UserError as error:
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"recipe {name} has the shape of the model that it goes on with: bytequilt info MODEL")
+    return recipe
 
 
 def _parts(config: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:

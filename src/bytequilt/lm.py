@@ -1,9 +1,7 @@
 """LM: a BLT and its patcher as one thing that loads, saves, generates, scores and patches."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
@@ -16,12 +14,12 @@ from .baselines.baseline import Baseline
 from .codec import VOCAB_SIZE, as_bytes, encode
 from .config import RuleConfig, TrainConfig, UserError
 from .files import read_json
-from .infer.batcher import Batcher
+from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
-from .infer.options import SamplingOptions, sampling_of, shows_options
-from .infer.saved import restore
-from .infer.score import Feed, Score, score_documents, score_pairs
+from .infer.sampling import SamplingOptions, sampling_of, shows_options
+from .infer.score import BLTScorer, Score, score_documents, score_pairs
 from .infer.session import Session
+from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
 from .interop.devices import choose_device, choose_dtype, place
@@ -32,14 +30,16 @@ from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches
-from .patching import rules
 from .patching.patcher import Patcher
-from .view.patched import Patch, PatchedText
+from .view.cut import patched
+from .view.patched import PatchedText
 
 if TYPE_CHECKING:  # what training and the hub need is optional
     from huggingface_hub import ModelCard
 
     from .data.batches import Batch, Batches
+
+ROWS = 16  # texts of a list that run side by side
 
 
 class LM(ModelHubMixin):
@@ -118,7 +118,7 @@ class LM(ModelHubMixin):
 
     def batcher(self, rows: int = 16) -> Batcher:
         """Generates up to so many texts side by side, which come and go as they please."""
-        return Batcher(self.session, rows)
+        return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows)))
 
     @overload
     def generate(
@@ -126,7 +126,7 @@ class LM(ModelHubMixin):
     ) -> Completion: ...
     @overload
     def generate(
-        self, prompt: list[str] | list[bytes] | tuple[str | bytes, ...], **sampling: Unpack[SamplingOptions]
+        self, prompt: Sequence[str] | Sequence[bytes], **sampling: Unpack[SamplingOptions]
     ) -> list[Completion]: ...
     @shows_options
     def generate(self, prompt, *, speculate=0, **sampling):
@@ -138,7 +138,8 @@ class LM(ModelHubMixin):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
             raise UserError("`speculate` is for one prompt at a time")
-        return complete_all(self.batcher(), [(as_bytes(text), sampling_of(sampling)) for text in prompt])
+        requests = [(as_bytes(text), sampling_of(sampling)) for text in prompt]
+        return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     @shows_options
     def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]) -> Iterator[Step]:
@@ -147,26 +148,16 @@ class LM(ModelHubMixin):
         With `speculate` the decoder guesses up to so many bytes ahead, and the whole model verifies them in one pass.
         Greedy text is the same; sampled text has the same distribution, but a seed draws other bytes.
         """
-        if not isinstance(speculate, int) or speculate < 0:
+        if isinstance(speculate, bool) or not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
-        reserve = speculate + 1 if speculate else 0
-        return stream(self.session(reserve), as_bytes(prompt), sampling_of(sampling), speculate)
+        data, chosen = as_bytes(prompt), sampling_of(sampling)
+        if speculate:
+            return speculated(self.session(reserve=speculate + 1), data, chosen, speculate)
+        return stream(self.batcher(1), data, chosen)
 
     def patch(self, text: str | bytes) -> PatchedText:
         """The patches of a text, with the entropies that opened them, in bits."""
-        data, rule = as_bytes(text), self.patcher.rule
-        ids = torch.from_numpy(encode(data))[None]
-        nats = torch.from_numpy(self.patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
-        starts = [s - 1 for s in rules.patches(rule, ids, nats).starts[0][1:]]
-        if nats is None:
-            return PatchedText.cut(data, starts)
-        natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
-        bits = (nats[0, : len(data)] / math.log(2)).tolist()
-        patches = tuple(
-            Patch(a, b - a, data[a:b], bits[a] if a and a + 1 in natural else None)
-            for a, b in pairwise([*starts, len(data)])
-        )
-        return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
+        return patched(self.patcher, as_bytes(text))
 
     @overload
     def score(self, context: str | bytes, continuation: str | bytes) -> Score: ...
@@ -183,19 +174,16 @@ class LM(ModelHubMixin):
         return self.score([(context, continuation)])[0]
 
     def score_documents(
-        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None
-    ) -> tuple[list[Score], float]:
-        """Scores of documents, EOS included, each in its full context; and the mean bytes per patch of them all."""
-        session, patches = self.session(), 0
+        self,
+        documents: Iterable[bytes],
+        advance: Callable[[int], None] = lambda _: None,
+        context: int | None = None,
+    ) -> list[Score]:
+        """Scores of documents, EOS and patches included, each in its full context or in one of so many ids.
 
-        def fresh() -> Feed:
-            nonlocal session, patches
-            patches, session = patches + session.text_patches, self.session()
-            return session.feed
-
-        scores = score_documents(fresh, documents, advance)
-        patches += session.text_patches
-        return scores, sum(s.bytes for s in scores) / patches if patches else 0.0
+        `advance` hears of ids done.
+        """
+        return score_documents(BLTScorer(self.model, self.patcher), documents, advance, context)
 
     @property
     def network(self) -> BLT:
@@ -213,11 +201,11 @@ class LM(ModelHubMixin):
 
     def bits_per_byte(self, data: str | bytes) -> float:
         """Bits per byte of one document, EOS included, in its full context."""
-        return self.score_documents([as_bytes(data)])[0][0].bits_per_byte
+        return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     def restore(self, path: str | Path) -> Session:
         """A session of this model that was saved, as in `session.save(path)`."""
-        return restore(self.model, self.patcher, path)
+        return Session.restore(self.model, self.patcher, path)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
@@ -265,8 +253,8 @@ class LM(ModelHubMixin):
 
 
 def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The fields of a rule that are set."""
-    return ((name, value) for name, value in rule if value is not None)
+    """The kind of a rule, and its fields that are not at their defaults."""
+    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)
 
 
 def load(

@@ -7,18 +7,19 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from .config import Config, Recipe, UserError, one_line
+from .config import Config, Draft, UserError, one_line
 
+Chosen = TypeVar("Chosen", bound=Draft)
 COLUMN = 38  # where the words of a listing begin
 OF_THE_CORPUS = ("where", "share", "weights")
 """Fields of [data] that speak of its own sources: others, given on the command line, start from the defaults."""
 
 
-def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
+def override(recipe: Chosen, arguments: Sequence[str]) -> Chosen:
     """The recipe with some fields replaced, each given as `--section.field` and its values.
 
     `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back
@@ -29,14 +30,14 @@ def override(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
     if any(path == ["data", "train"] for _, path, _ in options):  # these belong to the corpus of the recipe
         raw["data"] = {field: value for field, value in raw.get("data", {}).items() if field not in OF_THE_CORPUS}
     for name, path, values in options:
-        _put(raw, Recipe, path, values, name)
+        _put(raw, type(recipe), path, values, name)
     try:
-        return Recipe.model_validate(raw)
+        return type(recipe).model_validate(raw)
     except ValidationError as error:
         raise UserError(one_line(error)) from None
 
 
-def listing(recipe: Recipe) -> str:
+def listing(recipe: Draft) -> str:
     """Every field of a recipe as an option with its value, and what it means."""
     lines = []
     for name, value, meaning in _leaves(recipe, "--"):

@@ -7,6 +7,7 @@ Axes, besides those of model/layers.py: E inner width, S numbers of state an inn
 convolution sees. Positions come first here, because the scan goes through them one by one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,26 +20,27 @@ from ..config import MambaConfig, UserError
 from ..model.embedding import Embedding
 from ..model.initial import Network
 from ..model.layers import Linear
+from ..model.rows import Rows, rows_of
 
 CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
 
 
 class MambaCache:
-    """What rows have seen, by layer: the last K-1 inputs of the convolution (R, K-1, E) and the states (R, S, E)."""
+    """What rows have seen, by layer: the last K-1 inputs of the convolution and the states of the scan."""
 
     def __init__(self, config: MambaConfig, rows: int, device: torch.device) -> None:
-        tail_RKE = torch.zeros(rows, config.conv - 1, config.inner, device=device)
-        state_RSE = torch.zeros(rows, config.state, config.inner, device=device)
-        self.layers = [(tail_RKE, state_RSE)] * config.layers
+        self.tail_LRKE = torch.zeros(config.layers, rows, config.conv - 1, config.inner, device=device)
+        self.state_LRSE = torch.zeros(config.layers, rows, config.state, config.inner, device=device)
 
-    def join(self, other: "MambaCache") -> None:
-        """Put the rows of another cache behind these."""
-        pairs = zip(self.layers, other.layers, strict=True)
-        self.layers = [(torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in pairs]
+    def rows(self, numbers: Sequence[int] | None = None) -> Rows:
+        """These rows, or all."""
+        count = self.state_LRSE.shape[1]
+        return rows_of(tuple(range(count) if numbers is None else numbers), self.state_LRSE.device)
 
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows alone."""
-        self.layers = [(tail_RKE[rows], state_RSE[rows]) for tail_RKE, state_RSE in self.layers]
+    def clear(self, row: int) -> None:
+        """Begin an empty text in a row."""
+        self.tail_LRKE[:, row].zero_()
+        self.state_LRSE[:, row].zero_()
 
 
 class Mamba(Network):
@@ -70,22 +72,27 @@ class Mamba(Network):
         """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
         return [block.mixer.A_log for block in self.backbone.layers]
 
-    def forward(self, ids_BN: Tensor, cache: MambaCache | None = None) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen."""
+    def forward(self, ids_BN: Tensor, cache: MambaCache | None = None, rows: Rows | None = None) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows."""
         past = MambaCache(self.config, len(ids_BN), ids_BN.device) if cache is None else cache
-        x_NBD, within = self.embed(ids_BN.t()), Within.of(ids_BN.t() == BOS, self.config.conv)
+        rows = rows or past.rows()
+        x_NBD, within = self.embed(ids_BN.t()), SameDocument.of(ids_BN.t() == BOS, self.config.conv)
         for layer, block in enumerate(self.backbone.layers):
-            mixed_NBD, past.layers[layer] = mix(block.mixer, block.norm(x_NBD), within, *past.layers[layer])
+            tail_RKE, state_RSE = past.tail_LRKE[layer], past.state_LRSE[layer]
+            mixed_NBD, new = mix(block.mixer, block.norm(x_NBD), within, rows.take(tail_RKE), rows.take(state_RSE))
+            if cache is not None:
+                rows.put(tail_RKE, new[0])
+                rows.put(state_RSE, new[1])
             x_NBD = x_NBD + mixed_NBD
         return self.head(self.backbone.norm_f(x_NBD.transpose(0, 1))).float()
 
-    def step(self, ids_R: Tensor, cache: MambaCache) -> Tensor:
-        """Logits (R, V) in fp32 after the next id of each row."""
-        return self(ids_R[:, None], cache)[:, 0]
+    def step(self, ids_R: Tensor, cache: MambaCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+        """Logits (R, V) in fp32 after the next id of some rows; `text`, which changes nothing here: none is a BOS."""
+        return self(ids_R[:, None], cache, rows)[:, 0]
 
-    def cache(self) -> MambaCache:
-        """An empty cache of one row, to read a text in pieces exactly."""
-        return MambaCache(self.config, 1, self.embed.weight.device)
+    def cache(self, rows: int = 1) -> MambaCache:
+        """An empty cache, to read texts in pieces exactly."""
+        return MambaCache(self.config, rows, self.embed.weight.device)
 
 
 def backbone(config: MambaConfig) -> Any:
@@ -113,8 +120,8 @@ def backbone(config: MambaConfig) -> Any:
 
 
 @dataclass(frozen=True)
-class Within:
-    """Ones where what comes before a position is of its own document, and zeros elsewhere."""
+class SameDocument:
+    """1.0 where an earlier position belongs to the same document, else 0.0."""
 
     state_NB: Tensor
     """Of the state before it."""
@@ -133,7 +140,7 @@ class Within:
 
 
 def mix(
-    mixer: Any, x_NBD: Tensor, within: Within, tail_BKE: Tensor, state_BSE: Tensor
+    mixer: Any, x_NBD: Tensor, within: SameDocument, tail_BKE: Tensor, state_BSE: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A `MambaMixer` over positions that come after a past: (N, B, D), and the past of what comes next.
 
@@ -152,7 +159,7 @@ def mix(
     return mixer.out_proj(y_NBE), (tail_BKE, state_BSE)
 
 
-def convolve(conv: Any, x_NBE: Tensor, within: Within, tail_BKE: Tensor) -> tuple[Tensor, Tensor]:
+def convolve(conv: Any, x_NBE: Tensor, within: SameDocument, tail_BKE: Tensor) -> tuple[Tensor, Tensor]:
     """Each channel's convolution with the K-1 positions before: (N, B, E), and the last K-1 inputs (B, K-1, E)."""
     count, y_NBE = len(x_NBE), conv.bias
     wide_MBE = torch.cat([tail_BKE.transpose(0, 1), x_NBE])
@@ -182,12 +189,12 @@ class Scan(torch.autograd.Function):
         """What is read at every position (N, B, E), and the last state (B, S, E)."""
         before, y = [], []
         room = dt_NBE.new_empty(2, min(CHUNK, len(dt_NBE)), *state_BSE.shape)
-        each = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
-        for dt, x, write, read, keep in zip(*each, strict=True):
+        parts = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
+        for dt, x, write, readout, keep in zip(*parts, strict=True):
             before.append(state_BSE)
             _, states = _states(rate_SE, dt, x, write, keep, state_BSE, room)
             state_BSE = states[-1].clone()
-            y.append(states.mul_(read[..., None]).sum(2))
+            y.append(states.mul_(readout[..., None]).sum(2))
         ctx.save_for_backward(rate_SE, dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB, *before)
         return torch.cat(y), state_BSE
 
@@ -195,13 +202,13 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_y, grad_state), (rate, *inputs) = grads, ctx.saved_tensors
         inputs, before = inputs[:5], inputs[5:]
-        grad_rate, found = torch.zeros_like(rate), []
+        grad_rate, gradients = torch.zeros_like(rate), []
         room = grad_y.new_empty(4, min(CHUNK, len(grad_y)), *grad_state.shape)
         chunks = list(zip(*(v.split(CHUNK) for v in inputs), grad_y.split(CHUNK), before, strict=True))
-        for dt, x, write, read, keep, grad, state in reversed(chunks):
+        for dt, x, write, readout, keep, grad, state in reversed(chunks):
             decay, states = _states(rate, dt, x, write, keep, state, room)
             g, spare = room[2:, : len(dt)]
-            torch.mul(grad[:, :, None], read[..., None], out=g)
+            torch.mul(grad[:, :, None], readout[..., None], out=g)
             g[-1] += grad_state
             steps, decays = g.unbind(), decay.unbind()
             for t in range(len(g) - 1, 0, -1):
@@ -214,8 +221,8 @@ class Scan(torch.autograd.Function):
             g[1:] *= states[:-1]
             g[0] *= state
             grad_rate += torch.mul(g, dt[:, :, None], out=spare).sum((0, 1))
-            found.append((g.mul_(rate).sum(2), to_x, to_write, to_read))
-        return grad_rate, *(torch.cat(parts[::-1]) for parts in zip(*found, strict=True)), None, grad_state
+            gradients.append((g.mul_(rate).sum(2), to_x, to_write, to_read))
+        return grad_rate, *(torch.cat(parts[::-1]) for parts in zip(*gradients, strict=True)), None, grad_state
 
 
 def _states(

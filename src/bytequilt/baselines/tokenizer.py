@@ -26,13 +26,13 @@ class Tokenizer:
     def pieces(self, text: str | bytes) -> Pieces:
         """The tokens of a text of any bytes; a byte that is not UTF-8 is a token of its own."""
         whole, done, place = as_bytes(text).decode("utf-8", "surrogateescape"), 0, 0
-        found: Pieces = []
+        pieces: Pieces = []
         for byte in NOT_TEXT.finditer(whole):
-            found += [(place + start, length) for start, length in self._cut(whole[done : byte.start()])]
+            pieces += [(place + start, length) for start, length in self._cut(whole[done : byte.start()])]
             place += len(whole[done : byte.start()].encode())
-            found.append((place, 1))
+            pieces.append((place, 1))
             done, place = byte.end(), place + 1
-        return found + [(place + start, length) for start, length in self._cut(whole[done:])]
+        return pieces + [(place + start, length) for start, length in self._cut(whole[done:])]
 
     @classmethod
     def find(cls, name: str) -> "Tokenizer":
@@ -79,11 +79,11 @@ def _lengths(ranks: BPE, text: str) -> Iterator[int]:
 
 
 def _in_a_row(lengths: Iterator[int]) -> Pieces:
-    found, at = [], 0
+    pieces, at = [], 0
     for length in lengths:
-        found.append((at, length))
+        pieces.append((at, length))
         at += length
-    return found
+    return pieces
 
 
 def _library_pieces(library: Any, text: str) -> Pieces:
@@ -101,12 +101,12 @@ def _by_characters(offsets: list[tuple[int, int]], text: str) -> Pieces:
     place = [0]
     for char in text:
         place.append(place[-1] + len(char.encode()))
-    found: Pieces = []
+    pieces: Pieces = []
     at = 0
     for index, (begin, end) in enumerate(offsets):
         start, stop = max(place[begin], at), place[end]
         shared = index + 1 < len(offsets) and offsets[index + 1][0] < end
         length = min(1, stop - start) if shared else stop - start
-        found.append((start, max(0, length)))
+        pieces.append((start, max(0, length)))
         at = max(at, start + max(0, length))
-    return found
+    return pieces

@@ -3,13 +3,14 @@
 from .base import Config, Positive, UserError, as_bytes, is_file, one_line, read_text, shorten
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
-from .recipe import DataConfig, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
+from .recipe import DataConfig, Draft, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
 
 __all__ = [
     "BLTConfig",
     "BaselineConfig",
     "Config",
     "DataConfig",
+    "Draft",
     "EntropyConfig",
     "HashConfig",
     "MambaConfig",

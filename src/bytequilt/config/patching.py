@@ -87,6 +87,16 @@ class RuleConfig(PatchOptions):
         return self.characters or self.kind == "budget"
 
     @property
+    def reads_bytes(self) -> bool:
+        """Whether the bytes themselves count, not only their entropies and places."""
+        return self.kind in ("space", "words") or self.whole or bool(self.after) or self.digits is not None
+
+    @property
+    def reads_rises(self) -> bool:
+        """Whether the entropy before the newest counts."""
+        return self.kind in RULE_FIELDS["rise"]
+
+    @property
     def own_options(self) -> list[str]:
         """Names of the options in use that no other implementation has."""
         return [name for name in ("characters", "after", "digits") if getattr(self, name)]
@@ -126,10 +136,10 @@ class PatchingConfig(PatchOptions):
             raise ValueError(f"patching of kind '{self.kind}' needs `{self.calibrated}` or `target_bytes`")
         if not self.calibrated and self.target_bytes is not None:
             raise ValueError(f"patching of kind '{self.kind}' has nothing left to calibrate with `target_bytes`")
-        found = {self.calibrated: 0.0} if self.calibrated else {}
-        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | found)
+        calibrated = {self.calibrated: 0.0} if self.calibrated else {}
+        check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | calibrated)
         return self
 
-    def rule(self, **found: float) -> RuleConfig:
+    def rule(self, **calibrated: float) -> RuleConfig:
         """The rule itself, with what calibration found."""
-        return RuleConfig(**(self.model_dump(include=set(RuleConfig.model_fields)) | found))
+        return RuleConfig(**(self.model_dump(include=set(RuleConfig.model_fields)) | calibrated))

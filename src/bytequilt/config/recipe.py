@@ -32,6 +32,9 @@ class DataConfig(Config):
     """Field of a JSONL or Parquet record that holds the text."""
     prompt_field: str | None = None
     """Field of a record whose bytes precede `field` and are read but not learnt (fine-tuning on completions)."""
+    messages_field: str | None = None
+    """Field of a record that holds a chat, a list of messages with `role` and `content`: the last is learnt, and those
+    before it are its prompt. Records without this field are read by the others."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Keep only records whose field of this name has one of these values."""
     skip_bad_records: bool = False
@@ -120,29 +123,37 @@ class ReportConfig(Config):
     seed: Seed = 0
 
 
-class Recipe(Config):
-    """A whole run: corpus, entropy model, calibrated threshold, shards, BLT, report."""
+class Draft(Config):
+    """A recipe that may leave out [model] and [patching]: they are then those of the model in `train.init`."""
 
     data: DataConfig = DataConfig()
     entropy: EntropyConfig | None = None
     entropy_train: TrainConfig | None = None
     entropy_init: str | None = None
     """Model directory, or name of a shipped model, whose entropy model is used as it is instead of training one."""
-    patching: PatchingConfig
-    model: BLTConfig
+    patching: PatchingConfig | None = None
+    model: BLTConfig | None = None
     train: TrainConfig
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
-    def _entropy_is_known(self) -> "Recipe":
-        given = self.entropy or self.entropy_init or (self.patching.calibrated and self.train.init)
-        if self.patching.needs_entropy and not given:
-            raise ValueError(f"patching of kind '{self.patching.kind}' needs [entropy] or `entropy_init`")
+    def _entropy_is_known(self) -> "Draft":
+        if self.patching is not None and self.patching.needs_entropy:
+            brought = self.train.init and (self.patching.calibrated or self.model is None)
+            if not (self.entropy or self.entropy_init or brought):
+                raise ValueError(f"patching of kind '{self.patching.kind}' needs [entropy] or `entropy_init`")
         if self.entropy_init and (self.entropy or self.entropy_train):
             raise ValueError("`entropy_init` takes the place of [entropy] and [entropy_train]: give one or the other")
         if self.entropy and self.entropy_train is None:
             raise ValueError("[entropy] needs [entropy_train]")
         return self
+
+
+class Recipe(Draft):
+    """A whole run: corpus, entropy model, calibrated threshold, shards, BLT, report."""
+
+    patching: PatchingConfig
+    model: BLTConfig
 
 
 def recipe_path(name: str, folder: str = "recipes") -> Path:
@@ -163,9 +174,14 @@ def recipe_path(name: str, folder: str = "recipes") -> Path:
     return shipped[name]
 
 
-def load_recipe(name: str) -> Recipe:
-    """The recipe of that name or path. Raises UserError with one line that names the field at fault."""
-    return read_toml(recipe_path(name), Recipe)
+def load_recipe(name: str) -> Draft:
+    """The recipe of that name or path: a Recipe, unless it leaves out what a model to start from has.
+
+    Raises UserError with one line that names the field at fault.
+    """
+    draft = read_toml(recipe_path(name), Draft)
+    whole = draft.model is not None and draft.patching is not None
+    return Recipe.model_validate(draft.model_dump(exclude_unset=True)) if whole else draft
 
 
 def read_toml(path: Path, kind: type[Chosen]) -> Chosen:

@@ -1,9 +1,9 @@
 """How the next byte is drawn: what a caller may choose."""
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 from .base import UserError, as_bytes
@@ -21,58 +21,94 @@ class Sampling:
     temperature: float = 0.8
     """0 takes the likeliest byte."""
     top_k: int = 0
-    """Draw from the k likeliest bytes; 0 from all."""
+    """Draw from the k likeliest ids; 0 from all."""
     top_p: float = 1.0
-    """Draw from the likeliest bytes whose probabilities sum to p (Holtzman et al. 2020)."""
+    """Draw from the likeliest ids whose probabilities sum to p (Holtzman et al. 2020)."""
     min_p: float = 0.0
-    """Draw from bytes at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
+    """Draw from ids at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
     repetition_penalty: float = 1.0
     """Above 1, bytes among the last 64 are less likely (Keskar et al. 2019)."""
     seed: int | None = None
-    """The same seed draws the same bytes."""
+    """The same seed draws the same bytes, whatever else is generated beside them."""
     stop: str | bytes | Sequence[str | bytes] | None = ()
     """The text ends before the first of these; may be given more than once."""
     utf8: bool = False
     """Draw only bytes that keep the text valid UTF-8."""
     logprobs: bool = False
     """Also give the log-probability of each byte under the model itself, in nats."""
+    logit_bias: dict[int, float] | None = None
+    """Added to the logits of these bytes (0 to 255)."""
+    frequency_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of a byte for each time that it has been generated."""
+    presence_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of every byte that has been generated."""
+    top_logprobs: int = 0
+    """0 to 5: of how many likeliest bytes the steps tell the log-probability, in nats, at each place."""
 
     def __post_init__(self) -> None:
-        stops = () if self.stop is None else (self.stop,) if isinstance(self.stop, str | bytes) else self.stop
-        object.__setattr__(self, "stop", stops)
-        for name in ("max_bytes", "top_k", "seed"):
-            object.__setattr__(self, name, _plain_integer(getattr(self, name)))
-        rules = [
-            ("max_bytes", "be a whole number of at least 0", _whole(self.max_bytes) and self.max_bytes >= 0),
-            ("temperature", "be at least 0", _real(self.temperature) and self.temperature >= 0),
-            ("top_k", "be a whole number of at least 0", _whole(self.top_k) and self.top_k >= 0),
-            ("top_p", "be above 0 and at most 1", _real(self.top_p) and 0 < self.top_p <= 1),
-            ("min_p", "be at least 0 and below 1", _real(self.min_p) and 0 <= self.min_p < 1),
-            ("repetition_penalty", "be 0.01 to 100", _real(self.repetition_penalty, 0.01, 100)),
-            ("seed", "be a whole number of 64 bits", self.seed is None or _whole(self.seed, -(2**63), 2**63)),
-            ("stop", "be texts, none of them empty", _texts(stops)),
-        ]
-        for name, rule, kept in rules:
-            if not kept:
-                raise UserError(f"{name} must {rule}, unlike {repr(getattr(self, name))[:60]}")
-        object.__setattr__(self, "stop", tuple(as_bytes(stop) for stop in stops))
+        for name in ("max_bytes", "top_k"):
+            self._set(name, _whole(getattr(self, name), 0), "be a whole number of at least 0")
+        self._set("top_logprobs", _whole(self.top_logprobs, 0, 5), "be a whole number of 0 to 5")
+        if self.seed is not None:
+            self._set("seed", _whole(self.seed, -(2**63), 2**63 - 1), "be a whole number of 64 bits")
+        ranges = {
+            "temperature": (0, math.inf, "be at least 0"),
+            "top_p": (math.ulp(0), 1, "be above 0 and at most 1"),
+            "min_p": (0, math.nextafter(1, 0), "be at least 0 and below 1"),
+            "repetition_penalty": (0.01, 100, "be 0.01 to 100"),
+            "frequency_penalty": (-2, 2, "be -2 to 2"),
+            "presence_penalty": (-2, 2, "be -2 to 2"),
+        }
+        for name, (least, most, rule) in ranges.items():
+            self._set(name, _real(getattr(self, name), least, most), rule)
+        for name in ("utf8", "logprobs"):
+            value = getattr(self, name)
+            self._set(name, _truth(value), "be true or false")
+        self._set("stop", _texts(self.stop), "be texts, none of them empty")
+        if self.logit_bias is not None:
+            self._set("logit_bias", _bias(self.logit_bias), "give numbers for bytes of 0 to 255")
+
+    def _set(self, name: str, value: Any, rule: str) -> None:
+        """Keep an option as a plain Python value; None is one that breaks its rule."""
+        if value is None:
+            raise UserError(f"{name} must {rule}, unlike {repr(getattr(self, name))[:100]}")
+        object.__setattr__(self, name, value)
 
 
-def _plain_integer(number: Any) -> Any:
-    """An integer of numpy or torch as one of Python; anything else as it is."""
+def _truth(value: Any) -> bool | None:
+    """A truth value of Python or numpy; None for anything else."""
+    return bool(value) if type(value).__name__ in ("bool", "bool_") else None
+
+
+def _whole(number: Any, least: int, most: int = 2**63) -> int | None:
+    """A whole number of Python, numpy or torch."""
     try:
-        return number if isinstance(number, bool) else index(number)
-    except TypeError:
-        return number
+        whole = operator.index(number)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return whole if _truth(number) is None and least <= whole <= most else None
 
 
-def _whole(number: object, least: int = -(2**63), most: int = 2**63) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and least <= number < most
+def _real(number: Any, least: float, most: float) -> float | None:
+    """A finite number of Python, numpy or torch."""
+    if isinstance(number, str | bytes | None) or _truth(number) is not None:
+        return None
+    try:
+        real = float(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return real if math.isfinite(real) and least <= real <= most else None
 
 
-def _real(number: object, least: float = -math.inf, most: float = math.inf) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number) and least <= number <= most
+def _texts(stops: Any) -> tuple[bytes, ...] | None:
+    stops = () if stops is None else (stops,) if isinstance(stops, str | bytes) else stops
+    if not isinstance(stops, tuple | list) or not all(isinstance(stop, str | bytes) and stop for stop in stops):
+        return None
+    return tuple(as_bytes(stop) for stop in stops)
 
 
-def _texts(stops: object) -> bool:
-    return isinstance(stops, tuple | list) and all(isinstance(stop, str | bytes) and stop for stop in stops)
+def _bias(bias: Any) -> dict[int, float] | None:
+    if not isinstance(bias, dict):
+        return None
+    pairs = {_whole(byte, 0, 255): _real(value, -math.inf, math.inf) for byte, value in bias.items()}
+    return None if None in pairs or None in pairs.values() else pairs

@@ -222,15 +222,15 @@ class _EachPiece(FlatMapTransform):
 
 def held_out(folder: Path, limit: int | None = None) -> list[Document]:
     """The held-out documents of a corpus, in order; up to `limit` bytes, where the last is cut."""
-    found: list[Document] = []
+    documents: list[Document] = []
     left = limit
     for path in shard_paths(folder / "val"):
         read_about(path)
         for table in row_groups(path):
             for row in table.to_pylist():
                 if left is not None and left <= 0:
-                    return found
+                    return documents
                 data = row["data"][:left]
-                found.append(Document(row["id"], data, min(row["prompt"], len(data))))
+                documents.append(Document(row["id"], data, min(row["prompt"], len(data))))
                 left = None if left is None else left - len(data)
-    return found
+    return documents

@@ -32,8 +32,8 @@ class Corpus:
         bytes, cut at a paragraph.
         """
         config = self.config
-        held = {identity(path) for source in config.val for path in files(source)}
-        rows = self._rows(config.train, held)
+        held_out = {identity(path) for source in config.val for path in files(source)}
+        rows = self._rows(config.train, held_out)
         if config.val:
             yield from self._shared((False, *row) for row in rows)
             yield from ((True, *row) for row in self._rows(config.val, set()))
@@ -65,9 +65,9 @@ class Corpus:
 
     def _shared(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Without the training documents that `share` leaves out: always the same ones for the same share."""
-        for held, source, document in rows:
-            if held or _kept(document.id, self.config.share):
-                yield held, source, document
+        for held_out, source, document in rows:
+            if held_out or _kept(document.id, self.config.share):
+                yield held_out, source, document
             else:
                 self._dropped["share"] += 1
 

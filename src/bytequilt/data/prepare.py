@@ -64,8 +64,8 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     train = _Split(folder / "train", config.train, config, mark)
     val = _Split(folder / "val", config.val or config.train, config, mark)
     with _kept_when_stopped(lambda: train.shards + val.shards, folder):
-        for held, source, document in corpus.documents():
-            (val if held else train).add(source, document)
+        for held_out, source, document in corpus.documents():
+            (val if held_out else train).add(source, document)
         for split, what in ((train, "left to train on"), (val, "left to hold out")):
             if not (split.shards or split.rows):
                 raise UserError(f"{', '.join(config.train)[:100]}: no text is {what}; give more, or sources in `val`")
@@ -215,10 +215,10 @@ def _calls(texts: list[bytes]) -> Iterator[list[bytes]]:
 
 def _entropies(texts: list[bytes], patcher: Scorer, progress: Callable[[int], object]) -> list[np.ndarray]:
     if len(texts[0]) > CALL_BYTES:  # alone in its group, and long enough for the bar to move meanwhile
-        found = patcher.entropies(texts, progress)
+        entropies = patcher.entropies(texts, progress)
     else:
-        found = patcher.entropies(texts)
+        entropies = patcher.entropies(texts)
         progress(sum(map(len, texts)))
-    if [len(values) for values in found] != [len(text) + 2 for text in texts]:
+    if [len(values) for values in entropies] != [len(text) + 2 for text in texts]:
         raise ValueError("a patcher must give one entropy for each id of BOS, bytes and EOS")
-    return [np.asarray(values, dtype=np.float32) for values in found]
+    return [np.asarray(values, dtype=np.float32) for values in entropies]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DataConfig, UserError, one_line
+from .chat import chat
 from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
 
 Record = tuple[str, bytes | dict[str, Any]]
@@ -113,6 +114,8 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
 
 def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[str]:
     """The columns that texts come from. Raises UserError where one is missing."""
+    if config.messages_field in columns:
+        return [config.messages_field]
     needed = [field for field in (config.field, config.prompt_field) if field is not None]
     for field in needed:
         if field not in columns:
@@ -165,9 +168,18 @@ def _document(place: str, record: bytes | dict[str, Any], config: DataConfig) ->
         raise ValueError(f"a record must be a JSON object, not {type(record).__name__}")
     if any(str(record.get(name)) not in values for name, values in config.where.items()):
         return None
-    prompt = _field(record, config.prompt_field) if config.prompt_field is not None else b""
+    prompt, text = _texts(record, config)
     name = record.get("id")
-    return Document(valid(place if name is None else str(name)), prompt + _field(record, config.field), len(prompt))
+    return Document(valid(place if name is None else str(name)), prompt + text, len(prompt))
+
+
+def _texts(record: dict[str, Any], config: DataConfig) -> tuple[bytes, bytes]:
+    """What is read and not learnt of a record, and what is learnt."""
+    if config.messages_field in record:
+        asked = dict(zip(("prompt", "answer"), chat(record[config.messages_field]), strict=True))
+        return _field(asked, "prompt"), _field(asked, "answer")
+    prompt = _field(record, config.prompt_field) if config.prompt_field is not None else b""
+    return prompt, _field(record, config.field)
 
 
 def _field(record: dict[str, Any], field: str) -> bytes:

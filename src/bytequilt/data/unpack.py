@@ -28,11 +28,11 @@ def open_file(path: Path, name: str) -> io.BufferedReader:
         os.set_blocking(file.fileno(), True)
     match path.suffix.lower():
         case ".gz":
-            chunks = _members(file, lambda: zlib.decompressobj(31), lambda rest: _after_gzip(rest, file, name))
+            chunks = _members(file, lambda: zlib.decompressobj(31), lambda tail: _after_gzip(tail, file, name))
         case ".bz2":
-            chunks = _members(file, bz2.BZ2Decompressor, lambda rest: _after_bzip2(rest, file, name))
+            chunks = _members(file, bz2.BZ2Decompressor, lambda tail: _after_bzip2(tail, file, name))
         case ".xz":
-            chunks = _members(file, lzma.LZMADecompressor, lambda rest: _after_xz(rest, file))
+            chunks = _members(file, lzma.LZMADecompressor, lambda tail: _after_xz(tail, file))
         case ".zst":
             chunks = _zstd(file)
         case _:
@@ -131,34 +131,34 @@ def _members(file: BinaryIO, new: Callable[[], Any], after: Callable[[bytes], by
         data = after(member.unused_data)
 
 
-def _after_gzip(rest: bytes, file: BinaryIO, name: str) -> bytes:
+def _after_gzip(tail: bytes, file: BinaryIO, name: str) -> bytes:
     """gzip passes over zeros at the end, and over anything else that is no member, with a warning."""
-    rest += file.read(2) if len(rest) < 2 else b""
-    if rest[:2] == b"\x1f\x8b":
-        return rest
-    if len(rest) == 1 and rest != b"\0":
+    tail += file.read(2) if len(tail) < 2 else b""
+    if tail[:2] == b"\x1f\x8b":
+        return tail
+    if len(tail) == 1 and tail != b"\0":
         raise EOFError("it ends too early")
-    if _zeros(rest, file)[1]:
+    if _zeros(tail, file)[1]:
         _ignored(name)
     return b""
 
 
-def _after_bzip2(rest: bytes, file: BinaryIO, name: str) -> bytes:
+def _after_bzip2(tail: bytes, file: BinaryIO, name: str) -> bytes:
     """bzip2 passes over whatever is no member, with a warning."""
-    rest += file.read(4) if len(rest) < 4 else b""
-    if re.fullmatch(b"B(Z(h[1-9]?)?)?", rest[:4]):
-        return rest
-    if rest:
+    tail += file.read(4) if len(tail) < 4 else b""
+    if re.fullmatch(b"B(Z(h[1-9]?)?)?", tail[:4]):
+        return tail
+    if tail:
         _ignored(name)
     return b""
 
 
-def _after_xz(rest: bytes, file: BinaryIO) -> bytes:
+def _after_xz(tail: bytes, file: BinaryIO) -> bytes:
     """xz passes over zeros in groups of four, and over nothing else."""
-    count, rest = _zeros(rest, file)
+    count, tail = _zeros(tail, file)
     if count % 4:
         raise EOFError("its padding is not a multiple of four bytes")
-    return rest
+    return tail
 
 
 def _zeros(data: bytes, file: BinaryIO) -> tuple[int, bytes]:

@@ -24,16 +24,16 @@ def files_of(source: str) -> list[Path]:
             raise UserError("a source has a NUL byte in its name")
         path = Path(os.path.expanduser(source))
         if path.is_dir():
-            found, complaint = _reached(path, ["**", "*"]), f"directory {source} holds no files"
+            paths, complaint = _reached(path, ["**", "*"]), f"directory {source} holds no files"
         elif os.path.lexists(path) or not glob.has_magic(source):
             return [path]
         else:
             root = Path(path.anchor)
             parts = list(path.parts[1:] if path.anchor else path.parts)
-            found, complaint = _reached(root, parts), f"no file matches {source}"
-    if not found:
+            paths, complaint = _reached(root, parts), f"no file matches {source}"
+    if not paths:
         raise UserError(complaint)
-    return found
+    return paths
 
 
 def identity(path: Path) -> Identity:

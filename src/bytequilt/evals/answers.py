@@ -84,8 +84,8 @@ def evaluate(
     results = {}
     with progress() as bar:
         line = bar.add_task("answer", total=items * len(exams))
-        for one in exams:
-            results[one.task.name] = sit(model, one, max_bytes)
+        for task, questions in zip(chosen, exams, strict=True):
+            results[task.name] = sit(model, questions, max_bytes)
             bar.update(line, advance=items)
     return {"form": form, "seed": seed, "tasks": results, "means": _means(list(results.values()))}
 
@@ -103,7 +103,8 @@ def sit(model: Generator, exam: Exam, max_bytes: int | None = None) -> dict[str,
     """What a model reaches in one task."""
     task, items = exam.task, exam.items
     limit = max_bytes or ROOM + max(len(item.answer) for item in items)
-    texts = [one.text for one in model.generate(exam.prompts, max_bytes=limit, temperature=0, stop=["\n"])]
+    completions = model.generate(exam.prompts, max_bytes=limit, temperature=0, stop=["\n"])
+    texts = [completion.text for completion in completions]
     answers = [answer_in(text) for text in texts]
     right = [answer is not None and task.accepts(answer, item) for answer, item in zip(answers, items, strict=True)]
     return {

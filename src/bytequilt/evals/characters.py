@@ -65,15 +65,15 @@ class Task:
 
     def items(self, deck: Deck, count: int) -> list[Item]:
         """So many different items, each of two choices as often right. Raises UserError where there are too few."""
-        found, labels = dict[Item, None](), Counter[str | int]()
+        items, labels = dict[Item, None](), Counter[str | int]()
         for _ in range(TRIES * count):
             item = self.item(deck)
-            if item not in found and not (item.choices and 2 * labels[item.label] >= count):
-                found[item] = None
+            if item not in items and not (item.choices and 2 * labels[item.label] >= count):
+                items[item] = None
                 labels[item.label] += 1
-            if len(found) == count:
-                return list(found)
-        raise UserError(f"{self.name}: {count} items are needed, and {deck.about(self.kind)} give {len(found)}")
+            if len(items) == count:
+                return list(items)
+        raise UserError(f"{self.name}: {count} items are needed, and {deck.about(self.kind)} give {len(items)}")
 
     def question(self, item: Item) -> str:
         """The question, and the cue of its answer up to the opening quote."""
@@ -114,8 +114,8 @@ def records(
 
     Each has `id`, `prompt` and `text`, of which the last is to be learnt: `prompt_field = "prompt"` in `[data]`.
     """
-    each = [(task, Deck(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)]
-    for number, (task, deck) in enumerate(islice(cycle(each), count)):
+    decks = [(task, Deck(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)]
+    for number, (task, deck) in enumerate(islice(cycle(decks), count)):
         item = task.item(deck)
         yield {"id": f"{task.name}-{seed}-{number}", "prompt": task.question(item), "text": f'{item.answer}"'}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..codec import encode
 from ..config import DataConfig, UserError
 from ..data.sources import documents
-from ..infer.session import CHUNK
+from ..infer.session import CHUNK, Session
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
@@ -84,13 +84,10 @@ def measure(
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.contiguous()
     lm.session().feed(prompts_RN[0, :CHUNK])
     begun = time.perf_counter()
-    sessions = [lm.session() for _ in range(rows)]
-    for session, ids_n in zip(sessions, prompts_RN, strict=True):
-        session.prefill(ids_n)
+    session = Session(lm.model, lm.patcher, rows=rows)
+    for row, ids_n in enumerate(prompts_RN):
+        session.prefill(ids_n, row)
     prefill = time.perf_counter() - begun
-    session, *others = sessions
-    for other in others:
-        session.join(other)
     for ids_R in ids_NR[:WARMUP]:
         session.step(ids_R)
     calls, patches = session.counts["latent_calls"], sum(row.patches for row in session.rows)

@@ -94,7 +94,8 @@ def languages(
 
 def _row(model: Scorer, declaration: Declaration, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
     data = declaration.text.encode()
-    (score,), mean_patch = model.score_documents([data])
+    (score,) = model.score_documents([data])
+    mean_patch = score.patch_bytes or None
     return {
         "code": declaration.code,
         "name": declaration.name,

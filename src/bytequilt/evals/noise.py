@@ -19,8 +19,8 @@ CLEAN = "clean"
 class Scorer(Protocol):
     """A model that scores documents."""
 
-    def score_documents(self, documents: Sequence[bytes]) -> tuple[list[Score], float | None]:
-        """Scores, EOS included; and the mean bytes per patch of them all, None where there are no patches."""
+    def score_documents(self, documents: Sequence[bytes]) -> list[Score]:
+        """Scores, EOS included, with the patches of each where there are any."""
         ...
 
 
@@ -104,12 +104,11 @@ def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict
             texts = documents
             if name != CLEAN:
                 texts = [noised(document, name, seed + place) for place, document in enumerate(documents)]
-            scores, mean_patch = model.score_documents(texts)
-            score = Score.total(scores)
+            score = Score.total(model.score_documents(texts))
             rows[name] = {
                 "bpb": score.bits_per_byte,
                 "bits_per_clean_byte": score.bits / clean_bytes,
                 "bytes": score.bytes,
-                "mean_patch_bytes": mean_patch,
+                "mean_patch_bytes": score.patch_bytes or None,
             }
     return rows

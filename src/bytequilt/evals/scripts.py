@@ -72,10 +72,10 @@ def report(lm: LM, files: Sequence[str], field: str = "text") -> dict[str, Any]:
     What all scripts share counts for the script of the character before it. A patch counts for the script of its first
     byte. Raises UserError for a file that is missing or damaged.
     """
-    read = [(path, texts(path, field)) for path in files]
+    texts_of = [(path, texts(path, field)) for path in files]
     scripts: dict[str, Share] = {}
     rows = []
-    for path, documents in read:
+    for path, documents in texts_of:
         whole = _nothing(lm)
         for data in filter(None, documents):
             for script, share in _shares(lm, data).items():
@@ -103,10 +103,10 @@ def _shares(lm: LM, data: bytes) -> dict[str, Share]:
     script_C, first_N = _characters(data)
     script_N = script_C[first_N.cumsum() - 1]
     length_P = np.diff([*starts, len(data)])
-    found = {}
+    counts = {}
     for script in np.unique(script_C):
         mine_N = script_N == script
-        found[str(script)] = Share(
+        counts[str(script)] = Share(
             bytes=int(mine_N.sum()),
             characters=int((mine_N & first_N).sum()),
             patches=int((mine_N & start_N).sum()),
@@ -114,7 +114,7 @@ def _shares(lm: LM, data: bytes) -> dict[str, Share]:
             longest=int(length_P[mine_N[starts]].max(initial=0)),
             nats=None if nats_N is None else float(nats_N[:-1][mine_N].sum(dtype=np.float64)),
         )
-    return found
+    return counts
 
 
 def _characters(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ class Deck:
         """`lengths` stand in for those of LENGTHS. Raises UserError for lengths that cannot be."""
         if unknown := sorted(set(lengths) - set(LENGTHS)):
             raise UserError(f"no lengths of {', '.join(unknown)}; there are those of {', '.join(LENGTHS)}")
-        if bad := [kind for kind, each in lengths.items() if min(each, default=0) < 1]:
+        if bad := [kind for kind, sizes in lengths.items() if min(sizes, default=0) < 1]:
             raise UserError(f"lengths of {bad[0]} must be one number or more, each at least 1")
         self.lexicon, self.held_out, self.lengths = lexicon, held_out, {**LENGTHS, **lengths}
         self.random = Random(seed)
@@ -103,11 +103,11 @@ class Deck:
         return self._of_length("sentences", own, lambda sentence: len(words_of(sentence)))
 
     def _of_length(self, kind: Kind, own: list[str], length: Callable[[str], int]) -> list[str]:
-        found = [text for text in own if length(text) in self.lengths[kind]]
-        if not found:
+        texts = [text for text in own if length(text) in self.lengths[kind]]
+        if not texts:
             others = f"; there are {len(own)} of {_span(map(length, own))}" if own else " or of any other length"
             raise UserError(f"there are no {self._sort(kind)}{others}")
-        return found
+        return texts
 
     def about(self, kind: Kind) -> str:
         """What there is to draw from, in words."""
@@ -193,9 +193,9 @@ def _lacking(word: str) -> set[str]:
 
 
 def _span(lengths: Iterable[int]) -> str:
-    each = sorted(set(lengths))
-    whole = len(each) > 2 and each == list(range(each[0], each[-1] + 1))
-    return f"{each[0]} to {each[-1]}" if whole else " or ".join(map(str, each))
+    sizes = sorted(set(lengths))
+    whole = len(sizes) > 2 and sizes == list(range(sizes[0], sizes[-1] + 1))
+    return f"{sizes[0]} to {sizes[-1]}" if whole else " or ".join(map(str, sizes))
 
 
 # --------------------------------------------------------------------------------------------------------------- edits

@@ -1,17 +1,11 @@
-"""Generation: one byte after another out of a session, or out of many texts at once."""
+"""Generation: the bytes of one text as they come, or whole texts."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from ..codec import encode
 from .batcher import Batcher
 from .sampling import Sampling
-from .session import Session
-from .speculate import speculate
-from .writer import NOTHING, FinishReason, Meter, Stats, Step, Writer
+from .writer import FinishReason, Stats, Step, TopLogprobs
 
 
 @dataclass(frozen=True)
@@ -24,6 +18,8 @@ class Completion:
     stats: Stats
     logprobs: tuple[float, ...] = field(default=(), repr=False)
     """Log-probability of each byte of `data` under the model itself, in nats, where asked for."""
+    top_logprobs: tuple[TopLogprobs, ...] = field(default=(), repr=False)
+    """The likeliest bytes at the place of each byte of `data`, where asked for."""
 
     @classmethod
     def of(cls, steps: Iterable[Step]) -> "Completion":
@@ -32,24 +28,22 @@ class Completion:
         last = steps[-1]
         assert last.finish_reason is not None
         assert last.stats is not None
-        text, data = "".join(step.text for step in steps), b"".join(step.data for step in steps)
-        return cls(text, data, last.finish_reason, last.stats, tuple(p for step in steps for p in step.logprobs))
+        return cls(
+            "".join(step.text for step in steps),
+            b"".join(step.data for step in steps),
+            last.finish_reason,
+            last.stats,
+            tuple(p for step in steps for p in step.logprobs),
+            tuple(top for step in steps for top in step.top_logprobs),
+        )
 
 
-def stream(session: Session, prompt: bytes, sampling: Sampling, draft: int = 0) -> Iterator[Step]:
-    """Generate after a prompt, of any bytes. The last step carries the finish reason, and what it took.
-
-    With `draft` the decoder guesses up to so many bytes ahead; the session must reserve one more.
-    """
-    writer, meter = Writer(prompt, sampling), Meter()
-    if writer.finish_reason is not None:
-        yield NOTHING
-        return
-    logits = session.prefill(torch.from_numpy(encode(prompt)))
-    meter.prompted(session.rows[0], session.counts)
-    for step in speculate(session, writer, logits, draft) if draft else _plain(session, writer, logits):
-        last = step.finish_reason is not None
-        yield replace(step, stats=meter.stats(session.rows[0], writer, session.counts)) if last else step
+def stream(batcher: Batcher, prompt: bytes, sampling: Sampling) -> Iterator[Step]:
+    """Generate after a prompt, of any bytes. The last step carries the finish reason, and what it took."""
+    batcher.insert(prompt, sampling)
+    while len(batcher):
+        for _, step in batcher.step():
+            yield step
 
 
 def complete_all(batcher: Batcher, requests: Iterable[tuple[bytes, Sampling]]) -> list[Completion]:
@@ -59,13 +53,3 @@ def complete_all(batcher: Batcher, requests: Iterable[tuple[bytes, Sampling]]) -
         for key, step in batcher.step():
             steps[key].append(step)
     return [Completion.of(of_text) for of_text in steps.values()]
-
-
-def _plain(session: Session, writer: Writer, logits: Tensor) -> Iterator[Step]:
-    """Byte by byte."""
-    while True:
-        id = writer.draw(logits)
-        yield writer.push(id, logits)
-        if writer.finish_reason is not None:
-            return
-        logits = session.step(torch.tensor([id]))[0]

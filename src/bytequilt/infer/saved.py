@@ -1,98 +1,93 @@
-"""Sessions on disk: what they hold of a text, as tensors and plain values in one safetensors file."""
+"""States on disk: nested dictionaries of tensors and plain values, in one safetensors file."""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ..config import UserError
+from ..config import UserError, one_line
+from ..files import replacing
 from ..model.blt import BLT
-from ..model.cache import EncoderCache, StackCache, Tape
-from ..model.ngram import NgramCache
 from ..patching.patcher import Patcher
-from ..patching.rules import Stream
-from .row import Row
-from .session import Session
 
-FORMAT = 1
-STATEFUL = (Session, Row, Stream, StackCache, EncoderCache, NgramCache, Tape)
-"""What has state; the model, the patcher and configurations are not part of it."""
+FORMAT = 2
 
 
-def save(session: Session, path: str | Path) -> None:
-    """Write a session to a file, which appears when it is whole. `restore` goes on from there."""
-    session.trim()
+def write(path: str | Path, state: dict[str, Any], model: str) -> None:
+    """Write a state of the model of this fingerprint to a file, which appears when it is whole."""
     tensors: dict[str, Tensor] = {}
-    about = {
-        "format": FORMAT,
-        "model": _fingerprint(session.model, session.patcher),
-        "rows": len(session.rows),
-        "reserve": session.reserve,
-        "state": _packed(session, "session", tensors),
-    }
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    save_file(tensors, partial, {"session": json.dumps(about)})
-    partial.replace(path)
+    about = {"format": FORMAT, "model": model, "state": _packed(state, "state", tensors)}
+    about["digest"] = _digest(about["state"], tensors)
+    with replacing(Path(path)) as file:
+        file.write(save(tensors, {"session": json.dumps(about)}))
 
 
-def restore(model: BLT, patcher: Patcher, path: str | Path) -> Session:
-    """The session that was saved. Raises UserError for another file, or one of another model."""
+def read(path: str | Path, model: str) -> dict[str, Any]:
+    """The state that was written. Raises UserError for another file, for damage, or where it is of another model."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["session"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        version, name = about["format"], about["model"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a saved session: {' '.join(str(error).split())}") from None
+        version, name, digest, state = about["format"], about["model"], about.get("digest"), about.get("state")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not a saved session: {one_line(error)}") from None
     if version != FORMAT:
         raise UserError(f"{path} is a session of format {version}; this version reads format {FORMAT}")
-    if name != _fingerprint(model, patcher):
+    if name != model:
         raise UserError(f"{path} is a session of another model")
-    session = Session(model, patcher, about["reserve"])
-    session.rows += [Row(model, patcher, about["reserve"]) for _ in range(about["rows"] - 1)]
-    _unpack(session, about["state"], tensors, session.device)
-    return session
+    if digest != _digest(state, tensors):
+        raise UserError(f"{path} is damaged: its contents are not those that were saved")
+    with told_as_damage(path):
+        return _unpacked(state, tensors)
+
+
+@contextmanager
+def told_as_damage(path: str | Path) -> Iterator[None]:
+    """Raises UserError where a state turns out to be none."""
+    try:
+        yield
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _packed(thing: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Plain values as they are, tensors by name; NotImplemented for what is no state."""
-    match thing:
-        case Tensor():
-            tensors[name] = thing.detach().cpu().contiguous().clone()
-            return {"tensor": name}
-        case np.floating():
-            return float(thing)
-        case list() | tuple():
-            return [_packed(each, f"{name}.{i}", tensors) for i, each in enumerate(thing)]
-        case None | bool() | int() | float() | str() | dict():
-            return thing
-        case _ if isinstance(thing, STATEFUL):
-            state = {key: value for key, value in vars(thing).items() if key[0] != "_"}  # the rest is work in hand
-            parts = {key: _packed(value, f"{name}.{key}", tensors) for key, value in state.items()}
-            return {key: part for key, part in parts.items() if part is not NotImplemented}
-    return NotImplemented
+    """Plain values as they are, tensors by name."""
+    if isinstance(thing, Tensor):
+        tensors[name] = thing.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(thing, dict):
+        return {key: _packed(value, f"{name}.{key}", tensors) for key, value in thing.items()}
+    if isinstance(thing, list):
+        return [_packed(value, f"{name}.{place}", tensors) for place, value in enumerate(thing)]
+    return thing
 
 
-def _unpack(thing: Any, packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
-    """The value that was packed; what has state is brought into it."""
-    if isinstance(thing, STATEFUL):
-        for key, part in packed.items():
-            setattr(thing, key, _unpack(getattr(thing, key), part, tensors, device))
-        return thing
-    if isinstance(packed, dict) and set(packed) == {"tensor"}:
-        return tensors[packed["tensor"]].to(device)
-    if isinstance(thing, list) and thing and isinstance(thing[0], STATEFUL):
-        return [_unpack(each, part, tensors, device) for each, part in zip(thing, packed, strict=True)]
-    return type(thing)(packed) if isinstance(packed, dict) else packed
+def _unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(packed, dict):
+        if set(packed) == {"tensor"}:
+            return tensors[packed["tensor"]]
+        return {key: _unpacked(value, tensors) for key, value in packed.items()}
+    return [_unpacked(value, tensors) for value in packed] if isinstance(packed, list) else packed
 
 
-def _fingerprint(model: BLT, patcher: Patcher) -> str:
+def _digest(state: Any, tensors: dict[str, Tensor]) -> str:
+    """Names the whole content, so that no damage goes unseen."""
+    digest = hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint(model: BLT, patcher: Patcher) -> str:
     """Names model and patcher by their shape and by some of their weights: reading all of them would take too long."""
     digest = hashlib.sha256(model.config.model_dump_json().encode() + patcher.rule.model_dump_json().encode())
     scorer = {} if patcher.model is None else patcher.model.state_dict()

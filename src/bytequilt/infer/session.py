@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,114 +12,134 @@ from torch import Tensor
 from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError
 from ..model.blt import BLT
-from ..model.cache import Gathered, Tape
+from ..model.rows import Rows, restored, rows_of
 from ..model.segments import Patches
 from ..patching.patcher import Patcher
+from . import saved
+from .boundaries import Boundaries
 from .row import Row
 
-CHUNK = 4096  # ids of one parallel pass over a long text
+CHUNK = 4096  # ids of one parallel pass over a long text, which bounds its memory
 
 
 class Session:
-    """Runs a BLT over a text that arrives in pieces of any size, or over several that take their steps together.
+    """Runs a BLT over texts that arrive in pieces of any size: a row for each, which nothing of the others changes.
 
     The latent transformer sees each patch once, when it is complete. What windows still show of the past is kept, and
-    one entry of the latent transformer for each patch; the rest is forgotten.
+    one entry of the latent transformer for each patch; older bytes are forgotten.
     """
 
-    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0) -> None:
-        """An empty text, which can be cropped back by up to `reserve` bytes at any time."""
-        if not isinstance(reserve, int) or reserve < 0:
-            raise UserError(f"reserve must be a whole number of at least 0, not {reserve!r}")
-        self.model, self.patcher, self.reserve = model, patcher, reserve
-        self.device = next(model.parameters()).device
-        self.rows = [Row(model, patcher, reserve)]
-        self.scorer = patcher.cache(reserve)
-        self.encoder = model.encoder.cache(reserve)
-        self.decoder = model.decoder.cache(reserve)
-        self.states = [Tape(1) for _ in model.encoder.reading]
-        """Byte states (rows, bytes, d) that patches read, back to the first byte of the longest open patch."""
-        self.patch_axis = model.decoder.patch_axis
+    def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1) -> None:
+        """Empty texts, each of which can be cropped back by up to `reserve` bytes at any time."""
+        for name, number, least in (("reserve", reserve, 0), ("rows", rows, 1)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise UserError(f"{name} must be a whole number of at least {least}, not {number!r}")
+        weight = model.decoder.head.weight
+        self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
+        self.rows = [Row(reserve) for _ in range(rows)]
+        self.boundaries = Boundaries(patcher, rows, reserve, self.device)
+        self.encoder = model.encoder.cache(rows, reserve)
+        self.latent = model.latent.stack.cache(rows, reserve)
+        self.decoder = model.decoder.cache(rows, reserve)
+        kept = reserve + 1 if reserve else 0
+        self.latents_RKD = torch.zeros(rows, kept, model.config.latent.dim, device=self.device, dtype=weight.dtype)
+        """Latents of the newest patches: that of patch i in column i mod K."""
+        self.patch_R = self._before_the_first().repeat_interleave(rows, 0)
+        """What the decoder reads of the last complete patch of each row."""
         self.undecided = 0
         """Bytes that were drafted and are not verified yet."""
         self.counts = Counter[str]()
         """So far: `latent_calls`, `decoder_calls`, and bytes `drafted` and `accepted`."""
-        self.reads = self._nothing()
-        """What the decoder reads of the last complete patch of each row."""
 
     @property
     def text_patches(self) -> int:
         """Patches so far that begin with a byte of text, open ones among them."""
         return sum(row.text_patches for row in self.rows)
 
-    @torch.inference_mode()
-    def feed(self, ids_n: Tensor) -> Tensor:
-        """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
-        if len(ids_n) == 1:
-            return self.step(ids_n)
-        self._alone()
-        ids_BN = ids_n.to(self.device)[None]
-        if not ids_BN.numel():
-            return torch.zeros(0, VOCAB_SIZE, device=self.device)
-        self._keep(self.model.encoder(ids_BN, self.encoder))
-        held, closed = self.rows[0].held, self._decide(ids_BN)
-        return self._decode(ids_BN, closed, held)
+    # -------------------------------------------------------------------------------------------------------- reading
 
-    def prefill(self, ids_n: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def feed(self, ids_n: Tensor, row: int = 0) -> Tensor:
+        """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
+        if not len(ids_n):
+            return torch.zeros(0, VOCAB_SIZE, device=self.device)
+        if len(ids_n) == 1:
+            return self.step(ids_n, [row])
+        text, rows, ids_BN, before = (
+            self.rows[row],
+            self._at([row]),
+            ids_n.to(self.device)[None],
+            self.rows[row].patches,
+        )
+        waiting = text.open_bytes
+        single = not bool((ids_BN[0, 0 if text.ids else 1 :] == BOS).any())
+        closes_N = self._decide(ids_BN, row, single)
+        self.encoder.states.make_room(max(waiting, text.needed_states), self.encoder.stack.lengths)
+        earlier = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting)
+        states = self.model.encoder(ids_BN, self.encoder, rows, single)
+        self.encoder.states.extend(row, states, text.ids)
+        whole = [torch.cat(pair, 1) for pair in zip(earlier, states, strict=True)]
+        return self._decode(row, whole, ids_BN, closes_N, text.patches - before, single)
+
+    def prefill(self, ids_n: Tensor, row: int = 0) -> Tensor:
         """Logits (V,) after the last of these ids, one at least, fed in pieces so that memory is bounded."""
         for part in ids_n.split(CHUNK):
-            logits_nV = self.feed(part)
+            logits_nV = self.feed(part, row)
         return logits_nV[-1]
 
     @torch.inference_mode()
-    def step(self, ids_R: Tensor) -> Tensor:
-        """Logits (R, V) after the next id (R,) int64 of each text."""
-        ids, ids_R = ids_R.tolist(), ids_R.to(self.device)
-        opens = [id == BOS for id in ids]
-        if any(opens):
-            self._complete([r for r, row in enumerate(self.rows) if opens[r] and row.held])
-        states = self.model.encoder.step(ids_R, self.encoder)
-        self._keep([x_Rd[:, None] for x_Rd in states])
-        nats = self.patcher.step(ids_R, self.scorer)
-        closed = [row.decide(id, nat) for row, id, nat in zip(self.rows, ids, nats, strict=True)]
-        self._complete([r for r, closes in enumerate(closed) if closes])
-        self.counts["decoder_calls"] += 1
-        return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)
+    def step(self, ids_n: Tensor | Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given.
 
-    # ------------------------------------------------------------------------------------------------- several texts
-
-    @torch.inference_mode()
-    def join(self, other: "Session") -> None:
-        """Put the texts of another session of the same model behind these; the other one is used up.
-
-        Raises ValueError where their reserves differ.
+        Ids that are given as numbers cost least: those of a tensor must be read, and may open documents until then.
         """
-        if self.reserve != other.reserve:
-            raise ValueError(f"sessions of reserves {self.reserve} and {other.reserve} cannot join")
-        self._retain()
-        other._retain()
-        self.rows += other.rows
-        if self.scorer is not None:
-            self.scorer.join(other.scorer)
-        self.encoder.join(other.encoder)
-        self.decoder.join(other.decoder)
-        for mine, theirs in zip(self.states, other.states, strict=True):
-            mine.join(theirs, 0)
-        self.reads = torch.cat([self.reads, other.reads], self.patch_axis - 1)
+        rows = range(len(self.rows)) if rows is None else rows
+        if not isinstance(ids_n, Tensor):
+            given_n = torch.tensor(ids_n, device=self.device)
+            closes_n = self.lookahead(given_n, rows, text=BOS not in ids_n)
+            return self.advance(given_n, ids_n, closes_n.tolist(), rows)
+        ids_n = ids_n.to(self.device)
+        closes_n = self.lookahead(ids_n, rows)
+        ids, closed = torch.stack([ids_n, closes_n]).tolist()
+        return self.advance(ids_n, ids, closed, rows)
 
-    @torch.inference_mode()
-    def select(self, rows: list[int]) -> None:
-        """Keep these texts alone, in this order."""
-        index = torch.tensor(rows, device=self.device)
-        self.rows = [self.rows[row] for row in rows]
-        for cache in (self.scorer, self.encoder, self.decoder):
-            if cache is not None:
-                cache.select(rows)
-        for tape in self.states:
-            tape.select(0, index)
-        self.reads = self.reads.index_select(self.patch_axis - 1, index)
+    def lookahead(self, ids_n: Tensor, rows: Sequence[int], text: bool = False) -> Tensor:
+        """First half of a step: which of the next ids (n,) close their patch, as int64 (n,), without a read.
+
+        `advance` must follow with the same ids, both under `torch.inference_mode`. `text`: none of them is a BOS.
+        """
+        places = [self.rows[row].ids for row in rows]
+        return self.boundaries.step(ids_n, self._at(rows), places, text).long()
+
+    def advance(self, ids_n: Tensor, ids: Sequence[int], closed: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """Second half of a step, when the host knows ids and closes: logits (n, V)."""
+        selected = self._at(rows)
+        texts = [self.rows[row] for row in rows]
+        opens = [id == BOS and text.ids > 0 for id, text in zip(ids, texts, strict=True)]
+        opens_n = torch.tensor(opens, device=self.device) if any(opens) else None
+        if opens_n is not None:  # a document that begins ends the patch before it
+            cut = [row for row, open, text in zip(rows, opens, texts, strict=True) if open and text.open_bytes]
+            self._complete(cut, [False] * len(cut))
+        room = max(text.needed_states for text in texts) + self.undecided + 1
+        self.encoder.states.make_room(room, self.encoder.stack.lengths)
+        states = self.model.encoder.step(ids_n, self.encoder, selected, opens_n)
+        for text, id, closes in zip(texts, ids, closed, strict=True):
+            text.push(id, bool(closes))
+        ended = [place for place, closes in enumerate(closed) if closes]
+        self._complete([rows[place] for place in ended], [opens[place] for place in ended])
+        self.counts["decoder_calls"] += 1
+        step = self.decoder.step(selected, opens_n)
+        return self.model.decoder.step(states[-1], selected.take(self.patch_R), step)
 
     # ------------------------------------------------------------------------------------------------ going elsewhere
+
+    @torch.inference_mode()
+    def clear(self, row: int) -> None:
+        """Begin an empty text in a row, in place of the one that was there."""
+        self.rows[row] = Row(self.reserve)
+        for part in (self.boundaries, self.encoder, self.latent, self.decoder):
+            part.clear(row)
+        self.patch_R[row] = self._before_the_first()[0]
 
     @torch.inference_mode()
     def fork(self) -> Self:
@@ -127,127 +147,160 @@ class Session:
         shared = (self.model, self.patcher)
         return copy.deepcopy(self, {id(thing): thing for thing in shared})
 
-    def save(self, path: str | Path) -> None:
-        """Write what this session has read to a file; `LM.restore` goes on from there, in another process too."""
-        from .saved import save
-
-        save(self, path)
-
     @torch.inference_mode()
-    def crop(self, count: int) -> None:
-        """Take back the newest `count` bytes of one text. Raises UserError where that is more than reserved or fed."""
-        self._alone()
-        row = self.rows[0]
-        if not 0 <= count < len(row.marks):
+    def crop(self, count: int, row: int = 0) -> None:
+        """Take back the newest `count` bytes of a text. Raises UserError where that is more than reserved or fed."""
+        text = self.rows[row]
+        if not 0 <= count < len(text.marks):
             raise UserError(
                 f"cannot take back {count} bytes: this session reserved {self.reserve}, and can go back "
-                f"{len(row.marks) - 1}; make it with a larger reserve"
+                f"{len(text.marks) - 1}; make it with a larger reserve"
             )
         if not count:
             return
-        for cache in (self.scorer, self.encoder, self.decoder, *self.states, row):
-            if cache is not None:
-                cache.crop(count)
-        self.reads = self.model.decoder.read(row.latents.last(1)) if row.patches else self._nothing()
+        before, kept = text.patches, self.reserve + 1
+        text.crop(count)
+        self.boundaries.crop(row, count, text.ids)
+        self.encoder.crop(row, count)
+        self.decoder.crop(row, count)
+        self.latent.crop(row, before - text.patches)
+        latent_D = self.latents_RKD[row, (text.patches - 1) % kept]
+        patch = self.model.decoder.read(latent_D[None, None])[:, 0] if text.patches else self._before_the_first()
+        self.patch_R[row] = patch[0]
 
+    def save(self, path: str | Path) -> None:
+        """Write what this session has read to a file; `LM.restore` goes on from there, in another process too."""
+        saved.write(path, self.state(), saved.fingerprint(self.model, self.patcher))
+
+    @classmethod
     @torch.inference_mode()
-    def trim(self) -> None:
-        """Hold no more memory than what is kept: before saving, or a long wait."""
-        self._retain()
-        latents = [tape for row in self.rows for tape in (row.latent, row.latents)]
-        for past in (self.scorer, self.encoder, self.decoder, *self.states, *latents):
-            if past is not None:
-                past.trim()
+    def restore(cls, model: BLT, patcher: Patcher, path: str | Path) -> Self:
+        """The session that was saved. Raises UserError for another file, or one that is damaged or of another model."""
+        state = saved.read(path, saved.fingerprint(model, patcher))
+        with saved.told_as_damage(path):
+            session = cls(model, patcher, state["reserve"], len(state["rows"]))
+            session.load(state)
+        return session
+
+    def state(self) -> dict[str, Any]:
+        """All that it has read, as tensors and plain values."""
+        return {
+            "reserve": self.reserve,
+            "rows": [row.state() for row in self.rows],
+            "counts": dict(self.counts),
+            "encoder": self.encoder.state(),
+            "latent": self.latent.state(),
+            "decoder": self.decoder.state(),
+            "boundaries": self.boundaries.state(),
+            "latents": self.latents_RKD,
+            "patch": self.patch_R,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same reserve and number of rows. Raises ValueError or KeyError where it is none."""
+        for row, saved_row in zip(self.rows, state["rows"], strict=True):
+            row.load(saved_row)
+        for name in ("boundaries", "encoder", "latent", "decoder"):
+            getattr(self, name).load(state[name])
+        self.counts = Counter({str(name): int(count) for name, count in state["counts"].items()})
+        self.latents_RKD = restored(state, "latents", self.latents_RKD)
+        self.patch_R = restored(state, "patch", self.patch_R)
 
     # ------------------------------------------------------------------------------------------------------- drafting
 
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
-        """Logits (V,) after an id, as if it closed no patch: neither entropy model nor latent transformer run."""
-        self._alone()
-        opens, ids_R = [id == BOS], torch.tensor([id], device=self.device)
-        states = self.model.encoder.step(ids_R, self.encoder)
-        self._keep([x_Rd[:, None] for x_Rd in states])
+        """Logits (V,) after an id of row 0, as if it closed no patch: no entropy model, no latent transformer runs."""
+        rows, ids_R = self._at([0]), torch.tensor([id], device=self.device)
+        self.encoder.states.make_room(self.rows[0].needed_states + self.undecided + 1, self.encoder.stack.lengths)
+        opens_R = ids_R == BOS if id == BOS else None
+        states = self.model.encoder.step(ids_R, self.encoder, rows, opens_R)
         self.undecided += 1
         self.counts["decoder_calls"] += 1
-        return self.model.decoder.step(states[-1], self.reads, opens, self.decoder)[0]
+        step = self.decoder.step(rows, opens_R)
+        return self.model.decoder.step(states[-1], rows.take(self.patch_R), step)[0]
 
     @torch.inference_mode()
     def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
         """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
-        ids_BN = ids_n.to(self.device)[None]
-        held, closed = self.rows[0].held, self._decide(ids_BN)
+        text, rows, ids_BN = self.rows[0], self._at([0]), ids_n.to(self.device)[None]
+        waiting, before = text.open_bytes, text.patches
+        closes_N = self._decide(ids_BN, 0, False)
         self.undecided = 0
-        if not any(closed):
+        if text.patches == before:
             return drafted_nV
-        true = closed.index(True)
-        self.decoder.crop(len(closed) - true)
-        return torch.cat([drafted_nV[:true], self._decode(ids_BN, closed, held, true)])
+        true = int(closes_N.long().argmax())
+        states = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting + len(ids_n))
+        self.decoder.crop(0, len(ids_n) - true)
+        decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)
+        return torch.cat([drafted_nV[:true], decoded])
 
     # ---------------------------------------------------------------------------------------------------- the passes
 
-    def _alone(self) -> None:
-        if len(self.rows) != 1:
-            raise ValueError(f"a session of {len(self.rows)} texts takes steps, and nothing else")
+    def _at(self, rows: Sequence[int]) -> Rows:
+        return rows_of(tuple(rows), self.device)
 
     @torch.inference_mode()
-    def _nothing(self) -> Tensor:
-        """What there is to read before the first patch."""
+    def _before_the_first(self) -> Tensor:
+        """What there is to read before the first patch, as of one row."""
         weight = self.model.decoder.head.weight
-        return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))
+        return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
 
-    def _keep(self, states: Sequence[Tensor]) -> None:
-        """Put byte states behind those that wait for the end of their patch."""
-        self._retain()
-        for tape, x_BNd in zip(self.states, states, strict=True):
-            tape.append(x_BNd)
+    def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:
+        """Which of the next ids (1, N) of a row close their patch: (N,) bool; the host counts them."""
+        text = self.rows[row]
+        closes_N = self.boundaries.feed(ids_BN[0], row, self._at([row]), text.ids, single)
+        ids, closed = torch.stack([ids_BN[0], closes_N.long()]).cpu().numpy()
+        text.feed(ids, closed > 0)
+        return closes_N
 
-    def _retain(self) -> None:
-        wanted = max(row.wanted for row in self.rows) + self.undecided
-        for tape in self.states:
-            tape.keep = wanted
-
-    def _decide(self, ids_BN: Tensor) -> list[bool]:
-        """Which of the new ids of the one text close their patch."""
-        nats = self.patcher.feed(ids_BN, self.scorer)
-        return [self.rows[0].decide(id, nat) for id, nat in zip(ids_BN[0].tolist(), nats, strict=True)]
-
-    def _decode(self, ids_BN: Tensor, closed: list[bool], held: int, begin: int = 0) -> Tensor:
-        """Logits after the new ids of the one text from `begin` on, `held` bytes of whose first patch came before."""
-        row, states = self.rows[0], [tape.last(held + len(closed)) for tape in self.states]
-        whole_BN = torch.cat([ids_BN.new_zeros(1, held), ids_BN], 1)  # of what is held only this counts: no BOS
-        patches = Patches.from_closes(whole_BN, torch.tensor([[False] * held + closed], device=self.device))
-        complete, reads = patches.count - (row.held > 0), self.reads
+    def _decode(
+        self,
+        row: int,
+        states: Sequence[Tensor],
+        ids_BN: Tensor,
+        closes_N: Tensor,
+        complete: int,
+        single: bool,
+        begin: int = 0,
+    ) -> Tensor:
+        """Logits after `ids_BN[:, begin:]` of a row. `states` are those of its open patch and of all these ids."""
+        rows, waiting = self._at([row]), states[0].shape[1] - ids_BN.shape[1]
+        whole_BN = torch.cat([ids_BN.new_zeros(1, waiting), ids_BN], 1)  # of earlier bytes only this counts: no BOS
+        closes_BN = torch.cat([closes_N.new_zeros(waiting), closes_N])[None]
+        patches, reads = Patches.from_closes(whole_BN, closes_BN), rows.take(self.patch_R)[:, None]
         if complete:
-            slots_BPD = self.model.encoder.patch(states, patches)[:, :complete]
-            latent_BPD = self.model.latent(slots_BPD, patches.opens_BP(whole_BN)[:, :complete], row.latent)
+            slots_BPD = self.model.encoder.patch(list(states), patches)[:, :complete]
+            opens_BP = patches.opens_BP(whole_BN)[:, :complete]
+            kept, first = self.reserve + 1, self.latent.lengths[row]
+            latent_BPD = self.model.latent(slots_BPD, opens_BP, self.latent.chunk(rows, opens_BP, single))
             self.counts["latent_calls"] += 1
-            row.latents.append(latent_BPD)
-            reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], self.patch_axis)
-            self.reads = reads.narrow(self.patch_axis, complete, 1).clone()
+            if self.reserve:
+                columns = torch.arange(first, first + complete, device=self.device)[-kept:] % kept
+                self.latents_RKD[row, columns] = latent_BPD[0, -kept:]
+            reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], 1)
+            self.patch_R[row] = reads[0, complete]
         self.counts["decoder_calls"] += 1
-        read_BN = patches.read_BN[:, held + begin :] + 1  # the one before these comes first
-        return self.model.decoder(states[-1][:, held + begin :], reads, read_BN, ids_BN[:, begin:], self.decoder)[0]
+        read_BN = patches.read_BN[:, waiting + begin :] + 1  # the one before these comes first
+        ids_BN = ids_BN[:, begin:]
+        chunk = self.decoder.chunk(rows, ids_BN == BOS, single)
+        return self.model.decoder(states[-1][:, waiting + begin :], reads, read_BN, ids_BN, chunk)[0]
 
-    def _complete(self, rows: list[int]) -> None:
-        """Run the newest patches of these texts through the latent transformer, all of them in one call."""
+    def _complete(self, rows: Sequence[int], opens: Sequence[bool]) -> None:
+        """Run the newest patches of these rows through the latent transformer, all of them in one call."""
         if not rows:
             return
-        ended = [self.rows[row] for row in rows]
-        slots = [
-            self.model.encoder.step_patch([tape.last(row.length)[r] for tape in self.states])
-            for r, row in zip(rows, ended, strict=True)
-        ]
-        opens = [row.rule.place == 0 for row in ended]
-        caches = [row.latent for row in ended]
-        latent_RD = self.model.latent.step(
-            torch.stack(slots), opens, caches[0] if len(caches) == 1 else Gathered(caches)
-        )
+        selected, lengths = self._at(rows), [self.rows[row].length for row in rows]
+        longest, absent_RL = max(lengths), None
+        position_R = selected.take(self.encoder.stack.position_R)
+        states = self.encoder.states.newest(selected, position_R, longest)
+        if min(lengths) < longest:
+            missing_R1 = torch.tensor([[longest - length] for length in lengths], device=self.device)
+            absent_RL = torch.arange(longest, device=self.device) < missing_R1
+        opens_R = torch.tensor(opens, device=self.device) if any(opens) else None
+        step = self.latent.step(selected, opens_R)
+        latent_RD = self.model.latent.step(self.model.encoder.step_patch(states, absent_RL), step)
         self.counts["latent_calls"] += 1
-        for row, latent in zip(ended, latent_RD, strict=True):
-            row.latents.append(latent[None, None])
-        reads = self.model.decoder.read(latent_RD[:, None])
-        if len(rows) == len(self.rows):
-            self.reads = reads
-        else:
-            self.reads.index_copy_(self.patch_axis - 1, torch.tensor(rows, device=self.device), reads)
+        if self.reserve:
+            self.latents_RKD[selected.index, step.positions.tensor_R % (self.reserve + 1)] = latent_RD
+        selected.put(self.patch_R, self.model.decoder.read(latent_RD[:, None])[:, 0])

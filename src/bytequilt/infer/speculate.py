@@ -4,58 +4,97 @@ BLT-S of Fast BLT (arXiv 2605.08044). Nothing is lost: a draft is accepted as in
 2023), so greedy text is the same, and sampled text has the same distribution. Boundaries are the patcher's own.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..codec import EOS, OFFSET
+from ..codec import EOS, encode
+from .batcher import logprobs_of
+from .sampler import Past, Sampler, accepted, drawn, redrawn
+from .sampling import Sampling
 from .session import Session
-from .writer import Step, Writer
+from .writer import NOTHING, Meter, Step, Writer
 
 
-def speculate(session: Session, writer: Writer, logits: Tensor, most: int) -> Iterator[Step]:
-    """Go on with a text after these logits, guessing up to `most` bytes at a time; the session reserves one more.
+def speculate(session: Session, prompt: bytes, sampling: Sampling, draft: int) -> Iterator[Step]:
+    """Generate after a prompt, guessing up to `draft` bytes at a time; the session reserves one more.
 
-    Drafts grow longer while they pass, and fall back to what passed.
+    Drafts grow longer while they pass, and fall back to what passed. The last step carries what it took.
     """
-    length = min(4, most)
-    id = writer.draw(logits)
-    yield writer.push(id, logits)
-    while writer.finish_reason is None:
-        guesses, drafted, chances = _draft(session, writer, id, min(length, writer.left))
-        ids = [id, *guesses][: len(drafted)]  # an EOS is guessed, and not fed
-        true = session.verify(torch.tensor(ids), torch.stack(drafted))
-        id, passed, steps = _accept(writer, guesses, chances, true)
-        session.crop(len(ids) - len(steps))  # the newest id of the text is fed in the next round, if there is one
-        session.counts.update(drafted=len(guesses), accepted=passed)
-        length = min(most, length + 2) if passed == len(guesses) else max(1, passed)
-        yield from steps
+    ids = encode(prompt)
+    text = _Speculation(session, Writer(ids[1:].tolist(), sampling))
+    if text.writer.finish_reason is not None:
+        yield NOTHING
+        return
+    meter = Meter()
+    logits_V = session.prefill(torch.from_numpy(ids))
+    meter.prompted(_counts(session))
+    for step in text.steps(logits_V, draft):
+        last = step.finish_reason is not None
+        yield replace(step, stats=meter.stats(text.writer, _counts(session), session.rows[0].closed)) if last else step
 
 
-def _accept(writer: Writer, guesses: list[int], chances: list[Tensor], true: Tensor) -> tuple[int, int, list[Step]]:
-    """Take the guesses that pass, and an id that is drawn anew: the newest id, how many passed, and all steps."""
-    steps: list[Step] = []
-    for guess, before, logits in zip(guesses, chances, true, strict=False):
-        now = writer.probabilities(logits)
-        if not writer.sampler.accepts(guess, now, before):
-            id = writer.sampler.redraw(now, before)
-            return id, len(steps), [*steps, writer.push(id, logits)]
-        steps.append(writer.push(guess, logits))
-        if writer.finish_reason is not None:
-            return guess, len(steps), steps
-    id = writer.draw(true[-1])
-    return id, len(steps), [*steps, writer.push(id, true[-1])]
+def _counts(session: Session) -> Counter[str]:
+    return session.counts + Counter(patches=session.text_patches)
 
 
-def _draft(session: Session, writer: Writer, id: int, most: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
-    """Guesses behind an id, the last of which may be EOS; the logits drafted; and where each guess was drawn from."""
-    guesses, drafted, chances, text = [], [session.draft(id)], [], writer.text
-    while len(guesses) < most:
-        chances.append(writer.sampler.probabilities(drafted[-1], text, writer.left - len(guesses)))
-        guesses.append(writer.sampler.draw(chances[-1]))
-        if guesses[-1] == EOS:
-            break
-        text += bytes([guesses[-1] - OFFSET])
-        drafted.append(session.draft(guesses[-1]))
-    return guesses, drafted, chances
+class _Speculation:
+    """One text, drafted and verified in turn."""
+
+    def __init__(self, session: Session, writer: Writer) -> None:
+        self.session, self.writer = session, writer
+        self.sampler = Sampler([writer.sampling], session.device)
+
+    def steps(self, logits_V: Tensor, draft: int) -> Iterator[Step]:
+        """Go on after these logits."""
+        session, length = self.session, min(4, draft)
+        id = self.draw(logits_V)
+        yield self.push(id, logits_V)
+        while self.writer.finish_reason is None:
+            guesses, drafted, chances = self.guess(id, min(length, self.writer.past.left))
+            ids = [id, *guesses][: len(drafted)]  # an EOS is guessed, and not fed
+            true = session.verify(torch.tensor(ids), torch.stack(drafted))
+            id, passed, steps = self.accept(guesses, chances, true)
+            session.crop(len(ids) - len(steps))  # the newest id of the text is fed in the next round, if there is one
+            session.counts.update(drafted=len(guesses), accepted=passed)
+            length = min(draft, length + 2) if passed == len(guesses) else max(1, passed)
+            yield from steps
+
+    def accept(self, guesses: list[int], chances: list[Tensor], true: Tensor) -> tuple[int, int, list[Step]]:
+        """Take the guesses that pass, and an id that is drawn anew: the newest id, how many passed, and all steps."""
+        steps: list[Step] = []
+        for guess, before_V, logits_V in zip(guesses, chances, true, strict=False):
+            now_V = self.probabilities(logits_V, self.writer.past)
+            if not accepted(guess, now_V, before_V, self.writer.random):
+                id = redrawn(now_V, before_V, self.writer.random)
+                return id, len(steps), [*steps, self.push(id, logits_V)]
+            steps.append(self.push(guess, logits_V))
+            if self.writer.finish_reason is not None:
+                return guess, len(steps), steps
+        id = self.draw(true[-1])
+        return id, len(steps), [*steps, self.push(id, true[-1])]
+
+    def guess(self, id: int, most: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
+        """Guesses behind an id, the last of which may be EOS; the logits drafted; where each guess was drawn from."""
+        guesses, drafted, chances, past = [], [self.session.draft(id)], [], self.writer.past
+        while len(guesses) < most:
+            chances.append(self.probabilities(drafted[-1], past))
+            guesses.append(int(drawn(chances[-1][None], [self.writer.random.random()])))
+            if guesses[-1] in (EOS, -1):
+                break
+            past = past.after(guesses[-1])
+            drafted.append(self.session.draft(guesses[-1]))
+        return guesses, drafted, chances
+
+    def probabilities(self, logits_V: Tensor, past: Past) -> Tensor:
+        return self.sampler.probabilities(logits_V[None], [past])[0]
+
+    def draw(self, logits_V: Tensor) -> int:
+        return int(self.sampler.draw(logits_V[None], [self.writer.past], [self.writer.random]))
+
+    def push(self, id: int, logits_V: Tensor) -> Step:
+        told = self.sampler.report(logits_V[None], torch.tensor([id], device=logits_V.device)).tolist()[0]
+        return self.writer.push(id, *logprobs_of(told)) if self.sampler.tells else self.writer.push(id)

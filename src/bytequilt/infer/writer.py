@@ -2,16 +2,19 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Literal
 
-from torch import Tensor
-
 from ..codec import EOS, OFFSET, TextStream
-from .row import Row
-from .sampling import REPEATS, Sampler, Sampling
+from .sampler import FAILED, REPEATS, Past
+from .sampling import Sampling
 
-FinishReason = Literal["length", "eos", "stop"]
+FinishReason = Literal["length", "eos", "stop", "error"]
+"""`error`: the model gave no numbers."""
+TopLogprobs = tuple[tuple[int, float], ...]
+"""Bytes and their log-probabilities in nats, likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Stats:
     drafted: int = 0
     """Bytes guessed by self-speculation."""
     accepted: int = 0
-    """Those of them that were true."""
+    """Drafted bytes accepted by verification."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -48,84 +51,84 @@ class Step:
     """Log-probability of each byte of `data` under the model itself, in nats, where asked for."""
     stats: Stats | None = None
     """What the text took; with its last step."""
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    """The likeliest bytes at the place of each byte of `data`, where asked for."""
 
 
 NOTHING = Step("", b"", "length", stats=Stats(0, 0, 0.0, 0, 0))
 """The only step of a text of no bytes."""
 
 
-class Writer:
-    """Draws ids, notices the end of the text, and gives out what is certain to belong to it."""
+def byte_of(id: int) -> bytes:
+    """The byte that an id stands for."""
+    return bytes([id - OFFSET])
 
-    def __init__(self, prompt: bytes, sampling: Sampling) -> None:
-        self.sampling, self.sampler = sampling, Sampler(sampling)
-        self.text = prompt[-REPEATS:]
-        """The end of the prompt and of the bytes drawn: what sampling may look at."""
+
+class Writer:
+    """Takes the ids that are drawn, notices the end of the text, and gives out what is certain to belong to it."""
+
+    def __init__(self, recent: Sequence[int], sampling: Sampling, data: Callable[[int], bytes] = byte_of) -> None:
+        """`recent` are ids before the text; `data` tells the bytes of an id."""
+        self.sampling, self.data = sampling, data
+        self.random = Random() if sampling.seed is None else Random(sampling.seed % 2**64)
+        self.past = Past(list(recent)[-REPEATS:], sampling.max_bytes)
         self.drawn = 0
+        """Bytes drawn, those of a stop string among them."""
         self.finish_reason: FinishReason | None = None if sampling.max_bytes else "length"
-        self._held, self._logprobs = b"", []
+        self._kept, self._logprobs, self._top_logprobs = b"", [], []
         self._stream = TextStream()
 
-    @property
-    def left(self) -> int:
-        """Bytes that may still be drawn."""
-        return self.sampling.max_bytes - self.drawn
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The distribution (V,) of the next id."""
-        return self.sampler.probabilities(logits, self.text, self.left)
-
-    def draw(self, logits: Tensor) -> int:
-        """The next id."""
-        return self.sampler.draw(self.probabilities(logits))
-
-    def push(self, id: int, logits: Tensor) -> Step:
-        """Take an id that was drawn after these logits. The step that ends the text says why."""
-        if id == EOS:
-            return self._give(len(self._held), "eos")
-        if self.sampling.logprobs:
-            self._logprobs.append(float(logits.float().log_softmax(-1)[id]))
-        byte = bytes([id - OFFSET])
-        self.text, self._held, self.drawn = self.text[1 - REPEATS :] + byte, self._held + byte, self.drawn + 1
-        if ended := [len(stop) for stop in self.sampling.stop if self._held.endswith(stop)]:
-            return self._give(len(self._held) - max(ended), "stop")
-        if not self.left:
-            return self._give(len(self._held), "length")
-        return self._give(len(self._held) - self._doubtful())
+    def push(self, id: int, logprob: float | None = None, top: TopLogprobs = ()) -> Step:
+        """Take an id that was drawn. The step that ends the text says why."""
+        if id in (EOS, FAILED):
+            return self._give(len(self._kept), "eos" if id == EOS else "error")
+        data = self.data(id)
+        self.past.push(id, len(data))
+        for byte in data:
+            self._kept, self.drawn = self._kept + bytes([byte]), self.drawn + 1
+            if self.sampling.logprobs and logprob is not None:
+                self._logprobs.append(logprob)
+            if self.sampling.top_logprobs:
+                self._top_logprobs.append(top[: self.sampling.top_logprobs])
+            if ended := [len(stop) for stop in self.sampling.stop if self._kept.endswith(stop)]:
+                return self._give(len(self._kept) - max(ended), "stop")
+            if self.drawn == self.sampling.max_bytes:
+                return self._give(len(self._kept), "length")
+        return self._give(len(self._kept) - self._doubtful())
 
     def _doubtful(self) -> int:
         """Newest bytes that may be the beginning of a stop string."""
-        sizes = range(min(len(self._held), max(map(len, self.sampling.stop), default=1) - 1), 0, -1)
-        return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self.sampling.stop)), 0)
+        if not self.sampling.stop:
+            return 0
+        sizes = range(min(len(self._kept), max(map(len, self.sampling.stop)) - 1), 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self._kept[-n:]) for stop in self.sampling.stop)), 0)
 
     def _give(self, count: int, finish_reason: FinishReason | None = None) -> Step:
-        data, self._held = self._held[:count], self._held[count:]
+        data, self._kept = self._kept[:count], self._kept[count:]
         logprobs, self._logprobs = tuple(self._logprobs[:count]), self._logprobs[count:]
+        top, self._top_logprobs = tuple(self._top_logprobs[:count]), self._top_logprobs[count:]
         self.finish_reason = finish_reason
         text = self._stream.feed(data) + (self._stream.close() if finish_reason else "")
-        return Step(text, data, finish_reason, logprobs)
+        return Step(text, data, finish_reason, logprobs, top_logprobs=top)
 
 
 class Meter:
     """Takes the time, and counts from the end of the prompt on."""
 
     def __init__(self) -> None:
-        self._begun = time.perf_counter()
-        self._patches, self._before = 0, Counter[str]()
+        self._begun, self._before = time.perf_counter(), Counter[str]()
 
-    def prompted(self, row: Row, counts: Counter[str]) -> None:
+    def prompted(self, counts: Counter[str]) -> None:
         """The prompt is read."""
-        self._patches, self._before = row.text_patches, counts.copy()
+        self._before = counts.copy()
 
-    def stats(self, row: Row, writer: Writer, counts: Counter[str]) -> Stats:
-        """What it took until now; the byte drawn last has not been fed, unless EOS came after it."""
-        begins = writer.finish_reason != "eos" and writer.drawn > 0 and row.closed
-        return Stats(
-            bytes=writer.drawn,
-            patches=row.text_patches - self._patches + begins,
-            seconds=time.perf_counter() - self._begun,
-            **{name: counts[name] - self._before[name] for name in COUNTS},
-        )
+    def stats(self, writer: Writer, counts: Counter[str], closed: bool) -> Stats:
+        """What it took until now. The byte drawn last has not been fed: it begins a patch where the one before closed
+        its own, unless it was an EOS."""
+        begins = writer.finish_reason in ("length", "stop") and writer.drawn > 0 and closed
+        taken = {name: counts[name] - self._before[name] for name in COUNTS}
+        taken["patches"] += begins
+        return Stats(bytes=writer.drawn, seconds=time.perf_counter() - self._begun, **taken)
 
 
-COUNTS = ("latent_calls", "decoder_calls", "drafted", "accepted")
+COUNTS = ("patches", "latent_calls", "decoder_calls", "drafted", "accepted")

@@ -7,7 +7,7 @@ import torch
 from ..config import UserError
 from ..model.layers import lay_out
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -46,6 +46,8 @@ def _has_mps() -> bool:
 def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """The type of that name, or the type itself. Raises UserError for one that a BLT does not run in."""
     name = str(dtype).removeprefix("torch.")
+    if name == "float16":
+        raise UserError("float16 is too narrow for the residual stream of a BLT: use bfloat16 or float32")
     if name not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {name[:40]}")
     return DTYPES[name]

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ..codec import BOE, BOS, EOS, VOCAB_SIZE
+from ..codec import BOE, BOS, BPE_DELIMITER, EOS, VOCAB_SIZE
 from ..config import BLTConfig, EntropyConfig, HashConfig, RuleConfig, StackConfig, UserError
+from .byte_tokenizer import tokenizer_files
 from .native import FORMAT, ModelConfig, ascending, read_object, read_tensors, write_tensors
 from .stored import DTYPES
 
@@ -161,7 +162,8 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
             "vocab_size": VOCAB_SIZE,
         }
     generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": BOE, "use_cache": False}
-    return {"config.json": raw, "generation_config.json": generation}, changes
+    generation["suppress_tokens"] = [BOE, BOS, BPE_DELIMITER]  # no text has them
+    return {"config.json": raw, "generation_config.json": generation} | tokenizer_files(), changes
 
 
 def _check(blt: BLTConfig) -> None:

@@ -47,13 +47,13 @@ class Spans:
         return spans
 
     @classmethod
-    def after(cls, opens_BN: Tensor, context_B: Tensor, held: int, window: int | None = None) -> "Spans":
+    def after(cls, opens_BN: Tensor, context_B: Tensor, cached: int, window: int | None = None) -> "Spans":
         """Spans of queries behind `held` cached keys; their context opened at key `context_B`, maybe negative."""
-        position = torch.arange(held, held + opens_BN.shape[1], device=opens_BN.device)
+        position = torch.arange(cached, cached + opens_BN.shape[1], device=opens_BN.device)
         first = torch.where(opens_BN, position, context_B[:, None]).cummax(1).values
         if window is not None:
             first = first.maximum(position - (window - 1))
-        return cls(first.clamp(min=0), held + opens_BN.shape[1], window)
+        return cls(first.clamp(min=0), cached + opens_BN.shape[1], window)
 
     @property
     def queries(self) -> int:
@@ -67,11 +67,11 @@ class Spans:
     @cached_property
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """Query ranges and the key ranges they can see at most: (query from, to, key from, to)."""
-        held, window = self.keys - self.queries, self.window
+        cached, window = self.keys - self.queries, self.window
         size = BLOCK if window is None else 64 if window <= 128 else 128  # the fastest on the CPUs tried
         edges = [(a, min(a + size, self.queries)) for a in range(0, self.queries, size)]
         reach = self.keys if window is None else window - 1
-        return [(a, b, max(0, held + a - reach), held + b) for a, b in edges]
+        return [(a, b, max(0, cached + a - reach), cached + b) for a, b in edges]
 
     def visible(self, block: tuple[int, int, int, int]) -> Tensor:
         """The mask of one block: (B or 1, 1, queries, keys) bool."""
@@ -102,10 +102,10 @@ class Spans:
     @cached_property
     def flex(self) -> Any:
         """The block mask of flex attention."""
-        first_BN, held, shared = self.first_BN, self.keys - self.queries, len(self.first_BN) == 1
+        first_BN, cached, shared = self.first_BN, self.keys - self.queries, len(self.first_BN) == 1
 
         def sees(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return (kv >= first_BN[0 if shared else b, q]) & (kv <= q + held)
+            return (kv >= first_BN[0 if shared else b, q]) & (kv <= q + cached)
 
         rows = None if shared else len(first_BN)
         return _compiled("create_block_mask")(sees, rows, None, self.queries, self.keys, first_BN.device)

@@ -1,12 +1,10 @@
 """The Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from ..codec import BOS
 from ..config import BLTConfig
-from .cache import Gathered, StackCache
+from .cache import StackChunk, StackStep
 from .decoder import Decoder
 from .encoder import Encoder
 from .initial import Network
@@ -27,18 +25,16 @@ class Latent(nn.Module):
         self,
         x_BPD: Tensor,
         opens_BP: Tensor,
-        cache: StackCache | None = None,
+        chunk: StackChunk | None = None,
         single: bool = False,
         fixed: bool = False,
     ) -> Tensor:
         """A patch sees the patches before it, back to the one that opens its document. For the rest see `Spans`."""
-        spans = self.stack.spans(opens_BP, cache, single, fixed)
-        return self.stack(self.project(x_BPD).to(x_BPD.dtype), spans, cache)
+        return self.stack(self.project(x_BPD).to(x_BPD.dtype), opens_BP, chunk, single, fixed)
 
-    def step(self, x_RD: Tensor, opens: Sequence[bool], cache: StackCache | Gathered) -> Tensor:
+    def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
         """The next patch of each row."""
-        cache.begin(opens)
-        return self.stack.step(self.project(x_RD), cache)
+        return self.stack.step(self.project(x_RD), step)
 
 
 class BLT(Network):
@@ -53,12 +49,11 @@ class BLT(Network):
 
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
         """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
-        encoder, latent, decoder = self.encoder, self.latent, self.decoder
-        opens_BN, single = ids_BN == BOS, patches.single
-        spans = encoder.stack.spans(opens_BN, single=single)
-        same = encoder.stack.config.window == decoder.stack.config.window  # then masks are made once for both
-        states = encoder(ids_BN, spans=spans)
+        encoder, decoder, opens_BN = self.encoder, self.decoder, ids_BN == BOS
+        begun = encoder.stack.begin(opens_BN, single=patches.single)
+        states = encoder(ids_BN, begun=begun)
         slots_BPD, opens_BP = encoder.patch(states, patches), patches.opens_BP(ids_BN)
-        latent_BPD = latent(slots_BPD, opens_BP, single=single, fixed=patches.fixed)
-        spans = spans if same else decoder.stack.spans(opens_BN, single=single)
-        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, spans=spans)
+        latent_BPD = self.latent(slots_BPD, opens_BP, single=patches.single, fixed=patches.fixed)
+        if not decoder.stack.sees_as(encoder.stack):
+            begun = decoder.stack.begin(opens_BN, single=patches.single)
+        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, begun=begun)

@@ -1,6 +1,17 @@
-"""What networks keep from one call to the next: the part of the past that new positions can still see."""
+"""What a stack of layers keeps of texts between calls: rings of keys and values, a row for each text.
+
+The number of rows is fixed. A text is admitted to a row and released from it in place: no other row moves, and no key
+is turned again, for each row counts its own positions. Everything is a tensor on the device; the host counts along
+(`lengths`), so that it never has to ask.
+
+Position p of a row lies in column p mod C. Where there is a window, C grows up to `window - 1 + max(reserve, 1)`:
+enough for a step to write first and then read its window, and for `reserve` positions to be taken back. Where there is
+none, C grows by doubling.
+"""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,247 +19,245 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans
-from .rope import rotate, rotation, rotation_at
+from .rope import TABLE, rotation, turning, turns
+from .rows import Column, Positions, Rows, restored, rows_of
 
-SPARE = 64  # columns that a tape has to spare at least, when it is made anew
-
-
-class Tape:
-    """Columns along one axis of a tensor: new ones go behind the last, old ones are left behind when it is full.
-
-    A full tape moves what must be kept to a new tensor with room for as much again. So it takes at most twice the
-    memory of what is kept, and an append costs the same in the mean however long the text.
-    """
-
-    def __init__(self, axis: int, keep: int | None = None) -> None:
-        self.axis = axis
-        self.keep = keep
-        """Columns that an append leaves at hand besides its own; all where not given."""
-        self.data: Tensor | None = None
-        self.end = 0
-
-    @property
-    def held(self) -> int:
-        """Columns that are there to stay."""
-        return self.end if self.keep is None else min(self.end, self.keep)
-
-    def append(self, new: Tensor) -> None:
-        """Put columns behind the last one."""
-        columns = new.shape[self.axis]
-        if self.data is None or self.end + columns > self.data.shape[self.axis]:
-            shape = list(new.shape)
-            shape[self.axis] = self.held + columns + max(self.held, SPARE)
-            kept = self.last(self.held) if self.held else None
-            self.data, self.end = new.new_empty(shape), self.held
-            if kept is not None:
-                self.data.narrow(self.axis, 0, self.end).copy_(kept)
-        self.data.narrow(self.axis, self.end, columns).copy_(new)
-        self.end += columns
-
-    def last(self, columns: int) -> Tensor:
-        """The newest columns, oldest first: a view that holds until the next append."""
-        assert self.data is not None
-        return self.data.narrow(self.axis, self.end - columns, columns)
-
-    def crop(self, columns: int) -> None:
-        """Take back the newest columns."""
-        self.end -= columns
-
-    def trim(self) -> None:
-        """Let go of what is not kept, and of the room to spare."""
-        if self.data is not None:
-            self.data, self.end = self.last(self.held).clone(), self.held
-
-    def join(self, other: "Tape", axis: int) -> None:
-        """Put the rows of another tape behind these, newest column beside newest; a shorter one begins with zeros."""
-        columns = max(self.held, other.held)
-        both = [tape._padded(columns) for tape in (self, other) if tape.data is not None]
-        self.data, self.end = torch.cat(both, axis) if columns else None, columns
-
-    def _padded(self, columns: int) -> Tensor:
-        assert self.data is not None
-        held = self.last(self.held)
-        shape = list(held.shape)
-        shape[self.axis] = columns - self.held
-        return torch.cat([held.new_zeros(shape), held], self.axis)
-
-    def select(self, axis: int, rows: Tensor) -> None:
-        """Keep these rows alone."""
-        if self.data is not None:
-            self.data = self.data.index_select(axis, rows)
+COLUMNS = 64  # of a new cache; it doubles when they are full
 
 
 class StackCache:
-    """Keys and values of every layer of a stack: the last `window - 1` of them, or all where there is no window.
+    """Keys and values of every layer of a stack.
 
-    A stack of L windowed layers sees L * (window - 1) positions back, so each layer carries its own. Rows stand side
-    by side: the newest column of each is the newest of all, whatever its own length.
+    A stack of L windowed layers sees L * (window - 1) positions back, so each layer carries its own.
     """
 
-    def __init__(self, config: StackConfig, reserve: int = 0) -> None:
-        self.config, self.reserve = config, reserve
-        keep = None if config.window is None else config.window - 1 + reserve
-        self.tapes = [Tape(3, keep) for _ in range(config.layers)]  # (keys or values, rows, heads, columns, head_dim)
-        self.position = 0
-        self.openings = [[0]]
-        """Of each row, the positions at which contexts opened: the newest one, and those that a crop may go back to."""
+    def __init__(
+        self,
+        config: StackConfig,
+        rows: int = 1,
+        reserve: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Empty texts, of which up to `reserve` newest positions can be taken back at any time."""
+        self.config, self.reserve, self.device = config, reserve, torch.device(device)
+        self.limit = None if config.window is None else config.window - 1 + max(reserve, 1)
+        """Columns at most."""
+        columns = COLUMNS if self.limit is None else min(COLUMNS, self.limit)
+        shape = (config.layers, rows, 2 * config.num_kv_heads, columns, config.head_dim)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
+        """(layers, R, G + G, C, head_dim): the heads of the keys, then those of the values."""
+        self.position_R = torch.zeros(rows, dtype=torch.int64, device=device)
+        """Positions that each row has seen."""
+        self.opened_RE = torch.zeros(rows, reserve + 1, dtype=torch.int64, device=device)
+        """Where the context opened that position p lies in, in column p mod (reserve + 1)."""
+        self.lengths = [0] * rows
+        """`position_R` as the host knows it."""
+        self.single = [True] * rows
+        """Of each row, whether its context is known to have opened at position 0 and never since."""
 
     @property
-    def held(self) -> int:
-        """Positions at hand that a new one can see."""
-        return self.position if self.config.window is None else min(self.position, self.config.window - 1)
+    def columns(self) -> int:
+        return self.kv.shape[3]
 
-    # the parallel forward: any number of positions
+    @property
+    def keys(self) -> Tensor:
+        """A view (layers, R, G, C, head_dim)."""
+        return self.kv[:, :, : self.config.num_kv_heads]
 
-    def spans(self, opens_BN: Tensor) -> Spans:
-        """What the positions that come next see, and a note of the contexts that they open."""
-        newest = torch.tensor([opened[-1] for opened in self.openings], device=opens_BN.device)
-        spans = Spans.after(opens_BN, newest - (self.position - self.held), self.held, self.config.window)
-        for row, column in opens_BN.nonzero().tolist():
-            self.openings[row].append(self.position + column)
-        return spans
+    @property
+    def values(self) -> Tensor:
+        """A view (layers, R, G, C, head_dim)."""
+        return self.kv[:, :, self.config.num_kv_heads :]
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Rows:
+        """These rows, or all."""
+        return rows_of(tuple(range(len(self.lengths)) if numbers is None else numbers), self.device)
+
+    def step(self, rows: Rows, opens_R: Tensor | None = None) -> "StackStep":
+        """Begin the next position of some rows; `opens_R` says where a context opens, None that none does."""
+        return StackStep(self, rows, opens_R)
+
+    def chunk(self, rows: Rows, opens_BN: Tensor, single: bool = False) -> "StackChunk":
+        """Begin the next N positions of some rows; `single`: the host knows that none opens but a row's first."""
+        return StackChunk(self, rows, opens_BN, single)
+
+    def advance(self, rows: Rows, count: int, single: bool) -> None:
+        """Count positions that have begun."""
+        for row in rows.numbers:
+            self.lengths[row] += count
+            self.single[row] = self.single[row] and single
+        if rows.adjacent:
+            rows.take(self.position_R).add_(count)
+        else:
+            self.position_R.index_add_(0, rows.index, torch.full_like(rows.index, count))
+
+    def make_room(self, positions: int) -> None:
+        """Have columns for texts of so many positions, or for the window; texts that fit have not wrapped around."""
+        needed = positions if self.limit is None else min(positions, self.limit)
+        if needed > self.columns:
+            columns = max(needed, 2 * self.columns)
+            columns = columns if self.limit is None else min(columns, self.limit)
+            self.kv = F.pad(self.kv, (0, 0, 0, columns - self.columns))
+
+    def crop(self, row: int, count: int) -> None:
+        """Take back the newest positions of a row, at most `reserve` of them."""
+        self.lengths[row] -= count
+        self.position_R[row] -= count
+
+    def clear(self, row: int) -> None:
+        """Begin an empty text in a row. What was not finite must not stay: zero times infinity is no number."""
+        self.kv[:, row].zero_()
+        self.position_R[row] = 0
+        self.opened_RE[row] = 0
+        self.lengths[row], self.single[row] = 0, True
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+        used = min(self.columns, max(self.lengths))
+        return {
+            "kv": self.kv[:, :, :, :used],
+            "position": self.position_R,
+            "opened": self.opened_RE,
+            "lengths": list(self.lengths),
+            "single": list(self.single),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state. Raises ValueError where it is of another shape, KeyError where something is missing."""
+        kv = restored(state, "kv", self.kv, 3)
+        self.lengths, self.single = [int(n) for n in state["lengths"]], [bool(s) for s in state["single"]]
+        self.position_R = restored(state, "position", self.position_R)
+        self.opened_RE = restored(state, "opened", self.opened_RE)
+        if not len(self.lengths) == len(self.single) == len(self.position_R) or min(self.lengths) < 0:
+            raise ValueError("lengths are not those of the rows")
+        longest = max(self.lengths)
+        if kv.shape[3] != (longest if self.limit is None else min(longest, kv.shape[3], self.limit)):
+            raise ValueError("keys and values are not those of the positions")
+        self.make_room(longest)
+        self.kv[:, :, :, : kv.shape[3]] = kv
+
+
+class StackStep:
+    """One position of some rows, on its way through the layers of a stack."""
+
+    def __init__(self, cache: StackCache, rows: Rows, opens_R: Tensor | None) -> None:
+        self.cache, self.selected = cache, rows
+        config, lengths = cache.config, [cache.lengths[row] for row in rows.numbers]
+        begin, end = min(lengths), max(lengths) + 1
+        cache.make_room(end)
+        self.seen = min(end, cache.columns)
+        self.single = opens_R is None and all(cache.single[row] for row in rows.numbers)
+        """Whether the context of each row is known to have opened with its first position, and never since."""
+        cache.advance(rows, 1, self.single)
+        self.positions = Positions(rows, lengths, cache.position_R)
+        self.opened_R = None if self.single else self._opened(opens_R)
+        self.factors_R11C = self._factors(end)
+        everything = begin + 1 == end or begin >= self.seen
+        whole = config.window is None or end <= config.window or self.seen == config.window
+        self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
+        self._column = Column(cache.kv, self.positions)
+        seen = (rows.take(cache.kv, 1) if rows.adjacent else cache.kv).narrow(3, 0, self.seen)
+        groups = config.num_kv_heads
+        self._keys, self._values = seen.narrow(2, 0, groups).unbind(0), seen.narrow(2, groups, groups).unbind(0)
+
+    @property
+    def since_R(self) -> Tensor:
+        """How many positions ago the context of each row opened."""
+        position_R = self.positions.tensor_R
+        return position_R if self.opened_R is None else position_R - self.opened_R
+
+    def attend(self, layer: int, q_RH1D: Tensor, kv_R2G1D: Tensor) -> Tensor:
+        """Take in keys and values of the new position, and attend to what it sees: (R, H, 1, head_dim)."""
+        self._column.put(layer, kv_R2G1D)
+        k, v = self._keys[layer], self._values[layer]
+        if not self.selected.adjacent:
+            k, v = k.index_select(0, self.selected.index), v.index_select(0, self.selected.index)
+        grouped = self.cache.config.num_kv_heads != self.cache.config.heads
+        return F.scaled_dot_product_attention(q_RH1D, k, v, attn_mask=self.bias, enable_gqa=grouped)
+
+    def _factors(self, end: int) -> Tensor:
+        """Rotary factors of the position, as `rotate_` takes them."""
+        config, common = self.cache.config, self.positions.common
+        if common is not None and common < TABLE:
+            return turns(config.head_dim, config.rope_theta, self.cache.device, self.cache.kv.dtype)[common]
+        factors_RC2 = rotation(self.positions.tensor_R, end, config.head_dim, config.rope_theta)
+        return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
+
+    def _opened(self, opens_R: Tensor | None) -> Tensor:
+        """Where the context of each row opened, its new position counted; the cache takes note."""
+        opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
+        position_R = self.positions.tensor_R
+        opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]
+        if opens_R is not None:
+            opened_R = torch.where(opens_R, position_R, opened_R)
+        noted_RE = opened_RE.scatter(1, (position_R % entries)[:, None], opened_R[:, None])
+        self.selected.put(self.cache.opened_RE, noted_RE)
+        return opened_R
+
+    def _bias(self, dtype: torch.dtype) -> Tensor:
+        """0 for columns that are seen and minus infinity for others: (R, 1, 1, columns)."""
+        age_RC = (self.positions.tensor_R[:, None] - _numbers(self.seen, self.cache.device)) % self.cache.columns
+        last_R = self.since_R
+        if self.cache.config.window is not None:
+            last_R = last_R.clamp(max=self.cache.config.window - 1)
+        hidden_RC = age_RC > last_R[:, None]
+        zeros = torch.zeros(hidden_RC.shape, dtype=dtype, device=self.cache.device)
+        return zeros.masked_fill_(hidden_RC, -torch.inf)[:, None, None]
+
+
+class StackChunk:
+    """N positions of each of some rows, on their way through the layers of a stack."""
+
+    def __init__(self, cache: StackCache, rows: Rows, opens_BN: Tensor, single: bool) -> None:
+        self.cache, self.selected, self.count = cache, rows, opens_BN.shape[1]
+        config, self.lengths = cache.config, [cache.lengths[row] for row in rows.numbers]
+        end = max(self.lengths) + self.count
+        cache.make_room(end)
+        self.held = end - self.count if config.window is None else min(end - self.count, config.window - 1)
+        """Keys from before the chunk; a row that has fewer sees none of the first."""
+        position_R = rows.take(cache.position_R).clone()
+        opened_R = rows.take(cache.opened_RE).gather(1, ((position_R - 1) % (cache.reserve + 1))[:, None])[:, 0]
+        self.spans = Spans.after(opens_BN, opened_R - (position_R - self.held), self.held, config.window)
+        position_BN = position_R[:, None] + _numbers(self.count, cache.device)
+        self.factors_BN1C2 = rotation(position_BN, end, config.head_dim, config.rope_theta)[:, :, None]
+        self._note(opens_BN, opened_R, position_BN)
+        cache.advance(rows, self.count, single)
+
+    def _note(self, opens_BN: Tensor, opened_R: Tensor, position_BN: Tensor) -> None:
+        """Remember where the contexts of the newest positions opened."""
+        opened_BN = torch.where(opens_BN, position_BN, opened_R[:, None]).cummax(1).values
+        newest = slice(-(self.cache.reserve + 1), None)
+        at_BE, opened_RE = position_BN[:, newest] % (self.cache.reserve + 1), self.selected.take(self.cache.opened_RE)
+        self.selected.put(self.cache.opened_RE, opened_RE.scatter(1, at_BE, opened_BN[:, newest]))
 
     def extend(self, layer: int, k_BGND: Tensor, v_BGND: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values at hand with the new ones behind them."""
-        self.tapes[layer].append(torch.stack([k_BGND, v_BGND]))
-        k, v = self.tapes[layer].last(self.held + k_BGND.shape[2]).unbind(0)
+        """Keys and values from before with the new ones behind them, which the cache takes in."""
+        new = torch.cat([k_BGND, v_BGND], 1)
+        kv, columns = self.cache.kv[layer], self.cache.columns
+        before = [
+            self._before(kv[row], length) for row, length in zip(self.selected.numbers, self.lengths, strict=True)
+        ]
+        kept = min(self.count, columns)
+        for row, length, own in zip(self.selected.numbers, self.lengths, new[:, :, -kept:], strict=True):
+            begin = (length + self.count - kept) % columns
+            first = min(kept, columns - begin)
+            kv[row].narrow(1, begin, first).copy_(own[:, :first])
+            kv[row].narrow(1, 0, kept - first).copy_(own[:, first:])
+        both = torch.cat([torch.stack(before), new], 2) if self.held else new
+        k, v = both.chunk(2, 1)
         return k, v
 
-    def advance(self, positions: int) -> None:
-        """All layers have seen so many more positions."""
-        self.position += positions
-        for opened in self.openings:
-            while len(opened) > 1 and opened[1] < self.position - self.reserve:
-                del opened[0]
-
-    # the step: one position of each row
-
-    def begin(self, opens: Sequence[bool]) -> None:
-        """Work out what the next position of each row sees; `opens` says where a context opens."""
-        for opened, opening in zip(self.openings, opens, strict=True):
-            if opening:
-                opened.append(self.position)
-        window = self.config.window or self.position + 1
-        seen = [min(self.position + 1 - opened[-1], window) for opened in self.openings]
-        self._seen, self._bias = max(seen), None
-        if min(seen) < self._seen:
-            place = torch.arange(self._seen, 0, -1)
-            hidden = place > torch.tensor(seen)[:, None, None, None]
-            self._bias = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
-
-    def rotation(self, device: torch.device) -> Tensor:
-        """Rotary factors of the next position."""
-        return rotation_at(self.position, self.config.head_dim, self.config.rope_theta, device)
-
-    def attend(self, layer: int, q_RH1D: Tensor, kv_2RG1D: Tensor) -> Tensor:
-        """Take in keys and values of the new position, and attend to what it sees: (R, H, 1, head_dim)."""
-        self.tapes[layer].append(kv_2RG1D)
-        k, v = self.tapes[layer].last(self._seen).unbind(0)
-        if self._bias is not None and (self._bias.dtype, self._bias.device) != (q_RH1D.dtype, q_RH1D.device):
-            self._bias = self._bias.to(q_RH1D)
-        grouped = self.config.num_kv_heads != self.config.heads
-        return F.scaled_dot_product_attention(q_RH1D, k, v, attn_mask=self._bias, enable_gqa=grouped)
-
-    # the past itself
-
-    def trim(self) -> None:
-        """Hold no more memory than what is kept."""
-        for tape in self.tapes:
-            tape.trim()
-
-    def crop(self, positions: int) -> None:
-        """Take back the newest positions, at most `reserve` of them."""
-        for tape in self.tapes:
-            tape.crop(positions)
-        self.position -= positions
-        for opened in self.openings:
-            while len(opened) > 1 and opened[-1] >= self.position:
-                opened.pop()
-
-    def join(self, other: "StackCache") -> None:
-        """Put the rows of another cache behind these."""
-        self._shift(max(0, other.position - self.position))
-        other._shift(self.position - other.position)
-        for mine, theirs in zip(self.tapes, other.tapes, strict=True):
-            mine.join(theirs, 1)
-        self.openings += other.openings
-
-    def _shift(self, positions: int) -> None:
-        """Move everything to later positions; only differences of positions count, so nothing else changes."""
-        if not positions:
-            return
-        turn = rotation(torch.tensor([positions]), self.config.head_dim, self.config.rope_theta)[0]
-        for tape in self.tapes:
-            if tape.data is not None:
-                keys = tape.data[0].transpose(1, 2)
-                keys.copy_(rotate(keys, turn.to(keys.device)))
-        self.position += positions
-        self.openings = [[at + positions for at in opened] for opened in self.openings]
-
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows alone."""
-        for tape in self.tapes:
-            if tape.data is not None:
-                tape.select(1, torch.tensor(rows, device=tape.data.device))
-        self.openings = [self.openings[row] for row in rows]
+    def _before(self, kv_2GCD: Tensor, length: int) -> Tensor:
+        """The newest columns of a row, oldest first; zeros before a text that is shorter."""
+        columns, count = kv_2GCD.shape[1], min(self.held, length)
+        begin = (length - count) % columns
+        first = min(count, columns - begin)
+        parts = [kv_2GCD.narrow(1, begin, first), kv_2GCD.narrow(1, 0, count - first)]
+        return F.pad(torch.cat(parts, 1), (0, 0, self.held - count, 0))
 
 
-class Gathered:
-    """Caches of one row each, whose next positions are computed together; each keeps its own length."""
-
-    def __init__(self, caches: Sequence[StackCache]) -> None:
-        self.caches = caches
-
-    def begin(self, opens: Sequence[bool]) -> None:
-        for cache, opening in zip(self.caches, opens, strict=True):
-            cache.begin([opening])
-
-    def advance(self, positions: int) -> None:
-        for cache in self.caches:
-            cache.advance(positions)
-
-    def rotation(self, device: torch.device) -> Tensor:
-        """Rotary factors of the next position of each row: (R, 1, 1, head_dim / 2)."""
-        return torch.stack([cache.rotation(device) for cache in self.caches])[:, None]
-
-    def attend(self, layer: int, q_RH1D: Tensor, kv_2RG1D: Tensor) -> Tensor:
-        rows = zip(self.caches, q_RH1D.split(1), kv_2RG1D.split(1, 1), strict=True)
-        return torch.cat([cache.attend(layer, q, kv) for cache, q, kv in rows])
-
-
-class EncoderCache(StackCache):
-    """What the local encoder keeps: the cache of its stack, and the ids that the next n-grams reach back to."""
-
-    def __init__(self, config: StackConfig, reach: int = 0, reserve: int = 0) -> None:
-        super().__init__(config, reserve)
-        self.reach = reach
-        self.ids = Tape(1, reach + reserve)
-
-    def recall(self, ids_RN: Tensor) -> Tensor:
-        """The new ids behind the `reach` ids before them, zeros where a text began later: (R, reach + N)."""
-        if self.ids.data is None:
-            self.ids.append(ids_RN.new_zeros(len(ids_RN), self.reach))
-        self.ids.append(ids_RN)
-        return self.ids.last(self.reach + ids_RN.shape[1])
-
-    def since(self) -> list[int]:
-        """How many positions before the next one the document of each row opened."""
-        return [self.position - opened[-1] for opened in self.openings]
-
-    def crop(self, positions: int) -> None:
-        super().crop(positions)
-        self.ids.crop(positions)
-
-    def trim(self) -> None:
-        super().trim()
-        self.ids.trim()
-
-    def join(self, other: StackCache) -> None:
-        super().join(other)
-        assert isinstance(other, EncoderCache)
-        self.ids.join(other.ids, 0)
-
-    def select(self, rows: list[int]) -> None:
-        super().select(rows)
-        if self.ids.data is not None:
-            self.ids.select(0, torch.tensor(rows, device=self.ids.data.device))
+@lru_cache(maxsize=1024)
+def _numbers(count: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)

@@ -4,12 +4,11 @@ A patch reads its own bytes, and a byte the k slots of one patch. The first is a
 over k gathered vectors.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import BLTConfig, StackConfig
-from .layers import Linear, RMSNorm, add_product
+from .layers import Linear, RMSNorm, add_product, product
 from .segments import Patches, segment_softmax
 
 
@@ -47,18 +46,20 @@ class PatchReadsBytes(CrossAttention):
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
         q = self.queries(slots_BPkd).flatten(0, 1).index_select(0, segment_S)  # (S, k, H, head_dim)
         k, v = self.keys_values(bytes_BNd).flatten(0, 1).unbind(1)  # (S, H, head_dim)
-        scores = (q * k[:, None]).sum(-1)
-        weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores).to(v.dtype)
-        read = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d)
-        pooled = read.new_zeros(rows, read.shape[1], dtype=torch.float32).index_add(0, segment_S, read.float())
-        return self.residual * slots_BPkd + self.out(pooled.view(slots_BPkd.shape).to(read.dtype))
+        scores = (q.float() * k.float()[:, None]).sum(-1)
+        weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores)
+        values = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d), and summed in fp32
+        pooled = values.new_zeros(rows, values.shape[1]).index_add(0, segment_S, values)
+        return self.residual * slots_BPkd + self.out(pooled.to(v.dtype).view(slots_BPkd.shape))
 
-    def step(self, slots_kd: Tensor, bytes_Ld: Tensor) -> Tensor:
-        """The slots of one patch read its L bytes."""
-        q = self.query(self.query_norm(slots_kd)).view(1, len(slots_kd), self.heads, -1).transpose(1, 2)
-        k, v = self.keys_values(bytes_Ld[None]).transpose(1, 3).unbind(2)  # (1, H, L, head_dim)
-        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[0]
-        return add_product(slots_kd, read, self.out, self.residual)
+    def step(self, slots_Rkd: Tensor, bytes_RLd: Tensor, absent_RL: Tensor | None) -> Tensor:
+        """The slots of one patch of each row read its bytes, but for those that are absent."""
+        rows, slots, dim = slots_Rkd.shape
+        q = product(self.query_norm.step(slots_Rkd), self.query).view(rows, slots, self.heads, -1).transpose(1, 2)
+        k, v = self.keys_values(bytes_RLd).transpose(1, 3).unbind(2)  # (R, H, L, head_dim)
+        mask = None if absent_RL is None else ~absent_RL[:, None, None]
+        values = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(-1, dim)
+        return add_product(slots_Rkd.reshape(-1, dim), values, self.out, self.residual).view(slots_Rkd.shape)
 
 
 class ByteReadsPatch(CrossAttention):
@@ -75,13 +76,13 @@ class ByteReadsPatch(CrossAttention):
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
         k, v = patches_BPk2Hd.flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)
-        weights = (q[:, None] * k).sum(-1).float().softmax(1).to(v.dtype)  # (S, k, H)
-        read = (weights[..., None] * v).sum(1)
-        return self.residual * bytes_BNd + self.out(read.flatten(1).view(bytes_BNd.shape))
+        weights = (q[:, None].float() * k.float()).sum(-1).softmax(1)  # (S, k, H)
+        values = (weights[..., None] * v).sum(1).to(v.dtype)
+        return self.residual * bytes_BNd + self.out(values.flatten(1).view(bytes_BNd.shape))
 
     def step(self, bytes_Rd: Tensor, patches_Rk2Hd: Tensor) -> Tensor:
         """One byte of each row reads the patch of that row."""
-        q = self.query(self.query_norm(bytes_Rd)).view(len(bytes_Rd), self.heads, 1, -1)
+        q = product(self.query_norm.step(bytes_Rd), self.query).view(len(bytes_Rd), self.heads, 1, -1)
         k, v = patches_Rk2Hd.transpose(1, 3).unbind(2)  # (R, H, k, head_dim)
-        read = F.scaled_dot_product_attention(q, k, v).flatten(1)
-        return add_product(bytes_Rd, read, self.out, self.residual)
+        values = F.scaled_dot_product_attention(q, k, v).flatten(1)
+        return add_product(bytes_Rd, values, self.out, self.residual)

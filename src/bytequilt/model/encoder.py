@@ -1,15 +1,16 @@
 """The local encoder: bytes in, patches out."""
 
+import torch
 from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
-from .attention import Spans
-from .cache import EncoderCache
 from .cross import PatchReadsBytes
 from .embedding import Embedding
+from .encoder_cache import EncoderCache
 from .hashing import HashEmbedding
-from .layers import Linear, Stack
+from .layers import Begun, Linear, Stack
+from .rows import Rows
 from .segments import Patches, segment_max
 
 
@@ -28,40 +29,55 @@ class Encoder(nn.Module):
         count = 0 if config.encoder_cross == "none" else len(self.reading)
         self.cross = nn.ModuleList(PatchReadsBytes(config) for _ in range(count))
 
-    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None, spans: Spans | None = None) -> list[Tensor]:
-        """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder."""
-        x_BNd = self.embed(ids_BN)
+    def forward(
+        self,
+        ids_BN: Tensor,
+        cache: EncoderCache | None = None,
+        rows: Rows | None = None,
+        single: bool = False,
+        begun: Begun | None = None,
+    ) -> list[Tensor]:
+        """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder.
+
+        With a cache, the ids continue its rows; `single`: the host knows that no id is a BOS but a row's first of all.
+        """
+        x_BNd, opens_BN, chunk = self.embed(ids_BN), ids_BN == BOS, None
+        if cache is not None:
+            rows = rows or cache.stack.rows()
+            chunk = cache.stack.chunk(rows, opens_BN, single)
         if self.hash is not None:
-            x_BNd = x_BNd + self.hash(ids_BN, cache, x_BNd.dtype)
-        spans = self.stack.spans(ids_BN == BOS, cache) if spans is None else spans
-        rotation = self.stack.rotation(ids_BN.shape[1], cache, ids_BN.device)
+            recent = None if cache is None or rows is None else cache.ids.extend(rows, ids_BN)
+            x_BNd = x_BNd + self.hash(ids_BN, recent, x_BNd.dtype)
+        spans, factors = begun or self.stack.begin(opens_BN, chunk)
         states = []
         for layer, block in enumerate(self.stack.blocks):
-            x_BNd = block(x_BNd, spans, rotation, cache, layer)
+            x_BNd = block(x_BNd, spans, factors, chunk, layer)
             if layer in self.reading:
                 states.append(x_BNd)
-        if cache is not None:
-            cache.advance(ids_BN.shape[1])
         return states
 
-    def step(self, ids_R: Tensor, cache: EncoderCache) -> list[Tensor]:
-        """Byte states (R, d) of the next id of each row, as in `forward`."""
-        cache.begin([id == BOS for id in ids_R.tolist()])
+    def step(self, ids_R: Tensor, cache: EncoderCache, rows: Rows, opens_R: Tensor | None) -> list[Tensor]:
+        """Byte states (R, d) of the next id of some rows, as in `forward`; the cache keeps them for the open patch.
+
+        `opens_R` says which ids are a BOS, None that none is.
+        """
+        step = cache.stack.step(rows, opens_R)
         x_Rd = self.embed(ids_R)
         if self.hash is not None:
-            x_Rd = x_Rd + self.hash.step(ids_R, cache, x_Rd.dtype)
-        rotation = cache.rotation(x_Rd.device)
+            recent_RN = cache.ids.extend(rows, ids_R[:, None])
+            x_Rd = x_Rd + self.hash.step(recent_RN, None if step.single else step.since_R, x_Rd.dtype)
         states = []
         for layer, block in enumerate(self.stack.blocks):
-            x_Rd = block.step(x_Rd, rotation, cache, layer)
+            x_Rd = block.step(x_Rd, step, layer)
             if layer in self.reading:
                 states.append(x_Rd)
-        cache.advance(1)
+        cache.states.push(step.positions, states)
         return states
 
-    def cache(self, reserve: int = 0) -> EncoderCache:
-        """An empty cache of one row."""
-        return EncoderCache(self.stack.config, self.hash.reach if self.hash else 0, reserve)
+    def cache(self, rows: int = 1, reserve: int = 0) -> EncoderCache:
+        """An empty cache, where and in what type the weights are."""
+        weight, reach = self.project.weight, self.hash.reach if self.hash else 0
+        return EncoderCache(self.stack.config, len(self.reading), reach, rows, reserve, weight.device, weight.dtype)
 
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:
         """What each patch makes of its bytes: (B, P, k*d). The first states are pooled, all are read in turn."""
@@ -72,9 +88,14 @@ class Encoder(nn.Module):
             slots = cross(slots, bytes_BNd, patches)
         return slots.flatten(2)
 
-    def step_patch(self, states: list[Tensor]) -> Tensor:
-        """What one patch makes of its L bytes, whose states (L, d) are given after each layer that it reads: (k*d,)."""
-        slots_kd = self.project(states[0].amax(0)).view(self.slots, -1)
-        for cross, bytes_Ld in zip(self.cross, states, strict=False):
-            slots_kd = cross.step(slots_kd, bytes_Ld)
-        return slots_kd.flatten()
+    def step_patch(self, states: list[Tensor], absent_RL: Tensor | None) -> Tensor:
+        """What one patch of each row makes of its bytes: (R, k*d).
+
+        The states (R, L, d) after each layer that it reads end with its newest byte; where patches are shorter than L,
+        `absent_RL` says which are not theirs.
+        """
+        first = states[0] if absent_RL is None else states[0].masked_fill(absent_RL[..., None], -torch.inf)
+        slots_Rkd = self.project(first.amax(1)).unflatten(-1, (self.slots, -1))
+        for cross, bytes_RLd in zip(self.cross, states, strict=False):
+            slots_Rkd = cross.step(slots_Rkd, bytes_RLd, absent_RL)
+        return slots_Rkd.flatten(1)

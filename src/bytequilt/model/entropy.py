@@ -6,6 +6,7 @@ from torch import Tensor
 from ..codec import BOS, NEWLINE
 from ..config import EntropyConfig
 from .cache import StackCache
+from .rows import Rows
 from .transformer import Transformer
 
 
@@ -19,13 +20,15 @@ class EntropyModel(Transformer):
         if config.newline_reset:
             self.opening = (BOS, NEWLINE)
 
-    def nats(self, ids_BN: Tensor, cache: StackCache | None = None) -> Tensor:
+    def nats(
+        self, ids_BN: Tensor, cache: StackCache | None = None, rows: Rows | None = None, single: bool = False
+    ) -> Tensor:
         """Entropy in nats of the byte after each id: (B, N) fp32."""
-        return entropy(self(ids_BN, cache))
+        return entropy(self(ids_BN, cache, rows, single))
 
-    def nats_step(self, ids_R: Tensor, cache: StackCache) -> list[float]:
-        """The same after the next id of each row."""
-        return entropy(self.step(ids_R, cache)).tolist()
+    def nats_step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+        """The same (R,) after the next id of some rows of a cache; `text`: none of them is a BOS."""
+        return entropy(self.step(ids_R, cache, rows, text))
 
 
 def entropy(logits_BNV: Tensor) -> Tensor:

@@ -61,6 +61,6 @@ def flops_per_byte(
     """Forward FLOPs per byte by module, at a mean patch size, in documents of `context` bytes; `total` is of all."""
     parts = blt_flops(config, context, context / patch_bytes)
     del parts["products"]
-    found = {"entropy": entropy_flops(entropy, context) if entropy else 0.0} | parts
-    found = {name: value / context for name, value in found.items()}
-    return found | {"total": sum(found.values())}
+    flops = {"entropy": entropy_flops(entropy, context) if entropy else 0.0} | parts
+    flops = {name: value / context for name, value in flops.items()}
+    return flops | {"total": sum(flops.values())}

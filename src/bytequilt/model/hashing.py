@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from ..codec import BOS
 from ..config import HashConfig
-from .cache import EncoderCache
 from .embedding import Gather
 from .initial import init_normal
 
@@ -60,19 +59,21 @@ class HashEmbedding(nn.Module):
         """How many ids back the longest n-gram begins."""
         return max(self.config.sizes) - 1
 
-    def forward(self, ids_BN: Tensor, cache: EncoderCache | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """With a cache, the ids continue those it has seen. Summed in `dtype`; the table may be stored in another."""
-        seen_BN = ids_BN if cache is None else cache.recall(ids_BN)
-        rows_BNT = hashes(self.config, seen_BN)[:, -ids_BN.shape[1] :]
+    def forward(self, ids_BN: Tensor, recent_BM: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`recent_BM` are the ids with those before them, where there are any. The table may be stored in another type
+        than `dtype`, in which it is summed."""
+        rows_BNT = hashes(self.config, ids_BN if recent_BM is None else recent_BM)[:, -ids_BN.shape[1] :]
         return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 
-    def step(self, ids_R: Tensor, cache: EncoderCache, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The embedding (R, d) of the next id of each row: all polynomials at once, by their powers."""
-        window_RN = cache.recall(ids_R[:, None])
-        if min(since := cache.since()) < self.reach:
-            place = torch.arange(self.reach, -1, -1, device=ids_R.device)
-            window_RN = window_RN * (place <= torch.tensor(since, device=ids_R.device)[:, None])
-        polynomials_RT = (window_RN[:, :, None] * _powers(self.config, ids_R.device)).sum(1)
+    def step(self, recent_RM: Tensor, since_R: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The embedding (R, d) of the last of `reach + 1` ids of each row, whose document opened so many ids ago.
+
+        `since_R` is None where no other document came before: there are zeros before the first. All polynomials at
+        once, by their powers.
+        """
+        if since_R is not None:
+            recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
+        polynomials_RT = (recent_RM[:, :, None] * _powers(self.config, recent_RM.device)).sum(1)
         return self._embedded(polynomials_RT % self.config.rows, dtype)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,6 +82,12 @@ class HashEmbedding(nn.Module):
         if weight.dtype is dtype:
             return F.embedding_bag(places_ST, weight, mode="sum")
         return F.embedding(places_ST, weight).to(dtype).sum(1)
+
+
+@lru_cache
+def _places(reach: int, device: torch.device) -> Tensor:
+    """How far back each id of an n-gram stands: reach, ..., 1, 0."""
+    return torch.arange(reach, -1, -1, device=device)
 
 
 @lru_cache

@@ -13,9 +13,12 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans, attend
-from .cache import Gathered, StackCache
+from .cache import StackCache, StackChunk, StackStep
 from .initial import init_normal
 from .rope import rotate, rotate_, rotation
+
+Begun = tuple[Spans, Tensor]
+"""What the positions of a call see, and their rotary factors: made once for all layers."""
 
 
 class Linear(nn.Linear):
@@ -33,6 +36,11 @@ def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0
     return torch.addmm(x_RD, y_RE, layer.weight.t(), beta=times)
 
 
+def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
+    """`layer(x)`, without what the call of a module costs beside a product of few rows."""
+    return F.linear(x_RD, layer.weight)
+
+
 def lay_out(network: nn.Module) -> None:
     """Store the wide projections of a network column by column, where it is: one-row products read them faster so."""
     for layer in network.modules():
@@ -44,8 +52,11 @@ class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation (Zhang and Sennrich 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if torch.is_grad_enabled() else self.step(x)
+
+    def step(self, x: Tensor) -> Tensor:
         """Without gradients it takes fewer operations: on a single position, their number is what a norm costs."""
-        if torch.is_grad_enabled() or x.dtype is not torch.float32:
+        if x.dtype is not torch.float32:
             return super().forward(x)
         norm, width = torch.linalg.vector_norm(x, dim=-1, keepdim=True), x.shape[-1]
         floor, scale = _scalar((self.eps * width) ** 0.5, x.device), _scalar(width**0.5, x.device)
@@ -69,23 +80,23 @@ class Attention(nn.Module):
         self.out = Linear(config.dim, config.dim)
 
     def forward(
-        self, x_BND: Tensor, spans: Spans, rotation_N1C: Tensor, cache: StackCache | None, layer: int
+        self, x_BND: Tensor, spans: Spans, factors_BN1C2: Tensor, chunk: StackChunk | None, layer: int
     ) -> Tensor:
         qkv = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
-        q, k = (rotate(x, rotation_N1C).transpose(1, 2) for x in (q, k))
+        q, k = (rotate(x, factors_BN1C2).transpose(1, 2) for x in (q, k))
         v = v.transpose(1, 2)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+        if chunk is not None:
+            k, v = chunk.extend(layer, k, v)
         return self.out(attend(q, k, v, spans).transpose(1, 2).flatten(-2))
 
-    def step(self, x_RD: Tensor, rotation_R11C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
+    def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
         """What attention reads (R, H * head_dim), before the last projection."""
         rows, keys = len(x_RD), self.kv_heads
-        qkv = self.qkv(x_RD).view(rows, -1, 1, self.head_dim)
-        rotate_(qkv.narrow(1, 0, self.heads + keys), rotation_R11C)
-        kv = qkv.narrow(1, self.heads, 2 * keys).view(rows, 2, keys, 1, self.head_dim).transpose(0, 1)
-        return cache.attend(layer, qkv.narrow(1, 0, self.heads), kv).view(rows, -1)
+        qkv = product(x_RD, self.qkv).view(rows, -1, 1, self.head_dim)
+        rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C)
+        kv_R2G1D = qkv.narrow(1, self.heads, 2 * keys)
+        return step.attend(layer, qkv.narrow(1, 0, self.heads), kv_R2G1D).view(rows, -1)
 
 
 class FeedForward(nn.Module):
@@ -97,11 +108,15 @@ class FeedForward(nn.Module):
         self.down = Linear(config.hidden_dim, config.dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return self.down(self.hidden(x_BND))
+        return self.down(self.gated(self.gate_up(x_BND)))
 
-    def hidden(self, x_BND: Tensor) -> Tensor:
-        """What the last projection takes: (..., hidden width)."""
-        gate, up = self.gate_up(x_BND).chunk(2, -1)
+    def step(self, x_RD: Tensor) -> Tensor:
+        """What the last projection takes: (R, hidden width)."""
+        return self.gated(product(x_RD, self.gate_up))
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """The first half (..., hidden width) lets through the second."""
+        gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
 
 
@@ -116,15 +131,15 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, x_BND: Tensor, spans: Spans, rotation_N1C: Tensor, cache: StackCache | None = None, layer: int = 0
+        self, x_BND: Tensor, spans: Spans, factors_BN1C2: Tensor, chunk: StackChunk | None = None, layer: int = 0
     ) -> Tensor:
-        x_BND = x_BND + self.attention(self.attention_norm(x_BND), spans, rotation_N1C, cache, layer)
+        x_BND = x_BND + self.attention(self.attention_norm(x_BND), spans, factors_BN1C2, chunk, layer)
         return x_BND + self.feed_forward(self.feed_forward_norm(x_BND))
 
-    def step(self, x_RD: Tensor, rotation_R11C: Tensor, cache: StackCache | Gathered, layer: int) -> Tensor:
-        read = self.attention.step(self.attention_norm(x_RD), rotation_R11C, cache, layer)
-        x_RD = add_product(x_RD, read, self.attention.out)
-        return add_product(x_RD, self.feed_forward.hidden(self.feed_forward_norm(x_RD)), self.feed_forward.down)
+    def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
+        attention, feed_forward = self.attention, self.feed_forward
+        x_RD = add_product(x_RD, attention.step(self.attention_norm.step(x_RD), step, layer), attention.out)
+        return add_product(x_RD, feed_forward.step(self.feed_forward_norm.step(x_RD)), feed_forward.down)
 
 
 class Stack(nn.Module):
@@ -135,31 +150,46 @@ class Stack(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
-    def rotation(self, queries: int, cache: StackCache | None, device: torch.device) -> Tensor:
-        """Rotary factors of the next positions of a row."""
-        begin = cache.position if cache is not None else 0
-        positions = torch.arange(begin, begin + queries, device=device)
-        return rotation(positions, self.config.head_dim, self.config.rope_theta)
+    def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
+        """An empty cache, where and in what type the weights are."""
+        weight = self.blocks[0].attention.qkv.weight
+        return StackCache(self.config, rows, reserve, weight.device, weight.dtype)
 
-    def spans(
-        self, opens_BN: Tensor, cache: StackCache | None = None, single: bool = False, fixed: bool = True
-    ) -> Spans:
-        """Which keys each position sees: contexts open where `opens_BN` says so. For the rest see `Spans`."""
-        return cache.spans(opens_BN) if cache is not None else Spans.of(opens_BN, self.config.window, single, fixed)
+    def sees_as(self, other: "Stack") -> bool:
+        """Whether masks and rotary factors made for the other stack serve this one."""
+        fields = ("window", "head_dim", "rope_theta")
+        return all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
 
-    def forward(self, x_BND: Tensor, spans: Spans, cache: StackCache | None = None) -> Tensor:
-        """With a cache, x continues the positions that the cache has seen."""
-        rotation_N1C = self.rotation(x_BND.shape[1], cache, x_BND.device)
+    def begin(
+        self, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
+    ) -> Begun:
+        """What each position sees and its rotary factors, in whole rows or in a chunk that a cache has begun.
+
+        `single` and `fixed` as in `Spans`.
+        """
+        if chunk is not None:
+            return chunk.spans, chunk.factors_BN1C2
+        count = opens_BN.shape[1]
+        positions = torch.arange(count, device=opens_BN.device)
+        factors = rotation(positions, count, self.config.head_dim, self.config.rope_theta)
+        return Spans.of(opens_BN, self.config.window, single, fixed), factors[:, None]
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        opens_BN: Tensor,
+        chunk: StackChunk | None = None,
+        single: bool = False,
+        fixed: bool = True,
+    ) -> Tensor:
+        """Contexts open where `opens_BN` says so. With a chunk, x continues what its cache has seen."""
+        spans, factors_BN1C2 = self.begin(opens_BN, chunk, single, fixed)
         for layer, block in enumerate(self.blocks):
-            x_BND = block(x_BND, spans, rotation_N1C, cache, layer)
-        if cache is not None:
-            cache.advance(x_BND.shape[1])
+            x_BND = block(x_BND, spans, factors_BN1C2, chunk, layer)
         return x_BND
 
-    def step(self, x_RD: Tensor, cache: StackCache | Gathered) -> Tensor:
-        """One more position of each row of a cache, which has begun it."""
-        rotation_R11C = cache.rotation(x_RD.device)
+    def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
+        """One more position of some rows of a cache, which has begun it."""
         for layer, block in enumerate(self.blocks):
-            x_RD = block.step(x_RD, rotation_R11C, cache, layer)
-        cache.advance(1)
+            x_RD = block.step(x_RD, step, layer)
         return x_RD

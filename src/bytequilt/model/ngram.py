@@ -5,43 +5,16 @@ Pagnoni et al. 2024, section 3.1, mention that an entropy model that sees little
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..codec import BOS, VOCAB_SIZE
+from ..codec import VOCAB_SIZE
 from ..config import HashConfig, NgramConfig
-from .hashing import PRIMES, hashes, wrapped
+from .encoder_cache import RecentIds as NgramCache
+from .hashing import hashes
+from .rows import Rows
 
 FEWEST = 4  # times that an n-gram must have come for its mean to count
-
-
-class NgramCache:
-    """The ids that the next n-grams reach back to, of each row."""
-
-    def __init__(self, reach: int, reserve: int = 0) -> None:
-        self.keep = reach + reserve
-        self.rows: list[list[int]] = [[]]
-
-    def push(self, row: int, id: int) -> list[int]:
-        """The ids of a row with a new one."""
-        ids = self.rows[row]
-        ids.append(id)
-        if len(ids) > 2 * self.keep + 64:
-            del ids[: -self.keep - 1]
-        return ids
-
-    def crop(self, ids: int) -> None:
-        del self.rows[0][len(self.rows[0]) - ids :]
-
-    def trim(self) -> None:
-        self.rows = [ids[len(ids) - min(len(ids), self.keep) :] for ids in self.rows]
-
-    def join(self, other: "NgramCache") -> None:
-        self.rows += other.rows
-
-    def select(self, rows: list[int]) -> None:
-        self.rows = [self.rows[row] for row in rows]
 
 
 class NgramEntropy(nn.Module):
@@ -60,23 +33,21 @@ class NgramEntropy(nn.Module):
     def reach(self) -> int:
         return self.hash.sizes[-1] - 1
 
-    def cache(self, reserve: int = 0) -> NgramCache:
-        """An empty cache of one row."""
-        return NgramCache(self.reach, reserve)
+    def cache(self, rows: int = 1, reserve: int = 0) -> NgramCache:
+        """An empty cache; up to `reserve` ids can be taken back."""
+        return NgramCache(self.reach, rows, reserve, self.single.device)
 
-    def nats(self, ids_BN: Tensor, cache: NgramCache | None = None) -> Tensor:
-        """Entropy of the byte after each id: (B, N) fp32. With a cache, ids of one row continue those it has seen."""
+    def nats(
+        self, ids_BN: Tensor, cache: NgramCache | None = None, rows: Rows | None = None, single: bool = False
+    ) -> Tensor:
+        """Entropy of the byte after each id: (B, N) fp32. With a cache, the ids continue those of its rows."""
         if cache is None:
             return self._look_up(ids_BN)
-        before = cache.rows[0][-self.reach :]
-        seen_BN = torch.cat([torch.tensor([before], dtype=torch.long, device=ids_BN.device), ids_BN], 1)
-        cache.rows[0] = (cache.rows[0] + ids_BN[0].tolist())[-cache.keep - ids_BN.shape[1] :]
-        return self._look_up(seen_BN)[:, len(before) :]
+        return self._look_up(cache.extend(rows or cache.rows(), ids_BN))[:, -ids_BN.shape[1] :]
 
-    def nats_step(self, ids_R: Tensor, cache: NgramCache) -> list[float]:
-        """The same after the next id of each row, in plain arithmetic: making tensors would take longer."""
-        single, tables = self.single.cpu().numpy(), self.tables.cpu().numpy()
-        return [self._of(cache.push(row, id), single, tables) for row, id in enumerate(ids_R.tolist())]
+    def nats_step(self, ids_R: Tensor, cache: NgramCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+        """The same (R,) after the next id of some rows of a cache."""
+        return self.nats(ids_R[:, None], cache, rows)[:, 0]
 
     def learn(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fill the tables with means over a corpus.
@@ -94,19 +65,8 @@ class NgramEntropy(nn.Module):
         self.single.copy_(sums[1][1] / sums[1][0].clamp(min=1))
 
     def _look_up(self, ids_BN: Tensor) -> Tensor:
-        found_BN = self.single[ids_BN]
+        nats_BN = self.single[ids_BN]
         for table, rows_BN in zip(self.tables, hashes(self.hash, ids_BN).unbind(-1), strict=True):
             known_BN = table[rows_BN]
-            found_BN = torch.where(known_BN >= 0, known_BN, found_BN)
-        return found_BN
-
-    def _of(self, ids: list[int], single: np.ndarray, tables: np.ndarray) -> float:
-        """Entropy after the last of these ids: `hashes` and `_look_up` for one n-gram after the other."""
-        polynomial, found, table, inside = ids[-1], single[ids[-1]], 0, True
-        for size in range(2, self.reach + 2):
-            inside = inside and size <= len(ids) and ids[1 - size] != BOS
-            polynomial = wrapped((ids[-size] if inside else 0) + PRIMES[0] * polynomial)
-            if size in self.hash.sizes:
-                known = tables[table, polynomial % self.hash.rows]
-                found, table = known if known >= 0 else found, table + 1
-        return float(found)
+            nats_BN = torch.where(known_BN >= 0, known_BN, nats_BN)
+        return nats_BN

@@ -7,7 +7,8 @@ from ..config import StackConfig
 from .cache import StackCache
 from .embedding import Embedding
 from .initial import Network
-from .layers import Linear, RMSNorm, Stack
+from .layers import Linear, RMSNorm, Stack, product
+from .rows import Rows
 
 
 class Transformer(Network):
@@ -24,23 +25,31 @@ class Transformer(Network):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = Linear(config.dim, vocabulary)
 
-    def forward(self, ids_BN: Tensor, cache: StackCache | None = None, single: bool = False) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those it has seen.
-
-        `single` says that each row holds one document, from its first id: masks are saved.
-        """
-        opens_BN = ids_BN == self.opening[0]
+    def opens(self, ids: Tensor) -> Tensor:
+        """Where the attention context opens anew: bool, shaped as the ids."""
+        opens = ids == self.opening[0]
         for id in self.opening[1:]:
-            opens_BN = opens_BN | (ids_BN == id)
-        spans = self.stack.spans(opens_BN, cache, single and self.opening == (BOS,))
-        x_BND = self.stack(self.embed(ids_BN), spans, cache)
-        return self.head(self.norm(x_BND)).float()
+            opens = opens | (ids == id)
+        return opens
 
-    def step(self, ids_R: Tensor, cache: StackCache) -> Tensor:
-        """Logits (R, V) in fp32 after the next id of each row."""
-        cache.begin([id in self.opening for id in ids_R.tolist()])
-        return self.head(self.norm(self.stack.step(self.embed(ids_R), cache))).float()
+    def forward(
+        self, ids_BN: Tensor, cache: StackCache | None = None, rows: Rows | None = None, single: bool = False
+    ) -> Tensor:
+        """Logits (B, N, V) in fp32; row t predicts id t+1.
 
-    def cache(self, reserve: int = 0) -> StackCache:
-        """An empty cache of one row, to read a text in pieces exactly."""
-        return StackCache(self.config, reserve)
+        With a cache, the ids continue those of its rows. `single`: no id is a BOS but a row's first of all, which
+        saves masks.
+        """
+        opens_BN, single = self.opens(ids_BN), single and self.opening == (BOS,)
+        chunk = None if cache is None else cache.chunk(rows or cache.rows(), opens_BN, single)
+        return self.head(self.norm(self.stack(self.embed(ids_BN), opens_BN, chunk, single))).float()
+
+    def step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
+        """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
+        opens_R = None if text and self.opening == (BOS,) else self.opens(ids_R)
+        step = cache.step(rows or cache.rows(), opens_R)
+        return product(self.norm.step(self.stack.step(self.embed(ids_R), step)), self.head).float()
+
+    def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
+        """An empty cache, to read texts in pieces exactly; up to `reserve` ids can be taken back."""
+        return self.stack.cache(rows, reserve)

@@ -16,7 +16,7 @@ FIELDS = 8
 PLACE: ids since the BOS of the document, -1 before the first. LENGTH: bytes of the open patch, 0 where the newest byte
 closed it. BEFORE: the newest entropy, the bits of its float32. LAST: the newest id. MISSING: bytes that its character
 still lacks. WAITED: newest bytes in a row after which a character lacked some. SPENT: parts of nats that count against
-a budget. PENDING: 1 where a start waits for a character's end.
+a budget. PENDING: 1 where a start waits for a character's end. What a rule has no need of stays as it was at first.
 """
 
 
@@ -49,16 +49,17 @@ class Chunk:
         """The state after each id."""
         closed_BN = self._newest(self.closes_BN, -1 - self.past[LENGTH])
         zeros_BN = torch.zeros_like(self.ids_BN)
-        nats = zeros_BN if self.nats_BN is None else self.nats_BN.contiguous().view(torch.int32).long()
-        whole = self.rule.whole
+        rule, whole, nats = self.rule, self.rule.whole, zeros_BN
+        if rule.reads_rises and self.nats_BN is not None:
+            nats = self.nats_BN.contiguous().view(torch.int32).long()
         fields = {
             PLACE: self.place_BN,
-            LENGTH: self.position_N - closed_BN,
+            LENGTH: zeros_BN if rule.max_length is None else self.position_N - closed_BN,
             BEFORE: nats,
-            LAST: self.ids_BN,
+            LAST: self.ids_BN if rule.reads_bytes else zeros_BN,
             MISSING: self.missing_BN if whole else zeros_BN,
             WAITED: self.waited_BN if whole else zeros_BN,
-            SPENT: self._spent_since(closed_BN) if self.rule.kind == "budget" else zeros_BN,
+            SPENT: self._spent_since(closed_BN) if rule.kind == "budget" else zeros_BN,
             PENDING: (self._waiting_BN > self._served_BN).long() if whole else zeros_BN,
         }
         return torch.stack([fields[field] for field in range(FIELDS)], -1)

@@ -22,8 +22,8 @@ def classes(rule: RuleConfig, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 def _classes(words: bool, forcing: bytes, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # the table outlives the mode in which it is first asked for
-        found = [SPACE_LIKE] * OFFSET + [_class(byte, words, forcing) for byte in range(VOCAB_SIZE - OFFSET)]
-        return torch.tensor(found, device=device)
+        closes = [SPACE_LIKE] * OFFSET + [_class(byte, words, forcing) for byte in range(VOCAB_SIZE - OFFSET)]
+        return torch.tensor(closes, device=device)
 
 
 def _class(byte: int, words: bool, forcing: bytes) -> int:
@@ -56,35 +56,36 @@ def wanted(
     rule: RuleConfig,
     ids: Tensor,
     place: Tensor,
-    kind: Tensor,
-    kind_before: Tensor,
+    kind: Tensor | None,
+    kind_before: Tensor | None,
     nats: Tensor | None,
     nats_before: Tensor | None,
 ) -> Tensor:
     """Whether a patch should start after each id, before longest lengths, budgets and unfinished characters.
 
     `place` counts ids since the BOS of the document, `kind` and `kind_before` are the classes of the id and of the one
-    before it, `nats` the entropy of the next byte and `nats_before` that of this one. All have one shape.
+    before it, `nats` the entropy of the next byte and `nats_before` that of this one; they may be absent for rules
+    that have no need of them. All have one shape.
     """
     match rule.kind:
         case "entropy":
-            found = nats > rule.threshold
+            closes = nats > rule.threshold
         case "monotonic":
-            found = (place == 1) | (nats - nats_before > rule.rise)
+            closes = (place == 1) | (nats - nats_before > rule.rise)
         case "combined":
             high = (nats > rule.threshold) & (nats - nats_before > rule.rise)
-            found = (place == 1) | (high & (place > 2))
+            closes = (place == 1) | (high & (place > 2))
         case "space" | "words":
-            found = (ids < OFFSET) | ((kind & ~kind_before & SPACE_LIKE) > 0)
+            closes = (ids < OFFSET) | ((kind & ~kind_before & SPACE_LIKE) > 0)
         case "fixed":
-            found = place % rule.stride == 0
+            closes = place % rule.stride == 0
         case "byte":
-            found = torch.ones_like(ids, dtype=torch.bool)
+            closes = torch.ones_like(ids, dtype=torch.bool)
         case _:
-            found = torch.zeros_like(ids, dtype=torch.bool)
+            closes = torch.zeros_like(ids, dtype=torch.bool)
     if rule.forcing:
-        found = found | ((kind & FORCES) > 0)
-    return (found | (place == 0)) & (ids != BOE)
+        closes = closes | ((kind & FORCES) > 0)
+    return (closes | (place == 0)) & (ids != BOE)
 
 
 SUM_SCALE = 4096  # parts of a nat in which budgets count

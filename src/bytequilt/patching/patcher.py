@@ -1,9 +1,10 @@
 """Patches of text: an entropy model, a rule, and the calibration of its threshold."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from ..codec import OFFSET, encode
 from ..config import RuleConfig, UserError
 from ..model.cache import StackCache
-from ..model.entropy import EntropyModel, entropy
+from ..model.entropy import EntropyModel
 from ..model.ngram import NgramCache, NgramEntropy
+from ..model.rows import Rows
 from ..model.segments import Patches
 from . import rules
 from .calibration import Calibration, calibrated
@@ -21,10 +23,15 @@ from .calibration import Calibration, calibrated
 CHUNK = 8192  # ids of one forward pass over a stream of documents
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> AbstractContextManager[None]:
     """Products of matrices in full fp32 (no autocast, no TF32, no bf16 inside): otherwise boundaries would move."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    full = all(backend.fp32_precision in ("none", "ieee") for backend in backends)
+    return nullcontext() if full and not torch.is_autocast_enabled(device.type) else _made_exact(device, backends)
+
+
+@contextmanager
+def _made_exact(device: torch.device, backends: Sequence[Any]) -> Iterator[None]:
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -56,43 +63,32 @@ class Patcher:
         with exact(ids_BN.device):
             return self.model.nats(ids_BN)
 
-    def cache(self, reserve: int = 0) -> StackCache | NgramCache | None:
-        """What streaming remembers of one text; None where the rule needs no entropy."""
-        return self.model.cache(reserve) if self.model is not None and self.rule.needs_entropy else None
+    def cache(self, rows: int = 1, reserve: int = 0) -> StackCache | NgramCache | None:
+        """What streaming remembers of texts; None where the rule needs no entropy."""
+        return self.model.cache(rows, reserve) if self.model is not None and self.rule.needs_entropy else None
 
     @torch.no_grad()
-    def feed(self, ids_BN: Tensor, cache: StackCache | NgramCache | None) -> list[float | None]:
-        """Entropies in nats after each of the next ids (1, N) of one text; None where the rule needs none."""
-        if cache is None or self.model is None:
-            return [None] * ids_BN.shape[1]
-        with exact(ids_BN.device):
-            return self.model.nats(ids_BN, cache)[0].tolist()
+    def nats_feed(
+        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows | None = None, single: bool = False
+    ) -> Tensor | None:
+        """Entropies in nats (N,) fp32 after each of the next ids (N,) of one row; None where the rule needs none.
 
-    @torch.no_grad()
-    def step(self, ids_R: Tensor, cache: StackCache | NgramCache | None) -> list[float | None]:
-        """The same after the next id (R,) of each of several texts."""
-        if cache is None or self.model is None:
-            return [None] * len(ids_R)
-        with exact(ids_R.device):
-            return self.model.nats_step(ids_R, cache)
-
-    @torch.no_grad()
-    def nats_feed(self, ids_N: Tensor, cache: StackCache | NgramCache | None) -> Tensor | None:
-        """Entropies in nats (N,) fp32 after each of the next ids (N,) of one text; None where the rule needs none."""
+        `single`: no id is a BOS but the row's first of all.
+        """
         if cache is None or self.model is None:
             return None
         with exact(ids_N.device):
-            return self.model.nats(ids_N[None], cache)[0]
+            return self.model.nats(ids_N[None], cache, rows, single)[0]
 
     @torch.no_grad()
-    def nats_step(self, ids_R: Tensor, cache: StackCache | NgramCache | None) -> Tensor | None:
-        """The same (R,) after the next id (R,) of each of several texts."""
+    def nats_step(
+        self, ids_R: Tensor, cache: StackCache | NgramCache | None, rows: Rows | None = None, text: bool = False
+    ) -> Tensor | None:
+        """The same (R,) after the next id (R,) of each of several rows; `text`: none of them is a BOS."""
         if cache is None or self.model is None:
             return None
         with exact(ids_R.device):
-            if isinstance(self.model, EntropyModel):
-                return entropy(self.model.step(ids_R, cache))
-            return torch.tensor(self.model.nats_step(ids_R, cache), device=ids_R.device)
+            return self.model.nats_step(ids_R, cache, rows, text)
 
     @torch.no_grad()
     def entropies(self, documents: list[bytes], advance: Callable[[int], object] = lambda _: None) -> list[np.ndarray]:

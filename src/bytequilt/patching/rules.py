@@ -52,36 +52,40 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
     """Whether the next id (R,) of each row closes its patch, and the state (R, F) after it.
 
     `nats_R` (R,) fp32 are the entropies after these ids. The state that is given stays as it is, and nothing is read
-    from the device.
+    from the device. What the rule at hand does not need costs no operation.
     """
+    state_RF = state_RF.clone()
     place, length, before, last, missing, waited, spent, pending = state_RF.unbind(1)
-    kinds = classes(rule, ids_R.device)
-    kind = kinds[ids_R]
-    place = torch.where((ids_R == BOS) | (place < 0), 0, place + 1)
-    length = length + 1
-    nats_before = None if nats_R is None else before.to(torch.int32).view(torch.float32)
-    asked = wanted(rule, ids_R, place, kind, kinds[last], nats_R, nats_before)
-    may = ids_R != BOE
+    place.add_(1).masked_fill_(ids_R == BOS, 0)
+    kind = kind_before = nats_before = None
+    if rule.reads_bytes:
+        kinds = classes(rule, ids_R.device)
+        kind, kind_before = kinds[ids_R], kinds[last]
+        last.copy_(ids_R)
+    if rule.reads_rises and nats_R is not None:
+        nats_before = before.to(torch.int32).view(torch.float32)
+        before.copy_(nats_R.contiguous().view(torch.int32))
+    asked = wanted(rule, ids_R, place, kind, kind_before, nats_R, nats_before)
     if rule.whole:
-        missing = torch.where((kind & CONTINUES) > 0, (missing - 1).clamp(min=0), kind >> NEEDS)
-        waited = torch.where(missing == 0, 0, waited + 1)
-        may, asked = may & between_characters(waited), asked | (pending > 0)
-    due = asked
+        missing.copy_(torch.where((kind & CONTINUES) > 0, (missing - 1).clamp(min=0), kind >> NEEDS))
+        waited.add_(1).masked_fill_(missing == 0, 0)
+        asked |= pending > 0
+    closed = asked
     if rule.max_length is not None:
-        due = due | (length >= rule.max_length)
+        closed = closed | (length.add_(1) >= rule.max_length)
     if rule.kind == "budget":
         cost = parts(nats_R)
-        spent = spent + cost
-        due = due | (spent > threshold_parts(rule))
-    closed = may & due
-    if rule.kind == "budget":
-        spent = torch.where(closed, cost, spent)
+        closed = closed | (spent.add_(cost) > threshold_parts(rule))
+    if closed is not asked or rule.whole:
+        closed = closed & (ids_R != BOE)
     if rule.whole:
-        pending = (asked & ~closed).long()
-    if nats_R is not None:
-        before = nats_R.contiguous().view(torch.int32).long()
-    length = torch.where(closed, 0, length)
-    return closed, torch.stack([place, length, before, ids_R, missing, waited, spent, pending], 1)
+        closed = closed & between_characters(waited)
+        pending.copy_(asked & ~closed)
+    if rule.max_length is not None:
+        length.masked_fill_(closed, 0)
+    if rule.kind == "budget":
+        spent.copy_(torch.where(closed, cost, spent))
+    return closed, state_RF
 
 
 def feed(rule: RuleConfig, state_1F: Tensor, ids_N: Tensor, nats_N: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -141,8 +141,8 @@ class Trial:
 def _bpb(model: LM | Baseline, texts: list[bytes]) -> tuple[float, float | None]:
     """Bits per byte of the texts under the trained model, and their mean patch."""
     model.network.eval()
-    scores, mean_patch = model.score_documents(texts)
-    return Score.total(scores).bits_per_byte, mean_patch
+    score = Score.total(model.score_documents(texts))
+    return score.bits_per_byte, score.patch_bytes or None
 
 
 def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:

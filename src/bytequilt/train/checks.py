@@ -25,6 +25,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.train.init is not None:
         check_shape(recipe.train.init, BLT, recipe.model, "blt")
     if recipe.entropy_train is not None and recipe.entropy_train.init is not None:
+        if recipe.entropy is None:
+            raise UserError("`init` of [entropy_train] needs an [entropy] to train")
         check_shape(recipe.entropy_train.init, EntropyModel, recipe.entropy, "entropy")
     if recipe.entropy_init is not None:
         check_entropy(recipe.entropy_init)

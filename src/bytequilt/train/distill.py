@@ -102,9 +102,9 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
     else:
         student = EntropyModel(lean.window)
         fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
-    found = LM(lm.model, _calibrated(lm, student, sample[::EIGHTH]), lm.patch_bytes)
-    found.save(folder / "model")
-    report = {"kind": lean.kind} | compare(lm, found, test)
+    result = LM(lm.model, _calibrated(lm, student, sample[::EIGHTH]), lm.patch_bytes)
+    result.save(folder / "model")
+    report = {"kind": lean.kind} | compare(lm, result, test)
     write_json(folder / "report.json", report, indent=2)
     return report
 
@@ -113,22 +113,22 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     """How near a lean patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
     device = lm.model.decoder.head.weight.device
     ids = [torch.from_numpy(encode(document))[None].to(device) for document in documents]
-    closes = [torch.cat([one.patcher(i).closes_BN[0, 1:] for i in ids]) for one in (lm, lean)]  # BOS always closes
+    closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]  # BOS always closes
     both = int((closes[0] & closes[1]).sum())
     sides = {}
-    for side, one, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
-        scores, mean_patch = one.score_documents(documents)
+    for side, model, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
+        score = Score.total(model.score_documents(documents))
         sides[side] = {
-            "bpb": Score.total(scores).bits_per_byte,
-            "mean_patch_bytes": mean_patch,
-            "microseconds_per_byte": _step_time(one.patcher, ids[0][0]) * 1e6,
+            "bpb": score.bits_per_byte,
+            "mean_patch_bytes": score.patch_bytes,
+            "microseconds_per_byte": _step_time(model.patcher, ids[0][0]) * 1e6,
             "found": both / max(1, int(mine.sum())),
         }
-    found, right = (sides[side].pop("found") for side in ("full", "lean"))
+    result, right = (sides[side].pop("found") for side in ("full", "lean"))
     return {
         "test_bytes": sum(map(len, documents)),
         "same_decisions": float((closes[0] == closes[1]).float().mean()),
-        "boundaries_found": found,
+        "boundaries_found": result,
         "boundaries_right": right,
         **sides,
     }
@@ -164,12 +164,12 @@ def _mean_patch(rule: RuleConfig, patcher: Patcher, documents: list[bytes]) -> f
 
 def _cut(documents: list[bytes], limit: int) -> list[bytes]:
     """The first documents, of so many bytes in all."""
-    found: list[bytes] = []
+    result: list[bytes] = []
     for document in documents:
         if limit > 0:
-            found.append(document[:limit])
+            result.append(document[:limit])
             limit -= len(document)
-    return found
+    return result
 
 
 def _step_time(patcher: Patcher, ids_n: Tensor) -> float:
@@ -177,6 +177,6 @@ def _step_time(patcher: Patcher, ids_n: Tensor) -> float:
     cache, times = patcher.cache(), []
     for id in ids_n.repeat(1 + TIMED // len(ids_n))[:TIMED]:
         begun = time.perf_counter()
-        patcher.step(id[None], cache)
+        patcher.nats_step(id[None], cache)
         times.append(time.perf_counter() - begun)
     return sorted(times)[TIMED // 2]

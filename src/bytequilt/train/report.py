@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe
+from ..config import Recipe, ReportConfig
 from ..data.batches import held_out
 from ..data.sources import Document
 from ..files import write_json, write_text
 from ..infer.score import Score
-from ..lm import LM
+from ..lm import LM, load
 from ..model.flops import flops_per_byte
 from ..view.figures import training_curve
 from ..view.html import page
@@ -25,15 +25,17 @@ PARAGRAPH = 600  # bytes of held-out text that are shown in colour
 
 def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[str, Any]:
     """Measure a trained model on all held-out text, where it is; write report.json, curve.png and patches.html."""
-    held = held_out(folder / "corpus")
-    documents = [document.data for document in held]
-    report = measure(lm, held) | training(done)
+    records = held_out(folder / "corpus")
+    documents = [document.data for document in records]
+    report = measure(lm, records) | training(done)
     entropy = lm.patcher.model.config if lm.patcher.model else None
     if report["mean_patch_bytes"]:
         report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
     shown = recipe.report
     completion = lm.generate(shown.prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
     report["sample"] = shown.prompt + completion.text
+    if recipe.train.init is not None:
+        report["example"] = example(load(recipe.train.init), lm, records, shown)
     patched = lm.patch(paragraph(documents))
     report["paragraph"] = patched.json()
     training_curve(metrics.read(folder / "metrics.jsonl"), folder / "curve.png")
@@ -42,18 +44,28 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     return report
 
 
-def measure(lm: LM, held: list[Document]) -> dict[str, Any]:
+def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) -> dict[str, str]:
+    """A held-out prompt, or that of the recipe: what should follow, and what the model wrote before and writes now."""
+    asked = next((document for document in records if document.prompt), None)
+    prompt = asked.data[: asked.prompt] if asked else shown.prompt.encode("utf-8", "surrogateescape")
+    options = {"max_bytes": shown.max_bytes, "temperature": shown.temperature, "seed": shown.seed}
+    texts = {"prompt": prompt, "wanted": asked.data[asked.prompt :] if asked else b""}
+    texts |= {"before": former.generate(prompt, **options).data, "after": lm.generate(prompt, **options).data}
+    return {name: data.decode("utf-8", "replace") for name, data in texts.items()}
+
+
+def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
     """Bits per byte of documents under the BLT, its entropy model and compressors, and the sizes of their patches.
 
     The BLT's are those of what is learnt: prompts do not count. The others see whole documents.
     """
-    documents = [document.data for document in held]
+    documents = [document.data for document in records]
     together = b"".join(documents)
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
         line = bar.add_task("score", total=len(together))
-        total, report["mean_patch_bytes"] = held_out_score(lm, held, lambda done: bar.update(line, advance=done))
-    report["bpb"] = total.bits_per_byte
+        score, mean_patch = held_out_score(lm, records, lambda done: bar.update(line, advance=done))
+    report |= {"mean_patch_bytes": mean_patch, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:
         report["entropy_model_bpb"] = Score.total(entropy_scores(lm.patcher.model, documents)).bits_per_byte
     report |= compressed(together)

@@ -231,11 +231,11 @@ class Rows(torch.optim.Optimizer):
 
     def leaves_of(self, weight: Tensor) -> list[Tensor]:
         """Those of one table: one, or none where nothing was read."""
-        return [read.values_UD for read in self._merged(weight)]
+        return [view.values_UD for view in self._merged(weight)]
 
     def rows_of(self, weight: Tensor) -> list[Tensor | slice]:
         """The rows that its leaves are of."""
-        return [read.rows_U for read in self._merged(weight)]
+        return [view.rows_U for view in self._merged(weight)]
 
     @torch.no_grad()
     def put(self, weight: Tensor, parts: list[Part]) -> None:
@@ -251,8 +251,8 @@ class Rows(torch.optim.Optimizer):
         self.param_groups[0]["step"] += 1
         now = self._step
         for weight, moments in self.moments.items():
-            for read in self._merged(weight):
-                update_(own(weight.detach()), moments, read.rows_U, read.values_UD.detach(), read.grads_UD, now)
+            for view in self._merged(weight):
+                update_(own(weight.detach()), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
             moments.drift_S = drifted(moments.drift_S, now)
         self.reads.clear()
 
@@ -306,8 +306,8 @@ class Rows(torch.optim.Optimizer):
     @torch.no_grad()
     def _merged(self, weight: Tensor) -> list[Read]:
         """All that was read of a table and has a gradient, as one; none where nothing was."""
-        reads = [read for read in self.reads.get(weight, []) if read.values_UD.grad is not None]
+        reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
         if len(reads) > 1:
-            self.put(weight, [(read.rows_U, read.values_UD.grad) for read in reads])
+            self.put(weight, [(view.rows_U, view.values_UD.grad) for view in reads])
             reads = self.reads[weight]
         return reads

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import DataConfig, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
+from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.packed import packed
 from ..data.prepare import ingest, score
@@ -28,6 +28,7 @@ from .claim import claimed
 from .device import device_of, uses_bf16
 from .export import export
 from .loop import Progress, Task, fit
+from .origin import complete
 from .parallel import check_parallel, is_cut, is_sharded
 from .report import write_report
 from .sample import sample_documents
@@ -35,9 +36,10 @@ from .tasks import EntropyTask, LanguageTask, PackedTask
 from .world import ALONE, World, joined
 
 
-def train(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
     """Run what is missing of a recipe in its run directory, and return the report: None but to the first process."""
-    with joined(recipe.train.timeout, recipe.train.device) as world:
+    with joined(draft.train.timeout, draft.train.device) as world:
+        recipe = complete(draft)
         check_recipe(recipe)
         check_parallel(recipe.train, world)
         check_deal(recipe.train.accumulate, recipe.data.streams, world.size)
@@ -49,9 +51,10 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
             return read_json(folder / "report.json") if world.first else None
 
 
-def prepare(recipe: Recipe, folder: Path) -> Patcher:
+def prepare(draft: Draft, folder: Path) -> Patcher:
     """The stages of a recipe up to the shards, in its run directory; several processes may share them."""
-    with joined(recipe.train.timeout, "cpu") as world:
+    with joined(draft.train.timeout, draft.train.device) as world:
+        recipe = complete(draft)
         check_recipe(recipe)
         with claimed_by_all(recipe, folder, world):
             return stages_to_shards(recipe, folder, world)

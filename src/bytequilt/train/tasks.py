@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..data.sources import Document
-from ..infer.score import Feed, Score, score_documents
+from ..infer.score import NetworkScorer, Score, score_documents
 from ..model.entropy import EntropyModel
 from ..model.loss import target_nats
 from .world import World
@@ -35,7 +35,7 @@ class LanguageModel(Protocol):
 
     def score_documents(
         self, documents: Iterable[bytes], advance: Callable[[int], None] = ...
-    ) -> tuple[list[Score], float | None]: ...
+    ) -> list[Score]: ...
     def score(self, context: Any) -> list[Score]:
         """What the second text of each pair costs after the first, without an EOS."""
         ...
@@ -122,24 +122,14 @@ def held_out_score(
     """
     texts = [document if isinstance(document, bytes) else document.data for document in documents]
     prompts = [d.data[: d.prompt] for d in documents if isinstance(d, Document) and d.prompt]
-    scores, mean_patch = model.score_documents(texts, advance)
-    whole = Score.total(scores)
+    whole = Score.total(model.score_documents(texts, advance))
     asked = Score.total(model.score([(b"", prompt) for prompt in prompts]) if prompts else [])
-    return replace(whole, nats=whole.nats - asked.nats, bytes=whole.bytes - asked.bytes), mean_patch
+    learnt = replace(whole, nats=whole.nats - asked.nats, bytes=whole.bytes - asked.bytes)
+    return learnt, whole.patch_bytes or None
 
 
 def entropy_scores(
     network: EntropyModel, documents: list[bytes], advance: Callable[[int], None] = lambda _: None
 ) -> list[Score]:
     """Scores of documents under the entropy model, as a language model of its own."""
-
-    def fresh() -> Feed:
-        cache, device = network.cache(), network.embed.weight.device
-
-        @torch.no_grad()
-        def feed(ids_n: Tensor) -> Tensor:
-            return network(ids_n.to(device)[None], cache)[0]
-
-        return feed
-
-    return score_documents(fresh, documents, advance)
+    return score_documents(NetworkScorer(network), documents, advance)

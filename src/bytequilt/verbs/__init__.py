@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+from .asking import ask
 from .models import bench, convert, eval, info
+from .serving import serve
 from .studies import compare, languages
 from .text import generate, patch
 from .training import distill, prepare, train
 
-VERBS = (patch, generate, train, prepare, distill, eval, compare, languages, info, bench, convert)
+VERBS = (patch, generate, ask, train, prepare, distill, eval, compare, languages, info, bench, convert, serve)
 FUNCTIONS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in VERBS}

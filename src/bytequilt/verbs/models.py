@@ -32,6 +32,7 @@ def eval(
     model: Named,
     files: Files,
     field: str = "text",
+    context: Limit = None,
     noise: Flag = False,
     tasks: Tasks = (),
     items: int = 200,
@@ -40,11 +41,12 @@ def eval(
     json: Flag = False,
     device: str = "auto",
 ) -> None:
-    """Measure the bits per byte of files, each document in its full context, or answers to tasks.
+    """Measure the bits per byte of files, each document by itself, or answers to tasks.
 
     Examples:
       bytequilt eval tiny README.md
       bytequilt eval runs/demo held-out.jsonl.xz --noise --json
+      bytequilt eval tiny book.txt --context 4096
       bytequilt eval runs/demo --tasks count_char reverse compare --items 50
       bytequilt eval runs/demo --tasks hellaswag,arc_easy --limit 100
 
@@ -52,6 +54,8 @@ def eval(
         model: A shipped model, a model or run directory, or a hub id.
         files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
         field: The field of a record that holds its text.
+        context: Bytes that the model reads before a byte at most, or tokens: a long document takes time in proportion
+            to its length then, not to its square. 32,768 unless given.
         noise: Also score the files, and ask the tasks, under five kinds of noise.
         tasks: Ask the model tasks on letters and numbers: `characters` for all of them, or some by name. Other names
             are tasks of lm-evaluation-harness.
@@ -67,22 +71,24 @@ def eval(
         raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
+    if context is not None and context < 2:
+        raise UserError(f"context must be at least 2, not {context}")
     ours, theirs = _told_apart(tasks, include_path)
     lm = load_any_model(model, device)
-    results = _scores(lm, files, field, noise) | _answers(lm, ours, theirs, items, limit, noise)
+    results = _scores(lm, files, field, context, noise) | _answers(lm, ours, theirs, items, limit, noise)
     if json:
         return print_json(results)
     console().print(*tables.evaluations(results), sep="\n")
 
 
-def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, noise: bool) -> dict[str, Any]:
+def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, context: int | None, noise: bool) -> dict[str, Any]:
     """Bits per byte of files, as they are and under noise."""
     from ..evals.corpora import evaluate_files, texts
     from ..evals.noise import robustness
 
     if not files:
         return {}
-    results = evaluate_files(lm, files, field)
+    results = evaluate_files(lm, files, field, context)
     if noise:
         results["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
     return results

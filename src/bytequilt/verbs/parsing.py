@@ -54,7 +54,10 @@ def _complaint(verb: Callable[..., None], unknown: list[str]) -> str:
     """What is wrong with arguments that the verb does not know."""
     option = next((word for word in unknown if word.startswith("--")), None)
     if option is not None:
-        close = get_close_matches(option.partition("=")[0], _flags(verb), 1)
+        name = option.partition("=")[0]
+        if name in _flags(verb):  # it is there, and stands without a name
+            return f"no option {name}: it is given without a name, in its place"
+        close = get_close_matches(name, _flags(verb), 1)
         return f"no option {option[:60]}" + (f"; did you mean {close[0]}?" if close else "")
     return f"unexpected '{unknown[0][:60]}': a text of several words goes in quotes, as one argument"
 

@@ -127,16 +127,17 @@ def _tokenizer(name: str) -> "Tokenizer":
 
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
     """The patches of a text that begins with `head`, printed as they come."""
+    from ..view.cut import patched_parts
     from ..view.progress import progress
-    from ..view.stream import patched_parts, print_json_parts, print_parts
+    from ..view.stream import print_json_parts, print_parts
     from ..view.terminal import is_plain
 
     patcher, out = load_model(model, device).patcher, console()
-    rest = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
+    later = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
     with progress() as bar:
         # On a terminal the text itself shows how far it is.
         line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
-        parts = patched_parts(patcher, chain([head], rest))
+        parts = patched_parts(patcher, chain([head], later))
         counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
         if json:
             return print_json_parts(counted, sys.stdout.write)

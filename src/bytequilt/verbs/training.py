@@ -9,15 +9,23 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import ValidationError
 
-from ..config import Recipe, UserError, load_recipe, one_line, recipe_path
+from ..config import Draft, UserError, load_recipe, one_line, recipe_path
 from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+ModelName = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
 """Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
 
 
-def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fields = ()) -> None:
+def train(
+    recipe: RecipeName,
+    init: ModelName = None,
+    out: Folder = None,
+    plan: Flag = False,
+    json: Flag = False,
+    fields: Fields = (),
+) -> None:
     """Train the model of a recipe, from corpus to report; a run that was stopped goes on where it was.
 
     Any field of the recipe can be overridden, as in --train.steps 100; `bytequilt train RECIPE --help` lists them all.
@@ -25,21 +33,34 @@ def train(recipe: RecipeName, out: Folder = None, json: Flag = False, fields: Fi
     Examples:
       bytequilt train demo
       bytequilt train tiny --data.train english.jsonl.xz --data.val val.jsonl.xz --out runs/mine
-      bytequilt train demo --train.steps 100 --out runs/short
+      bytequilt train book --data.train my.txt --plan
+      bytequilt train finetune --init tiny --data.train pairs.jsonl --out runs/tuned
 
     Args:
         recipe: A shipped recipe, or the path of a TOML file.
+        init: A model to start from, as --train.init: a shipped model, a model or run directory, or a hub id.
         out: The run directory: runs/RECIPE unless given.
-        json: Print the report as one JSON document.
+        plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
+        json: Print the report, or the plan, as one JSON document.
     """
-    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
+    chosen, folder = _chosen(recipe, _with_init(init, fields)), out or _run_folder(recipe)
+    if plan:
+        from ..train.plan import plan as plan_run
+        from ..view.plan import plan as plan_screen
+
+        planned = plan_run(chosen)
+        print_json(planned) if json else console().print(plan_screen(planned))
+        return
     from ..train.run import train as train_recipe
     from ..view.report import report as screen
 
     with interruptible():
         report = train_recipe(chosen, folder)
-    if report is not None:
-        print_json(report) if json else console().print(screen(report))
+    if report is None:  # the first process reports for all
+        return
+    print_json(report) if json else console().print(screen(report))
+    print(f"in {folder}: model/, report.json, curve.png, patches.html", file=sys.stderr)
+    print(f'next: bytequilt generate "Once" --model {folder}', file=sys.stderr)
 
 
 def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
@@ -107,7 +128,11 @@ def distill(
     print_json(report) if json else console().print(patchers(report))
 
 
-def _chosen(name: str, fields: tuple[str, ...]) -> Recipe:
+def _with_init(init: str | None, fields: tuple[str, ...]) -> tuple[str, ...]:
+    return fields if init is None else (*fields, "--train.init", init)
+
+
+def _chosen(name: str, fields: tuple[str, ...]) -> Draft:
     from ..overrides import override
 
     return override(load_recipe(name), fields)

@@ -57,13 +57,13 @@ def glyphs(data: bytes) -> Iterator[Glyph]:
 
 def parts(data: bytes, starts: Sequence[int]) -> list[Part]:
     """What is drawn of each run of a text that is cut before the bytes `starts`, which ascend from 0."""
-    found = [Part(False, []) for _ in starts]
+    cut = [Part(False, []) for _ in starts]
     for glyph in glyphs(data):
         first = bisect_right(starts, glyph.start) - 1
-        found[first].glyphs.append(glyph)
+        cut[first].glyphs.append(glyph)
         for later in range(first + 1, bisect_right(starts, glyph.start + glyph.length - 1)):
-            found[later] = Part(True, [])
-    return found
+            cut[later] = Part(True, [])
+    return cut
 
 
 def harmless(text: str) -> str:

@@ -45,14 +45,14 @@ class Tokens:
 
     def runs(self, size: int) -> list[tuple[int, bool]]:
         """Where each token and each gap of a text of `size` bytes starts, and whether it is a token."""
-        found: list[tuple[int, bool]] = []
+        values: list[tuple[int, bool]] = []
         end = 0
         for start, length in (piece for piece in self.pieces if piece[1]):
             if start > end:
-                found.append((end, False))
-            found.append((start, True))
+                values.append((end, False))
+            values.append((start, True))
             end = start + length
-        return [*found, (end, False)] if end < size else found
+        return [*values, (end, False)] if end < size else values
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +118,7 @@ class PatchedText:
 
     def json(self) -> dict:
         """Everything but the entropies inside patches, as JSON types. `hex` is exact where `text` cannot be."""
-        found = {
+        values = {
             "text": self.data.decode("utf-8", "replace"),
             "mean_patch_bytes": self.mean_patch_bytes,
             "threshold_bits": self.threshold_bits,
@@ -126,8 +126,8 @@ class PatchedText:
         }
         if self.tokens is not None:
             pieces = [{"start": start, "length": length} for start, length in self.tokens.pieces]
-            found["tokens"] = {"name": self.tokens.name, "count": len(pieces), "pieces": pieces}
-        return found
+            values["tokens"] = {"name": self.tokens.name, "count": len(pieces), "pieces": pieces}
+        return values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PatchedText":

@@ -27,7 +27,8 @@ def report(report: Mapping) -> RenderableType:
 
     Keys that are missing, or None, are left out: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
     `patch_histogram` (patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`, `flops_per_byte`
-    (forward), `paragraph` (patched text, as its `json`), `sample` (text).
+    (forward), `paragraph` (patched text, as its `json`), `sample` (text), `example` (texts: `prompt`, `wanted`,
+    `before`, `after`).
     """
     values = {key: value for key, value in report.items() if value is not None}
     parts: list[RenderableType] = []
@@ -46,7 +47,19 @@ def report(report: Mapping) -> RenderableType:
         screens.append(_panel("held-out text", coloured(PatchedText.from_json(values["paragraph"]))))
     if values.get("sample"):
         screens.append(_panel("generated", Text(harmless(values["sample"]).strip("\n"))))
+    if values.get("example"):
+        screens.append(_panel("a held-out prompt, before and after", _example(values["example"])))
     return Group(*screens)
+
+
+def _example(example: Mapping[str, str]) -> Table:
+    """What should follow a prompt, and what the model wrote before and after training."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    for name, text in example.items():
+        if text:
+            table.add_row(name, Text(harmless(text).strip("\n")))
+    return table
 
 
 def _panel(title: str, body: RenderableType) -> Panel:

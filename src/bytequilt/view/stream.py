@@ -1,39 +1,16 @@
-"""Patches of a text of any length, part by part, in bounded memory."""
+"""Patches of a text of any length, printed part by part, in bounded memory."""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable
 from tempfile import TemporaryFile
 
-import numpy as np
-import torch
-
-from ..codec import BOS, TextStream, encode
-from ..patching import rules
-from ..patching.patcher import CHUNK, Patcher
+from ..codec import TextStream
+from .cut import PART
 from .legend import Scale, totals
-from .patched import Patch, PatchedText
+from .patched import PatchedText
 from .terminal import barred, body, legend
 
-PART = 65_536
-"""Bytes of a part, about."""
 Write = Callable[[str], object]
-
-
-def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[int, PatchedText]]:
-    """The patches of a text that comes in chunks: parts of whole patches, each with where it starts in the text.
-
-    Together they are what `LM.patch` gives of the whole text. A part ends with a character where it can.
-    """
-    cutter = _Cutter(patcher)
-    for chunk in chunks:
-        for at in range(0, len(chunk), CHUNK):
-            cutter.feed(chunk[at : at + CHUNK])
-            if len(cutter.data) >= PART and (end := cutter.border()):
-                yield cutter.take(end)
-    if cutter.data:
-        yield cutter.take(len(cutter.data))
 
 
 def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, plain: bool, render: Callable) -> None:
@@ -73,67 +50,3 @@ def print_json_parts(parts: Iterable[tuple[int, PatchedText]], write: Write) -> 
         while data := text.read(PART):
             write(json.dumps(decoded.feed(data), ensure_ascii=False)[1:-1])
         write(json.dumps(decoded.close(), ensure_ascii=False)[1:-1] + '"}\n')
-
-
-class _Cutter:
-    """The text that is not yet given away, and what is known of it."""
-
-    def __init__(self, patcher: Patcher) -> None:
-        self.patcher, self.cache = patcher, patcher.cache()
-        self.rules = patcher.rule, rules.natural(patcher.rule)
-        weights = chain(patcher.model.parameters(), patcher.model.buffers()) if patcher.model is not None else ()
-        self.device = next((weight.device for weight in weights), torch.device("cpu"))
-        self.states = [rules.start(rule, 1, self.device) for rule in self.rules]
-        self.place, self.data = 0, bytearray()
-        self.decided = 0
-        """Bytes of the data, and one more, of which it is decided whether they start a patch."""
-        self.bits: list[float] = []
-        """Entropy of each of them, where the rule needs entropies."""
-        self.starts: list[int] = []
-        self.opened: list[float | None] = []
-        """The entropy that opened each patch, in bits, where one did."""
-        self._decide(np.array([BOS]))
-        self.opened = [None]
-
-    def feed(self, data: bytes) -> None:
-        self.data += data
-        self._decide(encode(data, bos=False))
-
-    def border(self) -> int:
-        """Where one of the last patches starts, with ASCII if one does, else with a character; else 0."""
-        starts = [start for start in self.starts[len(self.starts) // 2 :] if 0 < start < len(self.data)]
-        ascii = [start for start in starts if self.data[start] < 0x80]
-        whole = [start for start in starts if not 0x80 <= self.data[start] < 0xC0]
-        return max(ascii or whole or starts, default=0)
-
-    def take(self, end: int) -> tuple[int, PatchedText]:
-        """Give away the text up to this byte, at which a patch starts or the text ends."""
-        data, count = bytes(self.data[:end]), sum(start < end for start in self.starts)
-        ends = [*self.starts[1:count], end]
-        runs = zip(self.starts[:count], ends, self.opened[:count], strict=True)
-        patches = tuple(Patch(start, stop - start, data[start:stop], bits) for start, stop, bits in runs)
-        bits = None if self.cache is None else tuple(self.bits[:end])
-        limit = None if self.cache is None else self.patcher.rule.threshold_bits
-        place = self.place
-        self.place, self.data, self.decided, self.bits = (
-            place + end,
-            self.data[end:],
-            self.decided - end,
-            self.bits[end:],
-        )
-        self.starts, self.opened = [start - end for start in self.starts[count:]], self.opened[count:]
-        return place, PatchedText(data, patches, limit, bits)
-
-    def _decide(self, ids: np.ndarray) -> None:
-        ids_N = torch.from_numpy(ids).to(self.device)
-        nats_N = self.patcher.nats_feed(ids_N, self.cache)
-        both = [rules.feed(rule, state, ids_N, nats_N) for rule, state in zip(self.rules, self.states, strict=True)]
-        self.states = [states_NF[-1:] for _, states_NF in both]
-        closes, natural = (closes_N.tolist() for closes_N, _ in both)
-        bits = None if nats_N is None else (nats_N / math.log(2)).tolist()
-        self.bits += bits or []
-        for at, closed in enumerate(closes):
-            if closed:
-                self.starts.append(self.decided + at)
-                self.opened.append(bits[at] if bits is not None and natural[at] else None)
-        self.decided += len(ids)

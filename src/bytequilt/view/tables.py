@@ -45,6 +45,8 @@ def evaluation(results: Mapping[str, Any]) -> RenderableType:
         table.add_section()
         table.add_row("all", f"{results['bytes']:,}", f"{results['bpb']:.4f}", style="bold")
     notes = [f"{patch:.2f} bytes per patch"] if (patch := results["mean_patch_bytes"]) else []
+    if results.get("context"):
+        notes.append(f"context of at most {results['context']:,}")
     if any(file["bpb"] > RAW for file in results["files"]):
         notes.append(f"above {RAW} bits a byte is cheaper as it stands: the model has not learnt such text")
     return Group(table, Text(f" {' · '.join(notes)}", "dim")) if notes else table

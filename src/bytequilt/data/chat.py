@@ -1,0 +1,28 @@
+"""Chats as plain text: one template, for fine-tuning and for prompts."""
+
+from typing import Any
+
+SPEAKER = "Assistant"
+
+
+def chat(messages: Any) -> tuple[str, str]:
+    """Messages, each {"role", "content"}, as a prompt and the answer to learn: that of the last message.
+
+    A message is its role with a capital, a colon, a space and its content; an empty line is between two:
+    `User: Hello\\n\\nAssistant: Hi`. The prompt ends before the content of the answer. Raises ValueError for what is no
+    chat that ends with the assistant.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError("a chat must be a list of messages, each with `role` and `content`")
+    turns = [_turn(message) for message in messages]
+    speaker, answer = turns.pop()
+    if speaker != SPEAKER:
+        raise ValueError(f"the last message of a chat must be the assistant's, not of role '{speaker.lower()}'")
+    return "\n\n".join([*(f"{role}: {content}" for role, content in turns), f"{SPEAKER}: "]), answer
+
+
+def _turn(message: Any) -> tuple[str, str]:
+    role, content = (message.get(name) if isinstance(message, dict) else None for name in ("role", "content"))
+    if not isinstance(role, str) or not role or not isinstance(content, str):
+        raise ValueError("a message of a chat must have `role` and `content`, both strings")
+    return role.capitalize(), content

@@ -1,0 +1,60 @@
+"""Questions on letters and numbers, put to a model: it writes the working-out and the answer, and no code here does."""
+
+from dataclasses import dataclass
+
+from ..config import UserError
+from .answers import Generator
+from .questions import held_out_questions
+from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question, understand
+from .working import MARK, answer, prompt
+
+ROOM = 200  # bytes that an answer has at most, its working-out included; the longest in training has 82
+ABLE = (
+    'how many "r" are in "w", does "w" contain "r", spell "w", reverse "w", which is larger, 3 or 5, '
+    f"does 3 come before 5, what is 3 + 5, or 5 - 3; words to {MOST_LETTERS} letters, numbers to "
+    f"{min(MOST_DIGITS.values())} digits, in English or Russian"
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote below a question."""
+
+    question: Question
+    text: str
+
+    @property
+    def answer(self) -> str | None:
+        """What follows the mark, None where there is none."""
+        _, mark, answer = self.text.rpartition(MARK)
+        return answer.strip() if mark and answer.strip() else None
+
+
+def read_question(text: str) -> Question:
+    """The question that a text asks. Raises UserError where it is none of those that can be answered."""
+    question = understand(text)
+    if question is None:
+        raise UserError(f"no such question is known; ask {ABLE}")
+    letters = set("".join(language.alphabet for language in LANGUAGES))
+    if not question.fits or (question.is_of_words and not letters.issuperset("".join(question.fields))):
+        raise UserError(f"that is beyond what was learnt; ask {ABLE}")
+    return question
+
+
+def ask(model: Generator, questions: list[Question]) -> list[Reply]:
+    """What a model writes, greedily, below each question in the wording that it has learnt."""
+    prompts = [prompt(question) for question in questions]
+    completions = model.generate(prompts, max_bytes=ROOM, temperature=0.0, stop=["\n"])
+    return [Reply(question, reply.text) for question, reply in zip(questions, completions, strict=True)]
+
+
+def examine(model: Generator, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
+    """How many of so many held-out questions are answered right, by task and language."""
+    return {
+        task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
+    }
+
+
+def _right(model: Generator, task: Name, language: Language, items: int, seed: int) -> int:
+    replies = ask(model, held_out_questions(task, language, items, seed))
+    return sum(reply.answer == answer(reply.question) for reply in replies)

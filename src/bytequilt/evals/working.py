@@ -1,0 +1,124 @@
+"""What a model learns to write below a question: its working-out, a mark and the answer.
+
+The working-out is a chain of small steps, in which each needs little more than the one before it:
+
+- a letter is counted or looked for by spelling the word with the count so far: `s0 t0 r1 a1 w1 b1 e1 r2 r3 y3 = 3`;
+- a word is reversed behind its letters in order: `s u n = nus`; to spell needs no working-out: `= s u n`;
+- numbers are compared digit by digit, and the sign between two digits says how the numbers compare up to there:
+  `3=3 8=8 0<1 = 381`;
+- sums go column by column from the ones, each with its two digits, what is carried, and the digit that is written:
+  `0+5=05 8+7=15 4+9=14 = 1455`; a difference compares first and then takes the smaller from the larger number in the
+  same way, borrowing instead of carrying: `3=3 8=8 0<1 1-0=01 8-8=00 3-3=00 = -1`.
+"""
+
+from collections.abc import Callable
+
+from .wordings import Name, Question
+
+MARK = "= "
+"""What stands before an answer, and after the working-out."""
+
+
+def worked(question: Question) -> str:
+    """The working-out, the mark and the answer: what a model learns to write below the question."""
+    return _WORKED[question.task](question)
+
+
+def answer(question: Question) -> str:
+    """What is right."""
+    return worked(question).rpartition(MARK)[2]
+
+
+def prompt(question: Question) -> str:
+    """What a model is given."""
+    return f"{question.text}\n"
+
+
+def _count(question: Question) -> str:
+    word, letter = question.fields
+    return f"{_counted(word, letter)} {MARK}{word.count(letter)}"
+
+
+def _contains(question: Question) -> str:
+    word, letter = question.fields
+    return f"{_counted(word, letter)} {MARK}{_yes_no(question, letter in word)}"
+
+
+def _counted(word: str, letter: str) -> str:
+    return " ".join(f"{own}{word[: place + 1].count(letter)}" for place, own in enumerate(word))
+
+
+def _spell(question: Question) -> str:
+    return MARK + " ".join(question.fields[0])
+
+
+def _reverse(question: Question) -> str:
+    word = question.fields[0]
+    return f"{' '.join(word)} {MARK}{word[::-1]}"
+
+
+def _larger(question: Question) -> str:
+    a, b = question.fields
+    return f"{_compared(a, b)} {MARK}{max(a, b, key=int)}"
+
+
+def _order(question: Question) -> str:
+    a, b = question.fields
+    return f"{_compared(a, b)} {MARK}{_yes_no(question, int(a) < int(b))}"
+
+
+def _compared(a: str, b: str) -> str:
+    pairs = _columns(a, b)
+    signs = [_sign(x, y) for x, y in zip(_prefixes(a, len(pairs)), _prefixes(b, len(pairs)), strict=True)]
+    return " ".join(f"{x}{sign}{y}" for (x, y), sign in zip(pairs, signs, strict=True))
+
+
+def _columns(a: str, b: str) -> list[tuple[str, str]]:
+    """The digits of two numbers, side by side, the shorter one with zeros in front."""
+    width = max(len(a), len(b))
+    return list(zip(a.zfill(width), b.zfill(width), strict=True))
+
+
+def _prefixes(number: str, width: int) -> list[int]:
+    return [int(number.zfill(width)[: place + 1]) for place in range(width)]
+
+
+def _sign(x: int, y: int) -> str:
+    return "=" if x == y else "<" if x < y else ">"
+
+
+def _add(question: Question) -> str:
+    a, b = question.fields
+    steps, carried = [], 0
+    for x, y in reversed(_columns(a, b)):
+        total = int(x) + int(y) + carried
+        steps.append(f"{x}+{y}={total:02}")
+        carried = total // 10
+    return f"{' '.join(steps)} {MARK}{int(a) + int(b)}"
+
+
+def _subtract(question: Question) -> str:
+    a, b = question.fields
+    more, less = (a, b) if int(a) >= int(b) else (b, a)
+    steps, borrowed = [], 0
+    for x, y in reversed(_columns(more, less)):
+        left = int(x) - int(y) - borrowed
+        borrowed = int(left < 0)
+        steps.append(f"{x}-{y}={borrowed}{left % 10}")
+    return f"{_compared(a, b)} {' '.join(steps)} {MARK}{int(a) - int(b)}"
+
+
+def _yes_no(question: Question, yes: bool) -> str:
+    return question.language.yes if yes else question.language.no
+
+
+_WORKED: dict[Name, Callable[[Question], str]] = {
+    "count": _count,
+    "contains": _contains,
+    "spell": _spell,
+    "reverse": _reverse,
+    "larger": _larger,
+    "order": _order,
+    "add": _add,
+    "subtract": _subtract,
+}

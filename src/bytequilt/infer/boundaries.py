@@ -1,0 +1,76 @@
+"""Where the patches of the rows of a session end: entropies, the rule, and what both remember of each row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model.rows import Rows, restored
+from ..patching import rules
+from ..patching.patcher import Patcher
+
+
+class Boundaries:
+    """Decides on the device; nothing is read from it."""
+
+    def __init__(self, patcher: Patcher, rows: int, reserve: int, device: torch.device) -> None:
+        self.patcher, self.device = patcher, device
+        self.cache = patcher.cache(rows, reserve)
+        """What the entropy model remembers, where the rule needs one."""
+        self.state_RF = rules.start(patcher.rule, rows, device)
+        """What the rule remembers."""
+        self.kept = reserve + 1 if reserve else 0
+        self.states_RKF = self.state_RF[:, None].repeat(1, self.kept, 1)
+        """The same after each id that a crop may go back to: after id i in column i mod K."""
+
+    def step(self, ids_n: Tensor, rows: Rows, places: Sequence[int], text: bool) -> Tensor:
+        """Which of the next ids (n,) of some rows, which have read so many, close their patch: (n,) bool.
+
+        `text`: the caller knows that none of them is a BOS.
+        """
+        nats_n = self.patcher.nats_step(ids_n, self.cache, rows, text)
+        closes_n, state_nF = rules.step(self.patcher.rule, rows.take(self.state_RF), ids_n, nats_n)
+        rows.put(self.state_RF, state_nF)
+        if self.kept:
+            columns = torch.tensor([place % self.kept for place in places], device=self.device)
+            self.states_RKF[rows.index, columns] = state_nF
+        return closes_n
+
+    def feed(self, ids_N: Tensor, row: int, rows: Rows, place: int, single: bool) -> Tensor:
+        """Which of the next ids (N,) of one row, which has read so many, close their patch: (N,) bool.
+
+        `single`: no id is a BOS but the row's first of all.
+        """
+        nats_N = self.patcher.nats_feed(ids_N, self.cache, rows, single)
+        closes_N, states_NF = rules.feed(self.patcher.rule, self.state_RF[row : row + 1], ids_N, nats_N)
+        self.state_RF[row] = states_NF[-1]
+        if self.kept:
+            columns = torch.arange(place, place + len(ids_N), device=self.device)[-self.kept :] % self.kept
+            self.states_RKF[row, columns] = states_NF[-self.kept :]
+        return closes_N
+
+    def crop(self, row: int, count: int, place: int) -> None:
+        """Take back the newest ids of a row, which leaves so many."""
+        if self.cache is not None:
+            self.cache.crop(row, count)
+        start_F = rules.start(self.patcher.rule, 1, self.device)[0]
+        self.state_RF[row] = self.states_RKF[row, (place - 1) % self.kept] if place else start_F
+
+    def clear(self, row: int) -> None:
+        """Begin an empty text in a row."""
+        if self.cache is not None:
+            self.cache.clear(row)
+        self.state_RF[row] = rules.start(self.patcher.rule, 1, self.device)[0]
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+        cache = {} if self.cache is None else {"cache": self.cache.state()}
+        return {"rule": self.state_RF, "earlier": self.states_RKF, **cache}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state. Raises ValueError or KeyError where it is of another shape."""
+        if self.cache is not None:
+            self.cache.load(state["cache"])
+        self.state_RF = restored(state, "rule", self.state_RF)
+        self.states_RKF = restored(state, "earlier", self.states_RKF)

@@ -1,0 +1,71 @@
+"""A tokenizer file for Transformers whose tokens are bytes, with the ids of this package."""
+
+from typing import Any
+
+from ..codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
+
+SPECIAL = {BOE: "<boe>", BOS: "<bos>", EOS: "<eos>", BPE_DELIMITER: "<bpe>"}
+PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+"""Bytes that a byte-level tokenizer writes as the character of the same number; the others follow from 256 on."""
+
+
+def tokenizer_files() -> dict[str, dict[str, Any]]:
+    """Files of a directory that `AutoTokenizer` reads: a byte-level BPE without merges. BOS comes first.
+
+    What looks like a special token in a text is text, and encoded as its bytes.
+    """
+    return {
+        "tokenizer.json": _tokenizer(),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": SPECIAL[BOS],
+            "eos_token": SPECIAL[EOS],
+            "pad_token": SPECIAL[BOE],
+            "padding_side": "left",
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
+        "special_tokens_map.json": {"bos_token": SPECIAL[BOS], "eos_token": SPECIAL[EOS], "pad_token": SPECIAL[BOE]},
+    }
+
+
+def _tokenizer() -> dict[str, Any]:
+    units = {unit: byte + OFFSET for byte, unit in enumerate(byte_units())}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    first = {"SpecialToken": {"id": SPECIAL[BOS], "type_id": 0}}
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": index, "content": name} | plain for index, name in SPECIAL.items()],
+        "normalizer": None,
+        "pre_tokenizer": level,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [first, text],
+            "pair": [first, text, other],
+            "special_tokens": {SPECIAL[BOS]: {"id": SPECIAL[BOS], "ids": [BOS], "tokens": [SPECIAL[BOS]]}},
+        },
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: index for index, name in SPECIAL.items()} | units,
+            "merges": [],
+        },
+    }
+
+
+def byte_units() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary: printable, and no space."""
+    beyond = iter(range(0x100, 0x200))
+    return [chr(byte if byte in PRINTABLE else next(beyond)) for byte in range(256)]

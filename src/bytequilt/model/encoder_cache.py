@@ -1,0 +1,135 @@
+"""What the local encoder keeps of texts: its stack, the ids that n-grams reach back to, and the open patch's states."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import StackConfig
+from .cache import StackCache
+from .rows import Column, Positions, Rows, restored, rows_of
+
+STATES = 16  # bytes of a patch that there is room for at first; it doubles when a patch is longer
+
+
+class RecentIds:
+    """The ids that the next n-grams reach back to, newest last; zeros before a text begins."""
+
+    def __init__(self, reach: int, rows: int, reserve: int, device: torch.device | str) -> None:
+        self.reach = reach
+        self.ids_RK = torch.zeros(rows, reach + reserve, dtype=torch.int64, device=device)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Rows:
+        """These rows, or all."""
+        return rows_of(tuple(range(len(self.ids_RK)) if numbers is None else numbers), self.ids_RK.device)
+
+    def extend(self, rows: Rows, ids_BN: Tensor) -> Tensor:
+        """The new ids behind the `reach` ids before them: (B, reach + N)."""
+        seen = torch.cat([rows.take(self.ids_RK), ids_BN], 1)
+        rows.put(self.ids_RK, seen[:, ids_BN.shape[1] :])
+        return seen[:, seen.shape[1] - self.reach - ids_BN.shape[1] :]
+
+    def crop(self, row: int, count: int) -> None:
+        """Take back the newest ids of a row."""
+        self.ids_RK[row] = self.ids_RK[row].roll(count)
+
+    def clear(self, row: int) -> None:
+        self.ids_RK[row] = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"ids": self.ids_RK}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.ids_RK = restored(state, "ids", self.ids_RK)
+
+
+class ByteStates:
+    """The byte states of the open patch of each row, which wait for its end: a ring for each layer that patches read.
+
+    The state of position p lies in column p mod L. The positions of a row are those of the encoder's stack.
+    """
+
+    def __init__(self, readings: int, rows: int, dim: int, device: torch.device | str, dtype: torch.dtype) -> None:
+        self.data_SRLd = torch.zeros(readings, rows, STATES, dim, device=device, dtype=dtype)
+
+    def make_room(self, count: int, lengths: list[int]) -> None:
+        """Have room for so many states of each row, whose texts have so many positions."""
+        old = self.data_SRLd.shape[2]
+        if count <= old:
+            return
+        readings, rows, _, dim = self.data_SRLd.shape
+        new = max(count, 2 * old)
+        data = self.data_SRLd.new_zeros(readings, rows, new, dim)
+        for row, length in enumerate(lengths):
+            positions = torch.arange(max(0, length - old), length, device=data.device)
+            data[:, row, positions % new] = self.data_SRLd[:, row, positions % old]
+        self.data_SRLd = data
+
+    def push(self, positions: Positions, states: Sequence[Tensor]) -> None:
+        """Keep the states (R, d) of one position of each of some rows."""
+        column = Column(self.data_SRLd, positions)
+        for layer, x_Rd in enumerate(states):
+            column.put(layer, x_Rd[:, None])
+
+    def extend(self, row: int, states: Sequence[Tensor], length: int) -> None:
+        """Keep the newest of the states (1, N, d) of a row, which has `length` positions with them."""
+        room = self.data_SRLd.shape[2]
+        count = min(room, states[0].shape[1])
+        columns = torch.arange(length - count, length, device=self.data_SRLd.device) % room
+        for data_RLd, x_1Nd in zip(self.data_SRLd, states, strict=True):
+            data_RLd[row, columns] = x_1Nd[0, -count:]
+
+    def newest(self, rows: Rows, position_R: Tensor, count: int) -> list[Tensor]:
+        """The newest `count` states (R, count, d) of rows of so many positions, oldest first."""
+        back = torch.arange(-count, 0, device=position_R.device)
+        columns_RL = (position_R[:, None] + back) % self.data_SRLd.shape[2]
+        return [data_RLd[rows.index[:, None], columns_RL] for data_RLd in self.data_SRLd]
+
+    def clear(self, row: int) -> None:
+        self.data_SRLd[:, row].zero_()
+
+    def state(self) -> dict[str, Any]:
+        return {"states": self.data_SRLd}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.data_SRLd = restored(state, "states", self.data_SRLd, 2)
+
+
+class EncoderCache:
+    """The three of them as one; the stack counts the positions."""
+
+    def __init__(
+        self,
+        config: StackConfig,
+        readings: int,
+        reach: int,
+        rows: int = 1,
+        reserve: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`readings`: layers whose states patches read; `reach`: ids before the newest in the longest n-gram."""
+        self.stack = StackCache(config, rows, reserve, device, dtype)
+        self.ids = RecentIds(reach, rows, reserve, device)
+        self.states = ByteStates(readings, rows, config.dim, device, dtype)
+
+    def crop(self, row: int, count: int) -> None:
+        """Take back the newest positions of a row, at most as many as are reserved."""
+        self.stack.crop(row, count)
+        self.ids.crop(row, count)
+
+    def clear(self, row: int) -> None:
+        """Begin an empty text in a row."""
+        for part in (self.stack, self.ids, self.states):
+            part.clear(row)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+        return {"stack": self.stack.state(), "ids": self.ids.state(), "states": self.states.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state. Raises ValueError or KeyError where it is of another shape."""
+        self.stack.load(state["stack"])
+        self.ids.load(state["ids"])
+        self.states.load(state["states"])

@@ -1,0 +1,160 @@
+"""From a plan to its answer: at once, or as server-sent events. A client that goes ends its texts."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+
+from ..infer.sampling import Sampling
+from ..infer.writer import Stats, Step
+from .choice import Choice, Piece, entries_of, finish_reason_of
+from .engine import Engine
+from .errors import ApiError, Unavailable
+from .forms import Envelope, Form, usage_of
+from .scoring import Scored
+from .stream import Stream, steps_of
+
+T = TypeVar("T")
+
+
+@dataclass
+class Plan:
+    """What is to be generated, and how the answer is written."""
+
+    engine: Engine
+    form: Form
+    prompts: list[bytes]
+    texts: list[tuple[bytes, Sampling]]
+    """The choices of all prompts, one prompt after another."""
+    stream: bool
+    include_usage: bool
+    echo: bool = False
+    scores: list[Scored] = field(default_factory=list)
+    """Of the prompts, where they are echoed with log-probabilities."""
+
+
+async def answer(request: Request, plan: Plan) -> Response:
+    """Raises an ApiError where the texts are not admitted, or one fails before anything is sent."""
+    streams = plan.engine.submit(plan.texts)
+    if plan.stream:
+        return Events(_events(plan, streams), plan.engine.limits.seconds)
+    try:
+        return JSONResponse(await while_connected(request, _whole(plan, streams)))
+    finally:
+        _cancel(plan, streams)
+
+
+class Events(EventSourceResponse):
+    """Server-sent events to a client that has so many seconds to read them all, and a little for the rest."""
+
+    def __init__(self, events: AsyncIterator[bytes], seconds: float) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.seconds = seconds + 5
+
+    async def __call__(self, *asgi: Any) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds):
+                await super().__call__(*asgi)
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of some work, which is cancelled when the client goes."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Unavailable("the client has gone")  # nobody reads this
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has gone; its body has been read by now."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Choices:
+    """The choices of a plan, as they grow."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.choices = [Choice() for _ in plan.texts]
+        self.stats: list[Stats] = []
+        self.written = [0] * len(plan.texts)
+
+    def echo(self, index: int) -> Piece:
+        """The prompt, as the beginning of a choice."""
+        score = self._score(index)
+        return self.choices[index].add(self.plan.texts[index][0], score.entries if score is not None else ())
+
+    def add(self, index: int, steps: list[Step]) -> Piece:
+        """What some steps bring to a choice."""
+        data, last = b"".join(step.data for step in steps), steps[-1]
+        entries, score = entries_of(steps), self._score(index)
+        self.written[index] += len(data)
+        if last.stats is not None:
+            self.stats.append(last.stats)
+        if score is not None and last.finish_reason == "eos" and not self.written[index]:
+            entries.append(score.end)  # clients that score texts drop the last entry, and ask for one byte to have it
+        return self.choices[index].add(data, entries, finish_reason_of(last))
+
+    def _score(self, index: int) -> Scored | None:
+        scores = self.plan.scores
+        return scores[index * len(scores) // len(self.choices)] if scores else None
+
+
+async def _whole(plan: Plan, streams: list[Stream]) -> dict[str, Any]:
+    choices = _Choices(plan)
+    parts = [[choices.echo(index)] if plan.echo else [] for index in range(len(streams))]
+    async for index, steps in steps_of(streams):
+        if steps:
+            parts[index].append(choices.add(index, steps))
+    pieces = [sum(of_choice, Piece()) for of_choice in parts]
+    return Envelope(plan.form, plan.engine.name).whole(pieces, usage_of(plan.prompts, choices.stats))
+
+
+async def _events(plan: Plan, streams: list[Stream]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in _chunks(plan, streams):
+            yield KEEPALIVE_COMMENT if chunk is None else format_sse_event(data_str=dumps(chunk))
+        yield format_sse_event(data_str="[DONE]")
+    except ApiError as error:
+        yield format_sse_event(data_str=dumps(error.body()))
+    finally:
+        _cancel(plan, streams)
+
+
+async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[dict[str, Any] | None]:
+    """The chunks of a stream; None where there has been nothing to say for long."""
+    choices, envelope, form = _Choices(plan), Envelope(plan.form, plan.engine.name), plan.form
+    if (opening := form.opening()) is not None:
+        yield envelope.chunk([opening(index) for index in range(len(streams))])
+    if plan.echo:
+        for index in range(len(streams)):
+            yield envelope.chunk([form.chunk(index, choices.echo(index))])
+    async for index, steps in steps_of(streams):
+        if not steps:
+            yield None
+        elif (piece := choices.add(index, steps)).data or piece.finish_reason is not None:
+            yield envelope.chunk([form.chunk(index, piece)])
+    if plan.include_usage:
+        yield envelope.chunk([], usage_of(plan.prompts, choices.stats))
+
+
+def _cancel(plan: Plan, streams: list[Stream]) -> None:
+    for stream in streams:
+        plan.engine.cancel(stream)
+
+
+def dumps(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

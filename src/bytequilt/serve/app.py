@@ -1,0 +1,85 @@
+"""The application: routes, the page, and the form of every error."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from .. import __version__
+from ..config.base import LONGEST_LINE
+from .errors import ApiError, BadRequest, Invalid
+from .guard import Guard
+from .models import Models
+from .routes import health, router
+
+PAGE = Path(__file__).parent / "page"
+KINDS = {404: ("not_found", "there is nothing here"), 413: ("request_too_large", "the request is too long")}
+
+
+def application(
+    models: Models,
+    keys: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
+    hosts: tuple[str, ...] = (),
+) -> FastAPI:
+    """The whole server but its sockets.
+
+    `origins` are web pages that may call it from a browser; `hosts` are the names it answers to, any if
+    none is given.
+    """
+    app = FastAPI(
+        title="bytequilt",
+        version=__version__,
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=models.limits.body_bytes)
+    app.add_middleware(Guard, keys=keys, limits=models.limits)
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    _handle_errors(app)
+    app.include_router(router(models, bool(keys)))
+    app.include_router(health(models))
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's form, and says nothing of the inside."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await api_error(request, _invalid(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code, message = KINDS.get(error.status_code, (None, str(error.detail)))
+        body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+        return JSONResponse({"error": body}, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(ApiError("the server failed; its log says why").body(), 500)
+
+
+def _invalid(error: dict[str, Any]) -> ApiError:
+    """The first thing that is wrong with a request."""
+    if error["type"] == "json_invalid":
+        return BadRequest("the request is no valid JSON")
+    place = [part for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
+    param = ".".join(map(str, place)) or None
+    message = f"{param or 'the request'}: {error['msg'].removeprefix('Value error, ')}"
+    return Invalid(message[:LONGEST_LINE], param=param)

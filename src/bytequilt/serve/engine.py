@@ -1,0 +1,259 @@
+"""The engine: one thread that owns a Batcher. Texts come in by one queue, and their steps go out by another."""
+
+import asyncio
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..infer.sampling import Sampling
+from ..infer.writer import Step
+from .errors import ApiError, Expired, Overloaded, TextFailed, TooSlow, Unavailable
+from .limits import Limits
+from .metrics import Meters
+from .stream import Items, Stream
+
+if TYPE_CHECKING:
+    from ..lm import LM
+
+FLUSH = 0.05  # seconds between two hand-overs to the event loop: waking it, and a chunk, cost as much as some steps
+log = logging.getLogger("bytequilt.serve")
+
+Work = Generator[None, None, Any]
+"""A computation beside the texts, which yields after each piece of bounded length and returns its result."""
+
+
+class Job:
+    """A computation that is not a text, and the future of its result."""
+
+    def __init__(self, work: Work, seconds: float) -> None:
+        self.work = work
+        self.deadline = time.monotonic() + seconds
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def put(self, items: list[Any]) -> None:
+        """The result or the error; one that nobody waits for any more is dropped."""
+        if self.result.done():
+            return
+        if isinstance(items[0], ApiError):
+            self.result.set_exception(items[0])
+        else:
+            self.result.set_result(items[0])
+
+
+class Engine:
+    """Generates texts with one model.
+
+    What begins with an underscore runs in the engine's thread, except where it says otherwise; the rest is called in
+    the event loop. `open` holds every text and job that has no end yet, and belongs to the event loop.
+    """
+
+    def __init__(self, name: str, lm: "LM", limits: Limits, meters: Meters) -> None:
+        self.name, self.lm, self.limits, self.meters = name, lm, limits, meters
+        self.open: set[Stream | Job] = set()
+        self.fault: str | None = None
+        """Why the engine takes no more work, for good."""
+        self.draining = False
+        self.seconds_per_text = 1.0
+        """A running mean, from which `Retry-After` is estimated."""
+        self._batcher = lm.batcher(limits.rows)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: deque[Stream] = deque()
+        self._running: dict[int, Stream] = {}
+        self._jobs: deque[Job] = deque()
+        self._outbox: dict[Stream | Job, list[Any]] = {}
+        self._stopping, self._idle, self._urgent = False, True, False
+        self._turned = self._flushed = self._stepped = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
+
+    # ------------------------------------------------------------------------------------------- in the event loop
+
+    def start(self) -> None:
+        """Begin to work, for the event loop that is running."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, texts: list[tuple[bytes, Sampling]]) -> list[Stream]:
+        """Admit all of these texts or none. Raises Overloaded or Unavailable."""
+        self._admit(len(texts))
+        items: Items = asyncio.Queue()
+        streams = [Stream(i, *text, self.limits.seconds, items) for i, text in enumerate(texts)]
+        for stream in streams:
+            self.open.add(stream)
+            self._inbox.put(partial(self._waiting.append, stream))
+        return streams
+
+    async def compute(self, work: Work) -> Any:
+        """The result of a computation, which takes its turns between the steps of texts."""
+        self._admit(1)
+        job = Job(work, self.limits.seconds)
+        self.open.add(job)
+        self._inbox.put(partial(self._jobs.append, job))
+        try:
+            return await job.result
+        finally:
+            self.cancel(job)
+
+    def cancel(self, item: Stream | Job) -> None:
+        """Nobody waits for it any more: its row is free before the next step. One that has ended is left alone."""
+        if item in self.open:
+            self._inbox.put(partial(self._drop, item))
+
+    def stop(self, error: ApiError) -> None:
+        """Take no more work, and end all that is open with this error."""
+        self.draining, self._stopping = True, True
+        self._inbox.put(lambda: None)
+        self._end_all(error)
+
+    def check(self) -> None:
+        """The watchdog: an engine that has work must go on with it."""
+        stalled = 0.0 if self._idle else time.monotonic() - self._turned
+        if self.fault is None and not self._stopping and (stalled > self.limits.stall or not self._thread.is_alive()):
+            self._fail(f"no step for {stalled:.0f} seconds" if self._thread.is_alive() else "its thread has ended")
+
+    def _admit(self, count: int) -> None:
+        """In the event loop. Raises where there is no room."""
+        if self.fault is not None:
+            raise Unavailable("the engine has failed")
+        if self.draining:
+            raise Unavailable("the server is about to end", retry_after=5)
+        room = self.limits.rows + self.limits.queue
+        if len(self.open) + count > room:
+            self.meters.refused.inc()
+            wait = math.ceil(self.seconds_per_text * len(self.open) / self.limits.rows)
+            raise Overloaded(f"at most {room} texts at once; try again later", retry_after=min(max(wait, 1), 60))
+
+    def _fail(self, reason: str) -> None:
+        """In the event loop: from here on there is no engine."""
+        self.fault = self.fault or reason
+        log.error("engine %s failed: %s", self.name, reason)
+        self._end_all(Unavailable("the engine has failed"))
+
+    def _end_all(self, error: ApiError) -> None:
+        """In the event loop."""
+        for item in self.open:
+            item.put([error])
+        self.open.clear()
+
+    def _hand_out(self, outbox: dict[Stream | Job, list[Any]]) -> None:
+        """In the event loop: give steps, results and errors to those who wait for them. None is nothing to give."""
+        for item, values in outbox.items():
+            if item not in self.open:
+                continue
+            if given := [value for value in values if value is not None]:
+                item.put(given)
+            if not isinstance(values[-1], Step) or values[-1].finish_reason is not None:
+                self.open.discard(item)
+
+    # ------------------------------------------------------------------------------------------ in the engine's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:  # whatever it was, those who wait must hear of it
+            log.exception("engine %s", self.name)
+            self._call(self._fail, type(error).__name__)
+
+    def _turn(self) -> None:
+        """One step of every text, and one piece of one job."""
+        self._listen()
+        self._expire()
+        while self._waiting and len(self._running) < self.limits.rows:
+            stream = self._waiting.popleft()
+            stream.started = time.monotonic()
+            self._running[self._batcher.insert(stream.prompt, stream.sampling)] = stream
+        if self._running:
+            self._step()
+        if self._jobs:
+            self._advance(self._jobs[0])
+        self.meters.load(len(self._running), len(self._waiting) + len(self._jobs))
+        self._flush()
+
+    def _listen(self) -> None:
+        """Take in what has come; wait for it where there is nothing else to do."""
+        self._idle = not (self._running or self._waiting or self._jobs)
+        if self._idle:
+            heard = self._inbox.get()
+            self._turned, self._idle = time.monotonic(), False
+            self._stepped = self._turned
+            heard()
+        while not self._inbox.empty():
+            self._inbox.get()()
+        self._turned = time.monotonic()
+
+    def _expire(self) -> None:
+        """End what is over its time, or has a reader that does not keep up."""
+        for item in [*self._running.values(), *self._waiting, *self._jobs]:
+            if item.deadline < self._turned:
+                self._drop(item, Expired(f"not done within {self.limits.seconds:g} seconds"))
+            elif isinstance(item, Stream) and item.unread > self.limits.unread:
+                self._drop(item, TooSlow("the client reads too slowly"))
+
+    def _step(self) -> None:
+        steps = self._batcher.step()
+        now = time.monotonic()
+        self.meters.stepped(now - self._stepped, len(steps))
+        self._stepped = now
+        for key, step in steps:
+            stream = self._running[key]
+            stream.first = stream.first or now
+            stream.given += 1
+            self._urgent |= stream.given == 1 or step.finish_reason is not None
+            if step.finish_reason is not None:
+                del self._running[key]
+                self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
+                self.meters.ended(stream, step, now)
+            failed = step.finish_reason == "error"
+            self._put(stream, TextFailed("this text failed; the others go on") if failed else step)
+
+    def _advance(self, job: Job) -> None:
+        """One piece of a job. What it raises is its own."""
+        try:
+            next(job.work)
+            self._jobs.rotate(-1)
+        except StopIteration as end:
+            self._jobs.remove(job)
+            self._put(job, end.value)
+            self._urgent = True
+        except Exception:
+            log.exception("a computation of engine %s", self.name)
+            self._drop(job, TextFailed("this computation failed; the others go on"))
+
+    def _drop(self, item: Stream | Job, error: ApiError | None = None) -> None:
+        """Go on without it."""
+        if isinstance(item, Job):
+            if item in self._jobs:
+                self._jobs.remove(item)
+        elif item in self._waiting:
+            self._waiting.remove(item)
+        else:
+            for key in [key for key, stream in self._running.items() if stream is item]:
+                self._batcher.remove(key)
+                del self._running[key]
+                self.meters.dropped(error.code if error is not None else "abort")
+        self._put(item, error)
+        self._urgent = True
+
+    def _put(self, item: Stream | Job, value: Any) -> None:
+        """What is handed over next."""
+        self._outbox.setdefault(item, []).append(value)
+
+    def _flush(self) -> None:
+        """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 50 ms."""
+        if self._outbox and (self._urgent or self._turned - self._flushed >= FLUSH):
+            self._flushed, self._urgent = self._turned, False
+            self._call(self._hand_out, self._outbox)
+            self._outbox = {}
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have the event loop call it. A loop that is closed has nobody left who waits."""
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            self._stopping = True

@@ -1,0 +1,101 @@
+"""What a request must pass before anything of it is read: keys and rates. And the headers of every answer."""
+
+import hmac
+import math
+import time
+from collections import OrderedDict
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError, Overloaded, TooLarge, Unauthorized
+from .limits import Limits
+
+CALLERS = 10_000  # whose rates are remembered; the one seen longest ago is forgotten first
+
+SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guard:
+    """Middleware. /v1 and /metrics want a key where there are keys; the page and /health are open."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], limits: Limits) -> None:
+        self.app, self.most = app, limits.body_bytes
+        self.keys = [key.encode() for key in keys]
+        self.rates = Rates(limits.rate) if limits.rate else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY)
+            await send(message)
+
+        try:
+            self._check(scope)
+        except ApiError as error:
+            await _discard(receive, 16 * self.most)
+            refusal = JSONResponse(error.body(), error.status, error.headers())
+            return await refusal(scope, receive, with_headers)
+        await self.app(scope, receive, with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        """Raises Unauthorized, Overloaded or TooLarge."""
+        api = scope["path"].startswith("/v1/")
+        if not api and scope["path"] != "/metrics":
+            return
+        caller = (scope["client"] or ("",))[0].encode()
+        if self.keys:
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            caller = key.strip().encode("latin-1")  # as headers are read: the bytes that were sent
+            same = [hmac.compare_digest(caller, known) for known in self.keys]  # all of them, in constant time
+            if scheme.lower() != "bearer" or not any(same):
+                raise Unauthorized("a key is needed: Authorization: Bearer KEY" if not key else "wrong API key")
+        if api and self.rates is not None:
+            self.rates.take(caller)
+        size = Headers(scope=scope).get("content-length", "0")
+        if size.isdecimal() and int(size) > self.most:
+            raise TooLarge(f"a request may have at most {self.most} bytes")
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read a body of up to so many bytes for nothing: clients that are still sending would not see the answer."""
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b"")) + 1
+        if not message.get("more_body", False):
+            return
+
+
+class Rates:
+    """A bucket of tokens for each caller, which fills up within a minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.size, self.per_second = float(per_minute), per_minute / 60
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: bytes) -> None:
+        """One request. Raises Overloaded where the bucket is empty."""
+        now = time.monotonic()
+        tokens, then = self._buckets.pop(caller, (self.size, now))
+        tokens = min(self.size, tokens + (now - then) * self.per_second)
+        self._buckets[caller] = (max(tokens - 1, 0) if tokens >= 1 else tokens, now)
+        if len(self._buckets) > CALLERS:
+            self._buckets.popitem(last=False)
+        if tokens < 1:
+            wait = math.ceil((1 - tokens) / self.per_second)
+            raise Overloaded(f"more than {self.size:g} requests a minute", retry_after=wait)

@@ -1,0 +1,129 @@
+"""The process: sockets, signals, the watchdog, and how it ends."""
+
+import asyncio
+import faulthandler
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from ..config import UserError
+from .app import application
+from .errors import Unavailable
+from .limits import Limits
+from .models import Models
+
+if TYPE_CHECKING:
+    from ..baselines.tokenizer import Tokenizer
+    from ..lm import LM
+
+WATCH = 0.25  # seconds between two looks of the watchdog
+LAST_WORDS = 2  # seconds in which the last events of streams are sent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+log = logging.getLogger("bytequilt.serve")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a longer way to its end: no admission, then time for running texts, then an error to the rest."""
+
+    def __init__(self, config: uvicorn.Config, models: Models, listener: socket.socket) -> None:
+        super().__init__(config)
+        self.models, self.listener = models, listener
+        self.ending = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        host, port = self.listener.getsockname()[:2]
+        address = f"[{host}]" if ":" in host else host
+        log.info("%s at http://%s:%d", ", ".join(self.models.engines), address, port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A first signal begins the end, and a second one hastens it."""
+        if self.ending.is_set():
+            self.should_exit = self.force_exit = True
+        self._loop.call_soon_threadsafe(self.ending.set)
+
+    async def run_until_end(self) -> int:
+        """Serve; the exit code: 0 after a signal, 1 after a fault."""
+        self._loop = asyncio.get_running_loop()
+        for engine in self.models.engines.values():
+            engine.start()
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._end())]
+        try:
+            await self.serve([self.listener])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            for task in tasks:
+                task.cancel()
+        return 1 if self.models.fault is not None or not self.started else 0
+
+    async def _end(self) -> None:
+        """After a signal."""
+        await self.ending.wait()
+        log.info("no more requests; running texts have %g seconds", self.models.limits.grace)
+        await self.models.drain(self.models.limits.grace)
+        for engine in self.models.engines.values():
+            engine.stop(Unavailable("the server has ended"))
+        self.should_exit = True
+
+    async def _watch(self) -> None:
+        """End the process where an engine does not work any more, and where this loop itself does not."""
+        while self.models.fault is None:
+            faulthandler.dump_traceback_later(2 * self.models.limits.stall, exit=True)
+            for engine in self.models.engines.values():
+                engine.check()
+            await asyncio.sleep(WATCH)
+        for engine in self.models.engines.values():
+            engine.stop(Unavailable("the engine has failed"))
+        await asyncio.sleep(WATCH)  # in which /health says so
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A place to listen at, where nobody is heard yet. Raises UserError where it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    return listener
+
+
+def serve(
+    models: dict[str, "LM"],
+    limits: Limits,
+    listener: socket.socket,
+    keys: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
+    hosts: tuple[str, ...] = (),
+    tokenizers: Sequence["Tokenizer"] = (),
+) -> int:
+    """Serve models until a signal comes or an engine fails, and return the exit code.
+
+    A server on a loopback address answers to that name alone, unless `hosts` are given: pages of other sites, whose
+    names can be made to point here, reach nothing.
+    """
+    host = listener.getsockname()[0]
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    served = Models(models, limits, tokenizers)
+    names = hosts or ((*LOOPBACK[:2], "[::1]") if host in LOOPBACK else ())
+    config = uvicorn.Config(
+        application(served, keys, origins, names),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=LAST_WORDS,
+        ws="none",
+    )
+    return asyncio.run(_serve(config, served, listener))
+
+
+async def _serve(config: uvicorn.Config, models: Models, listener: socket.socket) -> int:
+    return await Server(config, models, listener).run_until_end()

@@ -1,0 +1,45 @@
+"""What a run takes over from the model that it starts from."""
+
+from pydantic import ValidationError
+
+from ..config import Draft, PatchingConfig, Recipe, UserError, one_line
+from ..interop.native import ModelConfig
+from .checks import described
+
+PATCH_BYTES = 4.5  # named where a model of another layout does not say what its threshold aims at
+
+
+def complete(recipe: Draft) -> Recipe:
+    """The recipe with the shape and the patches of the model that training starts from, where it gives none itself.
+
+    Raises UserError where it starts from none, or from one without a BLT.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = recipe.train.init
+    if name is None:
+        raise UserError("the recipe has no [model] or no [patching]: name a model whose it takes, by --init MODEL")
+    origin = described(name)
+    if origin.blt is None or origin.patching is None:
+        raise UserError(f"`init` {name} has no BLT")
+    fields = recipe.model_dump(exclude_unset=True)
+    patching = _patching(origin, recipe.patching)
+    if patching.needs_entropy and not (patching.calibrated and patching.kind == origin.patching.kind):
+        fields |= {"entropy_init": name} if recipe.entropy is None and recipe.entropy_init is None else {}
+    return Recipe.model_validate(fields | {"model": recipe.model or origin.blt, "patching": patching})
+
+
+def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
+    """The rule of a model without its threshold, which comes with its patcher; what the recipe gives comes first."""
+    if given is not None and "kind" in given.model_fields_set:
+        return given
+    rule, chosen = origin.patching, given.model_dump(exclude_unset=True) if given is not None else {}
+    assert rule is not None
+    calibrated = ("rise" if rule.kind == "monotonic" else "threshold") if rule.needs_entropy else None
+    options = rule.model_dump(exclude={calibrated or ""}, exclude_none=True)
+    if calibrated is not None and calibrated not in chosen:
+        options["target_bytes"] = origin.patch_bytes or PATCH_BYTES
+    try:
+        return PatchingConfig(**(options | chosen))
+    except ValidationError as error:
+        raise UserError(f"patching: {one_line(error)}") from None

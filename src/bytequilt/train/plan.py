@@ -1,0 +1,203 @@
+"""What a run takes: its corpus, parameters, memory and time, from a few steps that are measured and thrown away."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Draft, EntropyConfig, Recipe, RuleConfig, TrainConfig, UserError
+from ..data.batches import Batches
+from ..data.corpus import Corpus
+from ..data.shards import write_corpus_shard
+from ..data.sources import Document
+from ..info import parameters
+from ..lm import LM
+from ..model.blt import BLT
+from ..model.entropy import EntropyModel
+from ..patching.patcher import Patcher
+from .checks import check_recipe, described
+from .device import device_of, uses_bf16
+from .loop import step
+from .optim import optimizers
+from .origin import complete
+from .tasks import EntropyTask, LanguageTask
+
+MEASURED = 3
+"""Steps that are timed, after one that is not."""
+BACKWARD = 2
+"""What a backward pass costs, in forward passes; held-out text is read without one."""
+WEIGHT_BYTES = 16
+"""Of a parameter in training: itself, its gradient and two moments in fp32."""
+SCORED = 20_000
+"""Bytes that entropies are measured on."""
+PATCH_BYTES = 4
+
+Stage = tuple[TrainConfig, EntropyConfig | Recipe]
+
+
+class Counts:
+    """Documents and bytes of a corpus as it goes by, and the first of it."""
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.documents = {"train": 0, "held_out": 0}
+        self.bytes = {"train": 0, "held_out": 0}
+        self.sample: list[tuple[int, Document]] = []
+
+    def counted(self, rows: Iterator[tuple[bool, int, Document]]) -> "Counts":
+        kept = 0
+        for apart, source, document in rows:
+            part = "held_out" if apart else "train"
+            self.documents[part] += 1
+            self.bytes[part] += len(document.data)
+            if not apart and kept < self.enough:
+                self.sample.append((source, document))
+                kept += len(document.data)
+        return self
+
+
+def plan(draft: Draft) -> dict[str, Any]:
+    """What the run of a recipe comes to. It keeps nothing: what it measures lies in a temporary folder.
+
+    `memory_bytes` is that of weights, gradients, moments and activations in the larger of the two trainings, as far as
+    it was measured. `seconds` is an estimate for this machine, as busy as it is, and None where the model does not fit
+    into its memory. Raises UserError where the run itself would.
+    """
+    recipe = complete(draft)
+    check_recipe(recipe)
+    stages = _stages(recipe)
+    room = max(config.rows * config.accumulate * config.row_bytes for config, _ in stages.values())
+    corpus = Counts((MEASURED + 2) * room).counted(Corpus(recipe.data).documents())
+    if not corpus.documents["train"] or not corpus.documents["held_out"]:
+        raise UserError("no text is left to train on or to hold out; give more, or sources in `val`")
+    counted = _parameters(recipe)
+    memory, seconds = WEIGHT_BYTES * max(counted["blt"] + counted["tables"], counted["entropy"]), None
+    if memory < memory_of_machine() / 2:
+        measured = _measured(stages, corpus)
+        memory += max(activations for _, activations in measured.values())
+        a_byte = scoring_seconds(recipe, corpus.sample[0][1].data[:SCORED])
+        seconds = _seconds(recipe, corpus.bytes, stages, {name: time for name, (time, _) in measured.items()}, a_byte)
+    return {
+        "documents": corpus.documents,
+        "bytes": corpus.bytes,
+        "parameters": counted,
+        "steps": {name: config.steps for name, (config, _) in stages.items()},
+        "trained_bytes": {name: c.steps * c.rows * c.accumulate * c.row_bytes for name, (c, _) in stages.items()},
+        "memory_bytes": memory,
+        "seconds": seconds,
+    }
+
+
+def _measured(stages: dict[str, Stage], corpus: Counts) -> dict[str, tuple[float, int]]:
+    """Seconds of a step and bytes of activations, by stage."""
+    size = sum(len(document.data) for _, document in corpus.sample)
+    about = {"corpus": "plan", "documents": [len(corpus.sample)], "bytes": [size]}
+    with TemporaryDirectory(prefix="bytequilt-") as folder:
+        write_corpus_shard(Path(folder) / "000000.parquet", [(0, document) for _, document in corpus.sample], about)
+        return {name: measure(config, shape, Path(folder)) for name, (config, shape) in stages.items()}
+
+
+def _stages(recipe: Recipe) -> dict[str, Stage]:
+    """What is trained, in order: how, and of which shape."""
+    stages: dict[str, Stage] = {}
+    brought = recipe.train.init is not None and recipe.patching.calibrated is not None  # a model's own patcher
+    if recipe.patching.needs_entropy and recipe.entropy and recipe.entropy_train and not brought:
+        stages["entropy"] = recipe.entropy_train, recipe.entropy
+    return stages | {"blt": (recipe.train, recipe)}
+
+
+def _parameters(recipe: Recipe) -> dict[str, int]:
+    """Of the BLT without its tables, of the tables, and of the entropy model."""
+    counted = parameters(recipe.model, _scorer_shape(recipe))
+    return {"blt": counted["total"] - counted["hash"], "tables": counted["hash"], "entropy": counted["entropy"]}
+
+
+def _scorer_shape(recipe: Recipe) -> EntropyConfig | None:
+    """The entropy model that the patches come from, trained here or brought along."""
+    name = recipe.entropy_init or (None if recipe.entropy is not None else recipe.train.init)
+    return described(name).entropy if name is not None and recipe.patching.needs_entropy else recipe.entropy
+
+
+# ------------------------------------------------------------------------------------------------------------ measured
+
+
+def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, RuleConfig | None]:
+    """What is trained, without held-out text; its patches are as long as the recipe aims at."""
+    if isinstance(shape, EntropyConfig):
+        return EntropyTask(EntropyModel(shape), []), None
+    rule = RuleConfig(kind="fixed", stride=max(1, round(shape.patching.target_bytes or PATCH_BYTES)))
+    return LanguageTask(LM(BLT(shape.model), Patcher(rule)), []), rule
+
+
+def measure(config: TrainConfig, shape: EntropyConfig | Recipe, shards: Path) -> tuple[float, int]:
+    """Seconds of a step of this training, and bytes of the activations of a batch."""
+    torch.manual_seed(config.seed)
+    task, rule = _task(shape)
+    network = task.network.to(device_of(config)).train()
+    chosen, bf16 = optimizers(network, config), uses_bf16(config, network)
+    batches, seconds = Batches(shards, config, rule), []
+    with saved_bytes(network) as saved:
+        step(task, [next(batches)], chosen, config, bf16)
+    for _ in range(MEASURED):
+        begun = time.perf_counter()
+        step(task, [next(batches) for _ in range(config.accumulate)], chosen, config, bf16)
+        seconds.append(time.perf_counter() - begun)
+    return sorted(seconds)[MEASURED // 2], sum(saved.values())
+
+
+@contextmanager
+def saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of what a forward pass keeps for its backward pass, by place; weights do not count."""
+    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield saved
+
+
+def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
+    """Seconds that the entropies of a byte take."""
+    shape = _scorer_shape(recipe)
+    if shape is None or not recipe.patching.needs_entropy:
+        return 0.0
+    patcher = Patcher(RuleConfig(kind="entropy", threshold=0.0), EntropyModel(shape).to(device_of(recipe.train)))
+    begun = time.perf_counter()
+    patcher.entropies([sample])
+    return (time.perf_counter() - begun) / max(1, len(sample))
+
+
+def _seconds(
+    recipe: Recipe, size: dict[str, int], stages: dict[str, Stage], measured: dict[str, float], a_byte: float
+) -> dict[str, float]:
+    """Of each stage, and of all: steps, held-out text that is read meanwhile, entropies, the report."""
+    seconds, reading = {}, 0.0
+    for name, (config, _) in stages.items():
+        reading = measured[name] / (config.rows * config.accumulate * config.row_bytes) / (1 + BACKWARD)
+        looks = math.ceil(config.steps / config.eval_every) * min(config.eval_bytes, size["held_out"])
+        seconds[name] = config.steps * measured[name] + looks * reading
+    seconds["prepare"] = size["train"] * a_byte
+    seconds["report"] = size["held_out"] * (reading + 2 * a_byte)
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    return rounded | {"total": round(sum(seconds.values()), 1)}
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return sys.maxsize

@@ -1,0 +1,48 @@
+"""The verb that asks a model about letters and numbers."""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from .shared import Flag, Model, Positional, bytes_of, load_model, print_json
+
+QuestionText = Annotated[Positional[str], tyro.conf.arg(metavar="QUESTION|-")]
+
+
+def ask(
+    question: QuestionText, model: Model = "letters", show: Flag = False, json: Flag = False, device: str = "cpu"
+) -> None:
+    """Answer a question on the letters of a word or on two numbers, in English or Russian.
+
+    The model writes a working-out and then the answer, which is printed alone.
+
+    Examples:
+      bytequilt ask "How many r in strawberry?"
+      bytequilt ask 'Does 380 come before 381?' --show
+      bytequilt ask 'Сколько букв "р" в слове "карбюратор"?'
+
+    Args:
+        question: The question; - reads standard input.
+        model: A shipped model, a model or run directory, or a hub id.
+        show: Print the question and the working-out above the answer, in patches.
+        json: Print one JSON document instead.
+        device: Where the model runs: cpu, cuda, mps.
+    """
+    from ..config import UserError
+    from ..evals.ask import ask as ask_model
+    from ..evals.ask import read_question
+    from ..evals.working import prompt
+    from ..view.terminal import shown
+
+    asked = read_question(bytes_of(question).decode("utf-8", "replace"))
+    lm = load_model(model, device)
+    print(f"{model} answers: {asked.text}", file=sys.stderr)
+    (reply,) = ask_model(lm, [asked])
+    if reply.answer is None:
+        raise UserError(f"{model} wrote no answer; the model `letters` has learnt such questions")
+    if json:
+        return print_json({"model": model, "question": asked.text, "text": reply.text, "answer": reply.answer})
+    if show:
+        print(shown(lm.patch(prompt(asked) + reply.text)), end="\n\n")
+    print(reply.answer)

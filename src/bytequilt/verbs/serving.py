@@ -1,0 +1,106 @@
+"""The verb that serves models to others."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..config import UserError
+from .shared import load_model
+
+if TYPE_CHECKING:
+    from ..serve.limits import Limits
+
+Models = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")]
+Many = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+
+
+def serve(
+    models: Models = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: Many = (),
+    cors_origin: Many = (),
+    allowed_host: Many = (),
+    tokens: Many = (),
+    rows: int = 16,
+    queue: int = 64,
+    max_prompt: int = 65_536,
+    max_output: int = 16_384,
+    max_body: int = 1_048_576,
+    timeout: float = 600.0,
+    rate: int = 0,
+    grace: float = 30.0,
+    stall: float = 120.0,
+    device: str = "cpu",
+) -> None:
+    """Serve models by an API like OpenAI's, and a page to play with at its address.
+
+    Examples:
+      bytequilt serve tiny
+      bytequilt serve tiny runs/mine --port 8080
+      bytequilt serve tiny --host 0.0.0.0 --api-key "$KEY" --rate 600
+
+    Args:
+        models: Shipped models, model or run directories, or hub ids; tiny where none is named.
+        host: The address to listen on; others than this machine reach 0.0.0.0.
+        port: The port to listen on; 0 takes any that is free, and says which.
+        api_key: Needed by every client then, beside those in BYTEQUILT_API_KEYS; may be given more than once.
+        cors_origin: A web page that may call the server from a browser; may be given more than once.
+        allowed_host: A name that clients may call the server by; only local ones on 127.0.0.1, else any.
+        tokens: A tokenizer.json or file of ranks to show beside patches, next to our own BPE; may be repeated.
+        rows: Texts of a model that are generated side by side.
+        queue: Texts of a model that wait; more are refused with 429.
+        max_prompt: Bytes of a prompt at most.
+        max_output: Bytes of a text at most.
+        max_body: Bytes of a request at most.
+        timeout: Seconds from a request to the end of its text at most.
+        rate: Requests a minute of each key, or of each address where there are no keys; 0 is without limit.
+        grace: Seconds that running texts have to end after SIGTERM.
+        stall: Seconds without progress after which the engine counts as dead.
+        device: Where the models run: cpu, cuda, mps.
+    """
+    _need_libraries()
+    from ..baselines.tokenizer import Tokenizer
+    from ..serve.server import bind
+    from ..serve.server import serve as run
+
+    limits = _limits(
+        rows=rows,
+        queue=queue,
+        prompt_bytes=max_prompt,
+        output_bytes=max_output,
+        body_bytes=max_body,
+        seconds=timeout,
+        rate=rate,
+        grace=grace,
+        stall=stall,
+    )
+    if not 0 <= port < 65536:
+        raise UserError(f"port must be 0 to 65535, not {port}")
+    listener = bind(host, port)
+    keys = (*api_key, *filter(None, os.environ.get("BYTEQUILT_API_KEYS", "").split(",")))
+    tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
+    loaded = {name: load_model(name, device) for name in models or ("tiny",)}
+    raise SystemExit(run(loaded, limits, listener, keys, cors_origin, allowed_host, tokenizers))
+
+
+def _limits(**bounds: Any) -> "Limits":
+    """Raises UserError where a bound is out of range."""
+    from ..config.base import one_line
+    from ..serve.limits import Limits
+
+    try:
+        return Limits(**bounds)
+    except ValueError as error:
+        raise UserError(one_line(error)) from None
+
+
+def _need_libraries() -> None:
+    """Raises UserError where the extra is not installed."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'bytequilt[serve]'") from None

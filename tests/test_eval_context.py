@@ -1,0 +1,56 @@
+"""A limit on what is read before a byte: stated with the figure, and nothing else where no document meets it."""
+
+import json
+
+import pytest
+from conftest import blt, noise, patcher
+
+from bytequilt import LM, load
+from bytequilt.cli import main
+from bytequilt.evals import corpora
+
+
+@pytest.fixture
+def model(tmp_path):
+    LM(blt(), patcher("space")).save(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def measured(capfd, *arguments):
+    main(["eval", *map(str, arguments), "--json"])
+    return json.loads(capfd.readouterr().out)
+
+
+def test_a_context_that_no_document_meets_changes_nothing(model, tmp_path, capfd):
+    (tmp_path / "text").write_bytes(noise(300))
+    full = measured(capfd, model, tmp_path / "text")
+    assert measured(capfd, model, tmp_path / "text", "--context", "301") == full
+    assert "context" not in full
+    assert full["bpb"] == pytest.approx(load(model).bits_per_byte(noise(300)))
+
+
+def test_a_context_is_read_and_stated(model, tmp_path, capfd):
+    (tmp_path / "text").write_bytes(noise(200))
+    result = measured(capfd, model, tmp_path / "text", "--context", "32")
+    assert result["context"] == 32
+    (score,) = load(model).score_documents([noise(200)], context=32)
+    assert result["bpb"] == pytest.approx(score.bits_per_byte)
+    assert result["bpb"] != pytest.approx(load(model).bits_per_byte(noise(200)))
+    assert result["bytes"] == 200
+
+
+def test_a_long_document_is_cut_and_said_so(model, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(corpora, "FULL", 100)
+    (tmp_path / "text").write_bytes(noise(400))
+    assert measured(capfd, model, tmp_path / "text")["context"] == 100
+    main(["eval", model, str(tmp_path / "text")])
+    assert "context of at most 100" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("context", ["0", "1", "-5"])
+def test_a_context_of_nothing_is_refused(model, tmp_path, capfd, context):
+    (tmp_path / "text").write_bytes(b"abc")
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", model, str(tmp_path / "text"), "--context", context])
+    assert stop.value.code == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1

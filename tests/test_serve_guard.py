@@ -1,0 +1,125 @@
+"""Keys, rates, origins, names and headers."""
+
+import pytest
+from fastapi.testclient import TestClient
+from serving import limits, untrained
+
+from bytequilt.cli import main
+from bytequilt.config import UserError
+from bytequilt.serve.app import application
+from bytequilt.serve.models import Models, short_name
+
+LM = untrained()
+KEYS = ("first key", "zweiter Schlüssel")
+
+
+def client(keys=(), origins=(), hosts=(), **change) -> TestClient:
+    """A client of an application whose engines do not run: for all that is decided before them."""
+    return TestClient(application(Models({"mine": LM}, limits(**change)), keys, origins, hosts))
+
+
+def bearer(key):
+    return {"Authorization": b"Bearer " + key.encode()}
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/mine", "/v1/nothing", "/metrics"])
+def test_keys_are_asked_for(path):
+    guarded = client(KEYS)
+    for headers in ({}, bearer("first"), bearer("first key "[:-2]), {"Authorization": "Basic first key"}):
+        answer = guarded.get(path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    for key in KEYS:
+        assert guarded.get(path, headers=bearer(key)).status_code != 401
+
+
+def test_a_request_without_a_key_is_not_even_read():
+    answer = client(KEYS).post("/v1/completions", content=b"{", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/health"])
+def test_the_page_and_health_are_open(path):
+    answer = client(KEYS).get(path)
+    assert answer.status_code == 200
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_rates_count_for_each_key_alone():
+    guarded = client(KEYS, rate=3)
+    first, second = ([guarded.get("/v1/models", headers=bearer(key)).status_code for _ in range(4)] for key in KEYS)
+    assert first == second == [200, 200, 200, 429]
+    refused = guarded.get("/v1/models", headers=bearer(KEYS[0]))
+    assert int(refused.headers["retry-after"]) >= 1
+    assert guarded.get("/health").status_code == 200
+
+
+def test_wrong_keys_take_nothing_from_the_rate_of_right_ones():
+    guarded = client(KEYS, rate=1)
+    assert [guarded.get("/v1/models", headers=bearer("wrong")).status_code for _ in range(3)] == [401] * 3
+    assert guarded.get("/v1/models", headers=bearer(KEYS[0])).status_code == 200
+
+
+def test_other_origins_are_shut_out_unless_they_are_named():
+    asks = {"Origin": "https://friend.example", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in client().options("/v1/completions", headers=asks).headers
+    friendly = client(KEYS, origins=("https://friend.example",))
+    assert friendly.options("/v1/completions", headers=asks).headers["access-control-allow-origin"] == asks["Origin"]
+    stranger = asks | {"Origin": "https://stranger.example"}
+    assert "access-control-allow-origin" not in friendly.options("/v1/completions", headers=stranger).headers
+    refusal = friendly.get("/v1/models", headers={"Origin": asks["Origin"]})
+    assert (refusal.status_code, refusal.headers["access-control-allow-origin"]) == (401, asks["Origin"])
+
+
+def test_a_name_that_was_made_to_point_here_reaches_nothing():
+    local = client(hosts=("127.0.0.1", "localhost"))
+    assert local.get("/health", headers={"Host": "evil.example"}).status_code == 400
+    assert local.get("/health", headers={"Host": "localhost:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "/page.js/../../app.py", "//etc/passwd"]
+)
+def test_no_other_file_can_be_had(path):
+    answer = client().get(path)
+    assert answer.status_code == 404
+    assert "def " not in answer.text
+
+
+def test_a_body_that_is_not_json_by_its_type_is_not_read_as_such():
+    """Which browsers would send anywhere without asking."""
+    answer = client().post("/v1/completions", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+
+
+def test_models_have_short_names(tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    assert short_name(str(tmp_path / "mine")) == short_name(str(tmp_path / "mine" / "model")) == "mine"
+    assert short_name("owner/name") == "owner/name"
+    both = Models({str(tmp_path / "mine"): LM, "tiny": LM}, limits())
+    assert both.engine(str(tmp_path / "mine")).name == "mine"
+    assert str(tmp_path) not in str(both.card("mine"))
+    with pytest.raises(UserError):
+        Models({str(tmp_path / "mine"): LM, str(tmp_path / "mine" / "model"): LM}, limits())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--port", "70000"], "port"),
+        (["--host", "192.0.2.1"], "192.0.2.1"),
+        (["--rows", "0"], "rows"),
+        (["--timeout", "nan"], "seconds"),
+        (["no-such-model"], "no-such-model"),
+    ],
+)
+def test_bad_options_are_told_in_a_line(arguments, word, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["serve", *arguments])
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert word in said
+    assert said.count("\n") == 1
