@@ -6,6 +6,7 @@ model directory is; they stay in the run directory.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -141,7 +142,9 @@ def _empty(optimizers: Optimizers, size_of: Callable[[str], tuple[int, ...]]) ->
 def _read_sharded(path: Path, weights: dict[str, Tensor], empty: Callable) -> dict[str, Tensor]:
     sizes = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     tensors = empty(lambda name: tuple(sizes[name].size))
-    dcp.load(weights | tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():  # that this is one process is no news
+        warnings.simplefilter("ignore")
+        dcp.load(weights | tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
     return tensors
 
 

@@ -1,7 +1,6 @@
 """The processes that train together: what they add up, agree on and wait for. One process alone is a world, too."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +125,6 @@ def _told(world: World) -> Iterator[None]:
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in LOST):
             raise
-        time.sleep(min(1.0, 0.2 * world.rank))  # whoever knows more than that speaks first
         if not world.speaks():
             raise SystemExit(2) from None
         raise Lost(

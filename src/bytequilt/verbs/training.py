@@ -23,6 +23,9 @@ def train(
     init: ModelName = None,
     out: Folder = None,
     plan: Flag = False,
+    dry_run: Flag = False,
+    gpus: int = 1,
+    gpu: Literal["h100", "h200", "b200", "a100"] = "h100",
     json: Flag = False,
     fields: Fields = (),
 ) -> None:
@@ -34,6 +37,8 @@ def train(
       bytequilt train demo
       bytequilt train tiny --data.train english.jsonl.xz --data.val val.jsonl.xz --out runs/mine
       bytequilt train book --data.train my.txt --plan
+      bytequilt train blt-8b --dry-run --gpus 256
+      torchrun --nproc-per-node 8 -m bytequilt train blt-1b --data.train corpus/ --out runs/1b
       bytequilt train finetune --init tiny --data.train pairs.jsonl --out runs/tuned
 
     Args:
@@ -41,9 +46,19 @@ def train(
         init: A model to start from, as --train.init: a shipped model, a model or run directory, or a hub id.
         out: The run directory: runs/RECIPE unless given.
         plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
-        json: Print the report, or the plan, as one JSON document.
+        dry_run: Say what training on so many GPUs takes of memory, time and energy, from shapes alone.
+        gpus: How many GPUs a dry run is about.
+        gpu: Of which kind they are.
+        json: Print the report, the plan or the dry run as one JSON document.
     """
     chosen, folder = _chosen(recipe, _with_init(init, fields)), out or _run_folder(recipe)
+    if dry_run:
+        from ..train.dry import dry_run as run_dry
+        from ..view.dry import dry as dry_screen
+
+        found = run_dry(chosen, gpus, gpu)
+        print_json(found) if json else console().print(dry_screen(found))
+        return
     if plan:
         from ..train.plan import plan as plan_run
         from ..view.plan import plan as plan_screen
