@@ -234,14 +234,15 @@ def test_rows_do_not_see_each_other(data, kind, reserve):
             at[row], text[row] = 0, data.draw(st.integers(0, 8))
 
 
-def test_a_document_that_begins_side_by_side():
+@pytest.mark.parametrize("given", [torch.Tensor.clone, torch.Tensor.tolist], ids=["tensor", "numbers"])
+def test_a_document_that_begins_side_by_side(given):
     """BOS in the middle of a step's rows: its context opens alone."""
     ids = torch.stack([ids_of(noise(9), noise(20, 5))[0][:25], ids_of(noise(30, 6))[0][:25]])
     for kind in ("entropy", "space", "fixed"):
         session = Session(MODEL, PATCHERS[kind], rows=2)
         session.feed(ids[0, :4], 0)
         session.feed(ids[1, :4], 1)
-        out = torch.stack([session.step(ids[:, at]) for at in range(4, 25)], 1)
+        out = torch.stack([session.step(given(ids[:, at])) for at in range(4, 25)], 1)
         for row in range(2):
             want = full(MODEL, PATCHERS[kind], ids[row : row + 1])[4:]
             torch.testing.assert_close(out[row], want, atol=1e-4, rtol=1e-4)

@@ -81,7 +81,7 @@ def measure(
 ) -> Decoding:
     """Measure one setting. Rows read the text piece by piece, and again from its start where it is too short."""
     ids_RN = _pieces(text, rows, prompt + WARMUP + output)
-    prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.contiguous()
+    prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.tolist()
     lm.session().feed(prompts_RN[0, :CHUNK])
     begun = time.perf_counter()
     session = Session(lm.model, lm.patcher, rows=rows)

@@ -85,7 +85,7 @@ class Sampler:
         logits_RV = self.filtered(logits_RV, pasts)
         if all(self.greedy):
             best_R, ids_R = logits_RV.max(-1)
-            return torch.where(best_R.isfinite(), ids_R, FAILED)
+            return torch.where(best_R.abs() < torch.inf, ids_R, FAILED)
         ids_R = drawn(logits_RV.softmax(-1), [random.random() for random in randoms])
         if any(self.greedy):
             ids_R = torch.where(self.greedy_R & (ids_R != FAILED), logits_RV.argmax(-1), ids_R)

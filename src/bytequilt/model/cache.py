@@ -157,7 +157,8 @@ class StackStep:
         whole = config.window is None or end <= config.window or self.seen == config.window
         self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
         self._column = Column(cache.kv, self.positions)
-        seen = (rows.take(cache.kv, 1) if rows.adjacent else cache.kv).narrow(3, 0, self.seen)
+        seen = rows.take(cache.kv, 1) if rows.adjacent else cache.kv
+        seen = seen if self.seen == cache.columns else seen.narrow(3, 0, self.seen)
         groups = config.num_kv_heads
         self._keys, self._values = seen.narrow(2, 0, groups).unbind(0), seen.narrow(2, groups, groups).unbind(0)
 

@@ -9,7 +9,7 @@ from .cross import PatchReadsBytes
 from .embedding import Embedding
 from .encoder_cache import EncoderCache
 from .hashing import HashEmbedding
-from .layers import Begun, Linear, Stack
+from .layers import Begun, Linear, Stack, look_up
 from .rows import Rows
 from .segments import Patches, segment_max
 
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         `opens_R` says which ids are a BOS, None that none is.
         """
         step = cache.stack.step(rows, opens_R)
-        x_Rd = self.embed(ids_R)
+        x_Rd = look_up(ids_R, self.embed)
         if self.hash is not None:
             recent_RN = cache.ids.extend(rows, ids_R[:, None])
             x_Rd = x_Rd + self.hash.step(recent_RN, None if step.single else step.since_R, x_Rd.dtype)

@@ -74,7 +74,9 @@ class HashEmbedding(nn.Module):
         if since_R is not None:
             recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
         polynomials_RT = (recent_RM[:, :, None] * _powers(self.config, recent_RM.device)).sum(1)
-        return self._embedded(polynomials_RT % self.config.rows, dtype)
+        places_RT = polynomials_RT % self.config.rows + _offsets(self.config, recent_RM.device)
+        embedded = self.weight.index_select(0, places_RT.flatten())  # of few rows faster than a bag
+        return embedded.view(*places_RT.shape, -1).to(dtype).sum(1)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
         places_ST = rows_ST + _offsets(self.config, rows_ST.device)

@@ -1,6 +1,6 @@
 """The one transformer that all four networks are built of.
 
-Shapes are named in suffixes, everywhere in the house: B rows, N bytes, P patches, k slots per patch, d local width,
+Shapes are named in suffixes, everywhere: B rows, N bytes, P patches, k slots per patch, d local width,
 D latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N,
 R rows that take a step of one position each. Every module has its parallel `forward` and its single `step`.
 """
@@ -41,6 +41,11 @@ def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
     return F.linear(x_RD, layer.weight)
 
 
+def look_up(ids_R: Tensor, table: nn.Embedding) -> Tensor:
+    """`table(ids)`, likewise."""
+    return table.weight.index_select(0, ids_R)
+
+
 def lay_out(network: nn.Module) -> None:
     """Store the wide projections of a network column by column, where it is: one-row products read them faster so."""
     for layer in network.modules():
@@ -58,15 +63,15 @@ class RMSNorm(nn.RMSNorm):
         """Without gradients it takes fewer operations: on a single position, their number is what a norm costs."""
         if x.dtype is not torch.float32:
             return super().forward(x)
-        norm, width = torch.linalg.vector_norm(x, dim=-1, keepdim=True), x.shape[-1]
-        floor, scale = _scalar((self.eps * width) ** 0.5, x.device), _scalar(width**0.5, x.device)
+        floor, scale = _scalars(x.shape[-1], self.eps, x.device)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x.mul(torch.div(scale, torch.hypot(norm, floor))).mul_(self.weight)
 
 
 @lru_cache
-def _scalar(value: float, device: torch.device) -> Tensor:
-    """A number as a tensor: arithmetic with Python's numbers takes twice as long."""
-    return torch.full((1,), value, device=device)
+def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The least norm, and what norms are brought to: arithmetic with Python's numbers takes twice as long."""
+    return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 
 class Attention(nn.Module):

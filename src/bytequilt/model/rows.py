@@ -42,7 +42,7 @@ class Positions:
     """The next position of each of some rows: one number where the host knows that it is the same, or a tensor."""
 
     def __init__(self, rows: Rows, lengths: Sequence[int], counted_R: Tensor) -> None:
-        """`lengths`: positions before it. `counted_R`: what the cache of all rows counts, this one included."""
+        """`lengths`: positions before it; `counted_R`: what the cache counts of all its rows, this one included."""
         self.rows, self._counted_R = rows, counted_R
         self.common = lengths[0] if rows.adjacent and min(lengths) == max(lengths) else None
         """The position of all these rows, which lie side by side; None where there is no such number."""

@@ -7,7 +7,7 @@ from ..config import StackConfig
 from .cache import StackCache
 from .embedding import Embedding
 from .initial import Network
-from .layers import Linear, RMSNorm, Stack, product
+from .layers import Linear, RMSNorm, Stack, look_up, product
 from .rows import Rows
 
 
@@ -48,7 +48,7 @@ class Transformer(Network):
         """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
         opens_R = None if text and self.opening == (BOS,) else self.opens(ids_R)
         step = cache.step(rows or cache.rows(), opens_R)
-        return product(self.norm.step(self.stack.step(self.embed(ids_R), step)), self.head).float()
+        return product(self.norm.step(self.stack.step(look_up(ids_R, self.embed), step)), self.head).float()
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
         """An empty cache, to read texts in pieces exactly; up to `reserve` ids can be taken back."""

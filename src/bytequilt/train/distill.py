@@ -1,4 +1,4 @@
-"""Lean patchers: what takes the place of a model's entropy model and costs a fraction of it."""
+"""Cheap patchers: what takes the place of a model's entropy model and costs a fraction of it."""
 
 import time
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ class DistillTask:
 
 
 def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict[str, Any]:
-    """Make a lean patcher for a model from text, and write the model with it to `folder/model`; returns the report.
+    """Make a cheap patcher for a model from text, and write the model with it to `folder/model`; returns the report.
 
     Its threshold is calibrated to the mean patch of the model. Raises UserError where the model has no entropy model,
     before any work.
@@ -110,7 +110,7 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
 
 
 def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
-    """How near a lean patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
+    """How near a cheap patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
     device = lm.model.decoder.head.weight.device
     ids = [torch.from_numpy(encode(document))[None].to(device) for document in documents]
     closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]  # BOS always closes
