@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
+from ..data.on_ray import check_ray, score_on_ray
 from ..data.packed import packed
 from ..data.prepare import ingest, score
 from ..data.streams import Streams, check_deal
@@ -51,13 +52,18 @@ def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
             return read_json(folder / "report.json") if world.first else None
 
 
-def prepare(draft: Draft, folder: Path) -> Patcher:
-    """The stages of a recipe up to the shards, in its run directory; several processes may share them."""
+def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
+    """The stages of a recipe up to the shards, in its run directory; several processes may share them.
+
+    With the address of a Ray cluster, its machines score the shards.
+    """
+    if ray is not None:
+        check_ray()
     with joined(draft.train.timeout, draft.train.device) as world:
         recipe = complete(draft)
         check_recipe(recipe)
         with claimed_by_all(recipe, folder, world):
-            return stages_to_shards(recipe, folder, world)
+            return stages_to_shards(recipe, folder, world, ray)
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]
         yield
 
 
-def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE) -> Patcher:
+def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: str | None = None) -> Patcher:
     """Corpus, entropy model, calibrated threshold, entropies."""
     ingest(recipe.data, folder / "corpus")
     world.wait()
@@ -81,7 +87,11 @@ def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE) -> Patc
     if patcher.rule.needs_entropy:
         with progress() as bar:
             line = bar.add_task("prepare", total=manifest["train"]["bytes"])
-            score(folder / "corpus", folder / "shards", patcher, lambda done: bar.update(line, advance=done))
+            places, advance = (folder / "corpus", folder / "shards"), lambda done: bar.update(line, advance=done)
+            if ray is None:
+                score(*places, patcher, advance)
+            else:
+                score_on_ray(*places, patcher, ray, advance)
     world.wait()
     return patcher
 

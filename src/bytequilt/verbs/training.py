@@ -14,6 +14,7 @@ from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
 ModelName = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
+Address = Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]", help_behavior_hint="")]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
 """Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
 
@@ -78,7 +79,7 @@ def train(
     print(f'next: bytequilt generate "Once" --model {folder}', file=sys.stderr)
 
 
-def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
+def prepare(recipe: RecipeName, out: Folder = None, ray: Address = None, fields: Fields = ()) -> None:
     """Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.
 
     Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
@@ -86,16 +87,18 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
     Examples:
       bytequilt prepare demo
       bytequilt prepare tiny --data.train english.jsonl.xz --out runs/mine
+      bytequilt prepare blt-1b --data.train corpus/ --out /shared/1b --ray ray://head:10001
 
     Args:
         recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
+        ray: Score the shards on a Ray cluster at this address; without one, on a cluster of this machine alone.
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import prepare as prepare_recipe
 
     with interruptible():
-        prepare_recipe(chosen, folder)
+        prepare_recipe(chosen, folder, ray)
 
 
 def distill(
