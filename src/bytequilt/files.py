@@ -73,11 +73,11 @@ def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
         (partial := scratch / "new").mkdir()
         yield partial
         for path in [*partial.rglob("*"), partial]:
-            _sync(path)
+            sync(path)
         if replace and folder.exists():
             folder.rename(scratch / "old")  # renamed, then deleted: half a folder never bears a final name
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or one_line(error)}") from None
     finally:
@@ -144,7 +144,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     if os.name == "nt":
         return  # Windows cannot open a folder to sync it
     handle = os.open(path, os.O_RDONLY)

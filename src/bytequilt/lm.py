@@ -208,8 +208,13 @@ class LM(ModelHubMixin):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
+        write_model(Path(folder), self.stored_config, self.model, self.patcher.model, dtype)
+
+    @property
+    def stored_config(self) -> ModelConfig:
+        """What config.json of its model directory says."""
         scorer = self.patcher.model
-        config = ModelConfig(
+        return ModelConfig(
             format=FORMAT,
             blt=self.model.config,
             entropy=scorer.config if isinstance(scorer, EntropyModel) else None,
@@ -217,7 +222,6 @@ class LM(ModelHubMixin):
             patching=self.patcher.rule,
             patch_bytes=self.patch_bytes,
         )
-        write_model(Path(folder), config, self.model, self.patcher.model, dtype)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> "LM":

@@ -41,6 +41,9 @@ class DataConfig(Config):
     """Whether a bad record is reported and skipped; otherwise it is reported and ends the run."""
     shard_bytes: Positive = 32_000_000
     """Text bytes of one Parquet shard, about."""
+    streams: Positive = 1
+    """Streams that the batches of a step are dealt from in turn: each process packs those that it needs. Another number
+    gives another order of the documents; the number of processes does not."""
 
     @model_validator(mode="after")
     def _weights_match(self) -> "DataConfig":
@@ -62,7 +65,10 @@ class TrainConfig(Config):
     row_patches: Positive | None = None
     """Most patches of a row; where not given, rows are filled by bytes alone."""
     accumulate: Positive = 1
-    """Batches of one optimizer step."""
+    """Batches of one optimizer step, those of all processes together."""
+    shard: Literal["none", "full"] = "none"
+    """Among several processes: none, each keeps the whole model; full, each keeps a part of every weight and of its
+    optimizer (FSDP), and some columns of each table. Muon is not for `full`."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW. Muon multiplies
     in bf16, and is slow where the hardware does not."""
@@ -82,13 +88,16 @@ class TrainConfig(Config):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the whole gradient."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast."""
+    precision: Literal["auto", "fp32", "bf16", "bf16_gathered"] = "auto"
+    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast; bf16_gathered: sharded weights are
+    gathered in bf16, and all between them is bf16, too: half the traffic, and other numbers than autocast gives."""
     compile: bool = False
     """Compile each transformer block."""
     checkpoint_activations: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Recompute each block and cross-attention in the backward pass instead of keeping their activations."""
     device: str = "auto"
+    timeout: Positive = 600
+    """Seconds after which a process that does not answer the others counts as lost."""
     seed: Seed = 0
     eval_every: Positive = 500
     eval_bytes: Positive = 200_000

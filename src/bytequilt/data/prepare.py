@@ -145,7 +145,7 @@ def _complete(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def _fingerprint(config: DataConfig) -> str:
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()  # the same documents
 
 
 @contextmanager
@@ -168,29 +168,39 @@ def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int],
     bytes just done, those of other ranks' and of finished shards included. Raises UserError where the corpus is not
     finished, or damaged.
     """
-    manifest = read_manifest(corpus)
-    if manifest is None:
-        raise UserError(f"{corpus} is not a finished corpus; `bytequilt prepare` finishes it")
-    paths = shard_paths(corpus / "train")
-    remove_others(folder, [path.name for path in paths])
     rank, world = rank_and_world()
-    fingerprint = patcher.fingerprint  # a digest of all weights: taken once
     done = 0
     with _kept_when_stopped(lambda: done, folder):
-        for number, path in enumerate(paths):
-            about = read_about(path)
+        for number, (path, about, missing) in enumerate(unscored(corpus, folder, patcher)):
             ours = number % world == rank
-            if ours and not finished(folder / path.name, corpus=manifest["corpus"], patcher=fingerprint):
-                about |= {"patcher": fingerprint, "rule": patcher.rule.model_dump(mode="json")}
-                _score_shard(path, folder / path.name, about, patcher, progress)
+            if ours and missing:
+                score_shard(path, folder / path.name, about, patcher, progress)
             else:
                 progress(sum(about["bytes"]))
             done += ours
 
 
-def _score_shard(
-    path: Path, target: Path, about: dict[str, Any], patcher: Scorer, progress: Callable[[int], object]
+def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path, dict[str, Any], bool]]:
+    """Every training shard of a corpus, what its twin in `folder` will say of itself, and whether that is missing.
+
+    Raises UserError where the corpus is not finished.
+    """
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        raise UserError(f"{corpus} is not a finished corpus; `bytequilt prepare` finishes it")
+    paths = shard_paths(corpus / "train")
+    remove_others(folder, [path.name for path in paths])
+    marks = {"corpus": manifest["corpus"], "patcher": patcher.fingerprint}  # a digest of all weights: taken once
+    rule = patcher.rule.model_dump(mode="json")
+    for path in paths:
+        about = read_about(path) | {"patcher": marks["patcher"], "rule": rule}
+        yield path, about, not finished(folder / path.name, **marks)
+
+
+def score_shard(
+    path: Path, target: Path, about: dict[str, Any], patcher: Scorer, progress: Callable[[int], object] = lambda _: None
 ) -> None:
+    """Writes the scored twin of a shard, which is there once it is whole, however often this is tried."""
     with shard_writer(target, SCORED_SCHEMA, about) as writer:
         for table in row_groups(path):
             calls = _calls(table["data"].to_pylist())

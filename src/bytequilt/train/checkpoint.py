@@ -13,6 +13,9 @@ from ..config import UserError, one_line
 from ..files import read_json, remove_folder, replacing_folder, write_json
 from .optim import row_optimizers
 
+DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UserError)
+"""What reading a checkpoint raises that is not whole, or not of this model."""
+
 
 def save(
     folder: Path,
@@ -23,7 +26,7 @@ def save(
     keep: int,
 ) -> None:
     """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
-    tensors, groups = _flatten(optimizers)
+    tensors, groups = flatten(optimizers)
     with replacing_folder(folder / f"step-{step:08d}") as partial:
         save_file(_weights(network, optimizers), partial / "model.safetensors")
         save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
@@ -44,13 +47,17 @@ def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimiz
         network.load_state_dict(load_file(path / "model.safetensors"))
         tensors = load_file(path / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
-        _unflatten(optimizers, tensors, state.pop("groups"))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
-        raise UserError(
-            f"checkpoint {path} is damaged or belongs to another model ({one_line(error)[:100]}); "
-            "delete it to go on from the one before it"
-        ) from None
+        unflatten(optimizers, tensors, state.pop("groups"))
+    except DAMAGED as error:
+        raise damaged(path, error) from None
     return state
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"checkpoint {path} is damaged or belongs to another model ({one_line(error)[:100]}); "
+        "delete it to go on from the one before it"
+    )
 
 
 def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -63,7 +70,8 @@ def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dic
     return weights
 
 
-def _flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:
+def flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:
+    """The tensors of optimizers by name, and their groups."""
     tensors, groups = {}, []
     for i, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
@@ -73,7 +81,8 @@ def _flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor]
     return tensors, groups
 
 
-def _unflatten(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list) -> None:
+def unflatten(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list) -> None:
+    """Put back what `flatten` gave."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, value in tensors.items():
         i, parameter, key = name.split(".", 2)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,11 @@ from . import checkpoint
 from .arrange import arrange
 from .device import device_of, keep_freed_memory, uses_bf16
 from .metrics import Metrics
-from .optim import catch_up, clip_, lr_factor, optimizers, release, set_lr
+from .optim import catch_up, clip_, lr_factor, optimizers, release, row_optimizers, set_lr
+from .parallel import check_parallel, is_sharded, spread, sum_gradients
+from .saver import Saver, restore
 from .signals import stop_requested
+from .world import ALONE, World
 
 
 class Task(Protocol):
@@ -70,24 +73,27 @@ class Progress:
     skipped: int = 0
 
 
-def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str) -> Progress:
+def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE) -> Progress:
     """Train until `config.steps`, going on from the newest checkpoint in `folder/checkpoints/stage`.
 
+    In a world of several processes, each calls this with the same network and its own share of the batches.
     Resuming is exact: on a CPU a run that was interrupted gives the same weights, bit for bit, as one that was not.
     Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is written, and Diverged where the loss stays
     non-finite.
     """
-    training = Training.begun(task, batches, config, folder, stage)
+    training = Training.begun(task, batches, config, folder, stage, world)
     done = training.done
     if done.step < config.steps:
         arrange(task.network, config)
-        metrics = Metrics(folder / "metrics.jsonl", stage, done.step, config.tracker, config.model_dump())
         columns = ("[bold]{task.fields[bpb]}[/] bpb", "{task.fields[speed]}", "{task.fields[note]}")
-        with progress(*columns) as bar, stop_requested() as stop, closing(metrics):
+        with progress(*columns) as bar, stop_requested() as stop, ExitStack() as stack:
+            log = _log(folder, stage, done.step, config, stack) if world.first else None
             line = bar.add_task(stage, total=config.steps, completed=done.step, bpb="-", speed="", note="")
             for record in training.records(stop):
-                metrics.log(record)
-                note = {"note": f"held-out {record['val_bpb']:.3f}"} if "val_bpb" in record else {}
+                if log is not None:
+                    log(record)
+                measured = record.get("val_bpb", record.get("val_bpb_row"))
+                note = {} if measured is None else {"note": f"held-out {measured:.3f}"}
                 bar.update(line, advance=1, bpb=f"{record['bpb']:.3f}", speed=_speed(record), **note)
     release(training.optimizers)
     if done.skipped:
@@ -107,26 +113,36 @@ class Training:
     stage: str
     optimizers: list[torch.optim.Optimizer]
     done: Progress
+    world: World = ALONE
 
     @classmethod
-    def begun(cls, task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str) -> "Training":
+    def begun(
+        cls, task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE
+    ) -> "Training":
         """A fresh one, or as the newest checkpoint has it."""
+        check_parallel(config, world)
         device, saved = device_of(config), folder / "checkpoints" / stage
         torch.manual_seed(config.seed)
         if device.type == "cpu":
             keep_freed_memory()
-        network = task.network.to(device).train()
-        training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress())
+        network = task.network.train()
+        spread(network, config, world, device.type)
+        if not is_sharded(network):
+            network.to(device)
+        training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress(), world)
+        world.wait()  # a checkpoint may be on its way to its name
         if existing := checkpoint.found(saved):
-            state = checkpoint.restore(existing[-1], network, training.optimizers)
+            state = restore(existing[-1], network, training.optimizers)
             batches.restore(state["batches"])
             training.done = Progress(**state["progress"])
+        world.wait()
         return training
 
     def records(self, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """What each step gave, until the last, or until there is a reason to stop."""
         config, done = self.config, self.done
         bf16 = uses_bf16(config, self.task.network)
+        saver = Saver.of(self.saved, self.task.network, self.optimizers, config.keep, self.world)
         while done.step < config.steps:
             record = self._step(bf16)
             last = done.step == config.steps
@@ -135,25 +151,24 @@ class Training:
                 record |= evaluate(self.task)
             yield record
             self._check()
-            stopping = stop()  # asked once: who stops has saved
+            stopping, written = self.world.total([stop(), saver.written()])  # asked once: who stops has saved
+            if written == self.world.size:
+                saver.publish()
             if done.step % config.save_every == 0 or last or stopping:
-                self.save()
+                saver.save(done.step, {"batches": self.batches.state(), "progress": asdict(done)})
+            if last or stopping:
+                saver.publish()
             if stopping and not last:
                 raise Interrupted(
                     f"{self.stage} stopped at step {done.step} of {config.steps}; the same command goes on from there"
                 )
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        state = {"batches": self.batches.state(), "progress": asdict(self.done)}
-        checkpoint.save(self.saved, self.done.step, self.task.network, self.optimizers, state, self.config.keep)
-
     def _step(self, bf16: bool) -> dict[str, Any]:
         config, done = self.config, self.done
         begun, used = time.perf_counter(), time.process_time()
         set_lr(self.optimizers, factor := lr_factor(done.step, config))
-        micro = [next(self.batches) for _ in range(config.accumulate)]
-        record = step(self.task, micro, self.optimizers, config, bf16)
+        micro = [next(self.batches) for _ in range(config.accumulate // self.world.size)]
+        record = step(self.task, micro, self.optimizers, config, bf16, self.world)
         seconds, used = time.perf_counter() - begun, time.process_time() - used
         good = record.pop("good")
         done.step, done.seconds = done.step + 1, done.seconds + seconds
@@ -177,28 +192,34 @@ class Training:
 
 
 def step(
-    task: Task, batches: list[Batch], chosen: list[torch.optim.Optimizer], config: TrainConfig, bf16: bool
+    task: Task,
+    batches: list[Batch],
+    chosen: list[torch.optim.Optimizer],
+    config: TrainConfig,
+    bf16: bool,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """One optimizer step over some batches; it changes nothing where the loss or the gradient is not finite.
 
     The device is read once: for the loss and the norm of the gradient together.
     """
     device = next(task.network.parameters()).device
-    targets = max(1, sum(batch.targets for batch in batches))  # rows of prompts alone have none
+    targets, learnt, ids, patches = counted(task, batches, world)
     costs = []
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = task.loss(batch.to(device))
         (loss / targets).backward()
         costs.append(loss.detach().float())
+    sum_gradients(task.network, row_optimizers(chosen), world)
     norm = clip_(task.network, chosen, config.clip)
-    nats, norm = torch.stack([torch.stack(costs).sum(), norm.float()]).tolist()
+    cost = world.sum_(torch.stack(costs).sum())
+    nats, norm = torch.stack([cost, norm.float()]).tolist()
     good = math.isfinite(nats) and math.isfinite(norm)
     for optimizer in chosen:
         if good:
             optimizer.step()
         optimizer.zero_grad()
-    learnt = max(1, sum(task.bytes_of(batch) for batch in batches))
     record = {
         "good": good,
         "bpb": round(nats / learnt / math.log(2), 5),
@@ -206,9 +227,14 @@ def step(
         "learnt": learnt,
         "grad_norm": round(norm, 4),
     }
-    if patches := sum(batch.patches for batch in batches):
-        record["mean_patch"] = round(sum(batch.ids for batch in batches) / patches, 3)
-    return record
+    return record | {"mean_patch": round(ids / patches, 3)} if patches else record
+
+
+def counted(task: Task, batches: list[Batch], world: World) -> tuple[int, int, int, int]:
+    """Targets, bytes that they stand for, ids of text and patches in the batches of all processes."""
+    columns = [(batch.targets, task.bytes_of(batch), batch.ids, batch.patches) for batch in batches]
+    targets, learnt, ids, patches = world.total([sum(column) for column in zip(*columns, strict=True)])
+    return max(1, targets), max(1, learnt), ids, patches  # rows of prompts alone have no targets
 
 
 def evaluate(task: Task) -> dict[str, float]:
@@ -217,6 +243,11 @@ def evaluate(task: Task) -> dict[str, float]:
     measured = task.evaluate()
     task.network.train()
     return measured
+
+
+def _log(folder: Path, stage: str, step: int, config: TrainConfig, stack: ExitStack) -> Callable[[dict], None]:
+    metrics = Metrics(folder / "metrics.jsonl", stage, step, config.tracker, config.model_dump())
+    return stack.enter_context(closing(metrics)).log
 
 
 def _speed(record: dict[str, Any]) -> str:

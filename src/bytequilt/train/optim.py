@@ -1,16 +1,19 @@
 """Optimizers in parameter groups, and the learning rate over time."""
 
 import math
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..config import TrainConfig
 from ..model.embedding import Embedding
 from ..model.hashing import HashEmbedding
 from ..model.layers import Block
-from .rows import Rows
+from .parallel import clip_sharded_, is_sharded
+from .rows import Rows, own
 
 
 def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -21,8 +24,8 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     peak learning rate as `peak`.
     """
     tables = [module for module in network.modules() if isinstance(module, Embedding | HashEmbedding)]
-    for table in tables:
-        table.gather = None  # that of an optimizer before this one
+    for table in tables:  # in the place of that of an optimizer before this one
+        table.gather = partial(_own_columns, table) if isinstance(table.weight, DTensor) else None
     tables = [table for table in tables if table.weight.requires_grad]
     matrices, norms, others = _kinds(network, {id(table.weight) for table in tables})
     muon = matrices if config.optimizer == "muon" else []
@@ -80,8 +83,14 @@ def release(chosen: list[torch.optim.Optimizer]) -> None:
         optimizer.detach()
 
 
+def _own_columns(table: Embedding | HashEmbedding, places: Tensor) -> tuple[Tensor, Tensor]:
+    return own(table.weight), places
+
+
 def clip_(network: nn.Module, chosen: list[torch.optim.Optimizer], largest: float) -> Tensor:
     """Scale the whole gradient down to a norm of at most `largest`, and return the norm that it had."""
+    if is_sharded(network):
+        return clip_sharded_(network, row_optimizers(chosen), largest)
     leaves = (leaf for optimizer in row_optimizers(chosen) for leaf in optimizer.leaves())
     return nn.utils.clip_grad_norm_(chain(network.parameters(), leaves), largest)
 

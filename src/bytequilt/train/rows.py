@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..model.embedding import Embedding
 from ..model.hashing import HashEmbedding
@@ -162,14 +163,30 @@ def distinct(places_M: Tensor, size: int, fixed: bool) -> tuple[Tensor | slice, 
     return rows_M, torch.empty_like(slot_M).scatter_(0, order_M, slot_M), count.minimum(slot_M[-1])
 
 
-def summed(reads: list[Read], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | slice, Tensor | None, Tensor]:
-    """Rows, `slot_U` and gradients of several reads of a table together."""
-    grads = [view.values_UD.grad for view in reads]
+Part = tuple[Tensor | slice, Tensor]
+"""Rows of a table, all or some, and their gradients."""
+
+
+def summed(parts: list[Part], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | slice, Tensor | None, Tensor]:
+    """Rows, `slot_U` and gradients of several parts of a table together."""
+    if len(parts) == 1 and isinstance(parts[0][0], slice):
+        return parts[0][0], None, parts[0][1]
     everything = torch.arange(len(weight_RD), device=weight_RD.device)
-    rows_M = torch.cat([everything if isinstance(r.rows_U, slice) else r.rows_U for r in reads])
+    rows_M = torch.cat([everything if isinstance(rows, slice) else rows for rows, _ in parts])
+    grads_MD = torch.cat([grads for _, grads in parts])
     rows_U, where_M, slot_U = distinct(rows_M, len(weight_RD), fixed)
     count = len(weight_RD) if isinstance(rows_U, slice) else len(rows_U)
-    return rows_U, slot_U, weight_RD.new_zeros(count, weight_RD.shape[1]).index_add_(0, where_M, torch.cat(grads))
+    return rows_U, slot_U, weight_RD.new_zeros(count, weight_RD.shape[1]).index_add_(0, where_M, grads_MD)
+
+
+def own(x: Tensor) -> Tensor:
+    """What this process has of a tensor: all of it, or its part where the tensor is sharded."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def like(x: Tensor, weight: Tensor) -> Tensor:
+    """The part of a tensor that goes with this process's part of a weight, as a part of the whole."""
+    return DTensor.from_local(x, weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else x
 
 
 class Rows(torch.optim.Optimizer):
@@ -183,7 +200,7 @@ class Rows(torch.optim.Optimizer):
         group = {"params": [table.weight for table in tables], "weight_decay": 0.0, "peak": lr}
         super().__init__([group], {"lr": lr, "betas": betas, "eps": 1e-8, "step": 0})
         self.tables = tables
-        self.moments = {table.weight: Moments.of(table.weight.detach()) for table in tables}
+        self.moments = {table.weight: Moments.of(own(table.weight.detach())) for table in tables}
         self.reads: dict[Tensor, list[Read]] = {}
         self.fixed = any(table.weight.device.type != "cpu" for table in tables)
         """Whether shapes must not depend on values, for the device would have to be read."""
@@ -200,7 +217,7 @@ class Rows(torch.optim.Optimizer):
     def catch_up(self) -> None:
         """Bring every row to the last step: before evaluation and export."""
         for weight, moments in self.moments.items():
-            catch_up_(weight.detach(), moments, self._step)
+            catch_up_(own(weight.detach()), moments, self._step)
 
     @torch.no_grad()
     def caught_up(self, weight: Tensor) -> Tensor:
@@ -210,7 +227,23 @@ class Rows(torch.optim.Optimizer):
 
     def leaves(self) -> list[Tensor]:
         """One tensor a table, whose `grad` is the gradient of the rows that were read, each row once."""
-        return [view.values_UD for weight in self.reads for view in self._merged(weight)]
+        return [leaf for weight in self.reads for leaf in self.leaves_of(weight)]
+
+    def leaves_of(self, weight: Tensor) -> list[Tensor]:
+        """Those of one table: one, or none where nothing was read."""
+        return [view.values_UD for view in self._merged(weight)]
+
+    def rows_of(self, weight: Tensor) -> list[Tensor | slice]:
+        """The rows that its leaves are of."""
+        return [view.rows_U for view in self._merged(weight)]
+
+    @torch.no_grad()
+    def put(self, weight: Tensor, parts: list[Part]) -> None:
+        """Take these gradients of a table, added up, in the place of all that was read of it."""
+        rows_U, slot_U, grads_UD = summed(parts, own(weight), self.fixed)
+        values_UD = caught_up(own(weight), self.moments[weight], rows_U, self._step.eps)
+        values_UD.grad = grads_UD
+        self.reads[weight] = [Read(rows_U, values_UD, slot_U)]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -219,7 +252,7 @@ class Rows(torch.optim.Optimizer):
         now = self._step
         for weight, moments in self.moments.items():
             for view in self._merged(weight):
-                update_(weight.detach(), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
+                update_(own(weight.detach()), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
             moments.drift_S = drifted(moments.drift_S, now)
         self.reads.clear()
 
@@ -229,7 +262,11 @@ class Rows(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """What goes on bit for bit: rows as they are, not caught up."""
-        state = [vars(moments) | {"weight": weight.detach()} for weight, moments in self.moments.items()]
+        state = [
+            {name: like(x, weight) if x.ndim == 2 else x for name, x in vars(moments).items()}
+            | {"weight": weight.detach()}
+            for weight, moments in self.moments.items()
+        ]
         return {"state": dict(enumerate(state)), "param_groups": super().state_dict()["param_groups"]}
 
     @torch.no_grad()
@@ -239,7 +276,7 @@ class Rows(torch.optim.Optimizer):
             state = state_dict["state"][number]
             weight.copy_(state["weight"])
             for name in vars(moments):
-                setattr(moments, name, state[name].to(weight.device))
+                setattr(moments, name, own(state[name]).to(weight.device))
         (group,) = state_dict["param_groups"]
         self.param_groups[0] |= {name: value for name, value in group.items() if name != "params"}
 
@@ -254,10 +291,13 @@ class Rows(torch.optim.Optimizer):
         def gather(places: Tensor) -> tuple[Tensor, Tensor]:
             weight = table.weight
             if not torch.is_grad_enabled():
-                return weight, places
+                return own(weight), places
             rows_U, where_M, slot_U = distinct(places.flatten(), len(weight), self.fixed)
+            reads = self.reads.get(weight, [])
+            if isinstance(rows_U, slice) and reads and isinstance(reads[0].rows_U, slice):
+                return reads[0].values_UD, where_M.view(places.shape)  # the same again, whose gradient adds up
             with torch.no_grad():
-                values_UD = caught_up(weight, self.moments[weight], rows_U, self._step.eps)
+                values_UD = caught_up(own(weight), self.moments[weight], rows_U, self._step.eps)
             self.reads[weight] = [*self._merged(weight), Read(rows_U, values_UD.requires_grad_(), slot_U)]
             return values_UD, where_M.view(places.shape)
 
@@ -268,9 +308,6 @@ class Rows(torch.optim.Optimizer):
         """All that was read of a table and has a gradient, as one; none where nothing was."""
         reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
         if len(reads) > 1:
-            rows_U, slot_U, grads_UD = summed(reads, weight, self.fixed)
-            values_UD = caught_up(weight, self.moments[weight], rows_U, self._step.eps)
-            values_UD.grad = grads_UD
-            reads = [Read(rows_U, values_UD, slot_U)]
-            self.reads[weight] = reads
+            self.put(weight, [(view.rows_U, view.values_UD.grad) for view in reads])
+            reads = self.reads[weight]
         return reads

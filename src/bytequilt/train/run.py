@@ -1,6 +1,8 @@
 """The stages of a recipe, in order: corpus, entropy model, threshold, shards, BLT, report. Finished stages are kept."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from torch import nn
 
 from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
+from ..data.on_ray import check_ray, score_on_ray
+from ..data.packed import packed
 from ..data.prepare import ingest, score
-from ..data.shards import rank_and_world
+from ..data.streams import Streams, check_deal
 from ..files import read_json, write_json
 from ..interop.directory import load_entropy, write_model
 from ..interop.native import FORMAT, ModelConfig
@@ -22,54 +26,77 @@ from ..view.progress import console, progress
 from . import checkpoint
 from .checks import check_recipe
 from .claim import claimed
-from .device import device_of
-from .loop import Progress, fit
+from .device import device_of, uses_bf16
+from .export import export
+from .loop import Progress, Task, fit
 from .origin import complete
+from .parallel import check_parallel, is_cut, is_sharded
 from .report import write_report
 from .sample import sample_documents
-from .tasks import EntropyTask, LanguageTask
+from .tasks import EntropyTask, LanguageTask, PackedTask
+from .world import ALONE, World, joined
 
 
-def train(draft: Draft, folder: Path) -> dict[str, Any]:
-    """Run what is missing of a recipe in its run directory, and return the report."""
-    if rank_and_world()[1] > 1:
-        raise UserError("training runs in one process; several can share `prepare`: torchrun -m bytequilt prepare ...")
-    recipe = complete(draft)
-    check_recipe(recipe)
-    with claimed(recipe, folder):
-        if (folder / "report.json").is_file() and (folder / "model" / "config.json").is_file():
-            return read_json(folder / "report.json")
-        patcher = stages_to_shards(recipe, folder)
-        lm, done = blt_stage(recipe, folder, patcher)
-        return write_report(recipe, folder, lm, done)
+def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
+    """Run what is missing of a recipe in its run directory, and return the report: None but to the first process."""
+    with joined(draft.train.timeout, draft.train.device) as world:
+        recipe = complete(draft)
+        check_recipe(recipe)
+        check_parallel(recipe.train, world)
+        check_deal(recipe.train.accumulate, recipe.data.streams, world.size)
+        with claimed_by_all(recipe, folder, world):
+            if not ((folder / "report.json").is_file() and (folder / "model" / "config.json").is_file()):
+                patcher = stages_to_shards(recipe, folder, world)
+                lm, done = blt_stage(recipe, folder, patcher, world)
+                return write_report(recipe, folder, lm, done) if world.first else None
+            return read_json(folder / "report.json") if world.first else None
 
 
-def prepare(draft: Draft, folder: Path) -> Patcher:
-    """The stages of a recipe up to the shards, in its run directory; several ranks may share them."""
-    recipe = complete(draft)
-    check_recipe(recipe)
-    if rank_and_world()[1] > 1:
-        return stages_to_shards(recipe, folder)
-    with claimed(recipe, folder):
-        return stages_to_shards(recipe, folder)
+def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
+    """The stages of a recipe up to the shards, in its run directory; several processes may share them.
+
+    With the address of a Ray cluster, its machines score the shards.
+    """
+    if ray is not None:
+        check_ray()
+    with joined(draft.train.timeout, draft.train.device) as world:
+        recipe = complete(draft)
+        check_recipe(recipe)
+        with claimed_by_all(recipe, folder, world):
+            return stages_to_shards(recipe, folder, world, ray)
 
 
-def stages_to_shards(recipe: Recipe, folder: Path) -> Patcher:
+@contextmanager
+def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]:
+    """A run directory that the first process claims for all."""
+    with claimed(recipe, folder) if world.first else nullcontext():
+        world.wait()
+        yield
+
+
+def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: str | None = None) -> Patcher:
     """Corpus, entropy model, calibrated threshold, entropies."""
-    manifest = ingest(recipe.data, folder / "corpus")
+    ingest(recipe.data, folder / "corpus")
+    world.wait()
+    manifest = ingest(recipe.data, folder / "corpus")  # with the shards of all
     console.print(
         f"corpus: {manifest['train']['documents']:,} documents, {manifest['train']['bytes'] / 1e6:.1f} MB to train on, "
         f"{manifest['val']['bytes'] / 1e6:.2f} MB held out"
     )
-    patcher = _patcher(recipe, folder)
+    patcher = _patcher(recipe, folder, world)
     if patcher.rule.needs_entropy:
         with progress() as bar:
             line = bar.add_task("prepare", total=manifest["train"]["bytes"])
-            score(folder / "corpus", folder / "shards", patcher, lambda done: bar.update(line, advance=done))
+            places, advance = (folder / "corpus", folder / "shards"), lambda done: bar.update(line, advance=done)
+            if ray is None:
+                score(*places, patcher, advance)
+            else:
+                score_on_ray(*places, patcher, ray, advance)
+    world.wait()
     return patcher
 
 
-def _patcher(recipe: Recipe, folder: Path) -> Patcher:
+def _patcher(recipe: Recipe, folder: Path, world: World) -> Patcher:
     """The patcher of the model that training starts from, where the recipe gives no threshold of its own."""
     device, patching = device_of(recipe.train), recipe.patching
     if recipe.train.init is not None and patching.calibrated is not None:
@@ -80,30 +107,68 @@ def _patcher(recipe: Recipe, folder: Path) -> Patcher:
     entropy = None
     if patching.needs_entropy:
         sections = (recipe.entropy, recipe.entropy_train, recipe.entropy_init)
-        entropy = entropy_stage(folder, *sections, recipe.data).to(device)
-    return threshold_stage(patching, folder / "corpus", folder / "calibration.json", entropy)
+        entropy = entropy_stage(folder, *sections, recipe.data, world).to(device)
+    if not world.first:
+        world.wait()  # until the first has found the threshold
+    patcher = threshold_stage(patching, folder / "corpus", folder / "calibration.json", entropy)
+    if world.first:
+        world.wait()
+    return patcher
 
 
 def entropy_stage(
-    folder: Path, config: EntropyConfig | None, train: TrainConfig | None, init: str | None, data: DataConfig
+    folder: Path,
+    config: EntropyConfig | None,
+    train: TrainConfig | None,
+    init: str | None,
+    data: DataConfig,
+    world: World = ALONE,
 ) -> EntropyModel:
-    """Train the entropy model on `folder/corpus`, or take that of the model `init`, as it is."""
+    """Train the entropy model on `folder/corpus`, or take that of the model `init`, as it is.
+
+    Where the batches of a step cannot be dealt to all processes, the first one trains it while the others wait.
+    """
     if init is not None:
         return _entropy_of(init)
     if config is None or train is None:
         raise UserError("patching by entropy needs [entropy] and [entropy_train], or `entropy_init`")
     finished = folder / "entropy"
-    if (finished / "config.json").is_file():
-        return _entropy_of(str(finished))
+    if not (finished / "config.json").is_file():
+        together = train.accumulate % world.size == 0 and train.accumulate % data.streams == 0
+        if not together and world.first:
+            console.print(f"entropy model: accumulate {train.accumulate} is for one process; the others wait for it")
+        if together or world.first:
+            network = _trained_entropy(folder, config, train, data, world if together else ALONE)
+            if world.size == 1:
+                return network.eval()
+    world.wait()
+    return _entropy_of(str(finished))
+
+
+def _trained_entropy(
+    folder: Path, config: EntropyConfig, train: TrainConfig, data: DataConfig, world: World
+) -> EntropyModel:
     torch.manual_seed(train.seed)
     network = EntropyModel(config)
     if train.init is not None:
         start_from(network, _entropy_of(train.init), train.init)
     documents = [document.data for document in held_out(folder / "corpus", train.eval_bytes)]
-    batches = Batches(folder / "corpus" / "train", train, None, weights=data.weights)
-    fit(EntropyTask(network, documents), batches, train, folder, "entropy")
-    write_model(finished, ModelConfig(format=FORMAT, entropy=config), None, network)
-    return network.eval()
+    task: Task = EntropyTask(network, documents)
+    if is_cut(train, world):
+        task = PackedTask(task, packed(documents, None, None, train), world, uses_bf16(train, network))
+    streams = 1 if world.size == 1 else data.streams
+
+    def make(rank: int, count: int) -> Batches:
+        return Batches(folder / "corpus" / "train", train, None, weights=data.weights, rank=rank, world=count)
+
+    batches = Streams(make, streams, train.accumulate, world.rank, world.size, world.gathered)
+    fit(task, batches, train, folder, "entropy", world)
+    model = ModelConfig(format=FORMAT, entropy=config)
+    if is_sharded(network):
+        export(folder / "entropy", model, {"entropy": network}, world)
+    elif world.first:
+        write_model(folder / "entropy", model, None, network)
+    return network
 
 
 def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | None) -> Patcher:
@@ -141,7 +206,7 @@ def _kept_threshold(path: Path, made_of: dict[str, Any]) -> float | None:
     return threshold if math.isfinite(threshold) else None
 
 
-def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> tuple[LM, Progress]:
+def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALONE) -> tuple[LM, Progress]:
     """Train the BLT and write the model directory; the model, where it was trained, and how far."""
     config, device = recipe.train, device_of(recipe.train)
     if (folder / "model" / "config.json").is_file():
@@ -151,24 +216,46 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher) -> tuple[LM, Progr
     if config.init is not None:
         start_from(network, load(config.init).model, config.init)
     lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
-    task = LanguageTask(lm, held_out(folder / "corpus", config.eval_bytes))
-    done = fit(task, blt_batches(recipe, folder, patcher), config, folder, "blt")
+    held = held_out(folder / "corpus", config.eval_bytes)
+    task: Task = LanguageTask(lm, held)
+    if is_cut(config, world):
+        documents = [document.data for document in held]
+        nats = patcher.entropies(documents) if patcher.rule.needs_entropy else None
+        batches = packed(documents, patcher.rule, nats, config, _fixed(config))
+        task = PackedTask(task, batches, world, uses_bf16(config, network))
+    done = fit(task, blt_batches(recipe, folder, patcher, world), config, folder, "blt", world)
     network.eval()
-    lm.save(folder / "model")
+    if is_sharded(network):
+        export(folder / "model", lm.stored_config, {"blt": network, "entropy": patcher.model}, world)
+        return (load(folder, str(device)) if world.first else lm), done
+    if world.first:
+        lm.save(folder / "model")
+    world.wait()
     return lm, done
 
 
-def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher) -> Batches:
-    """What the BLT is trained on. P is the same in every batch where shapes must not change."""
+def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALONE) -> Streams:
+    """What the BLT is trained on, this process's share. P is the same in every batch where shapes must not change."""
     needs_entropy, config = patcher.rule.needs_entropy, recipe.train
-    return Batches(
-        folder / ("shards" if needs_entropy else "corpus/train"),
-        config,
-        patcher.rule,
-        weights=recipe.data.weights,
-        fingerprint=patcher.fingerprint if needs_entropy else None,
-        pad_patches=config.compile or device_of(config).type != "cpu",
-    )
+    fingerprint = patcher.fingerprint if needs_entropy else None
+
+    def make(rank: int, count: int) -> Batches:
+        return Batches(
+            folder / ("shards" if needs_entropy else "corpus/train"),
+            config,
+            patcher.rule,
+            weights=recipe.data.weights,
+            rank=rank,
+            world=count,
+            fingerprint=fingerprint,
+            pad_patches=_fixed(config),
+        )
+
+    return Streams(make, recipe.data.streams, config.accumulate, world.rank, world.size, world.gathered)
+
+
+def _fixed(config: TrainConfig) -> bool:
+    return config.compile or device_of(config).type != "cpu"
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:

@@ -1,10 +1,12 @@
 """What the loop can train: an entropy model, and any language model, through one protocol."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
@@ -12,6 +14,7 @@ from ..data.sources import Document
 from ..infer.score import NetworkScorer, Score, score_documents
 from ..model.entropy import EntropyModel
 from ..model.loss import target_nats
+from .world import World
 
 
 class LanguageModel(Protocol):
@@ -79,6 +82,33 @@ class EntropyTask:
 
     def evaluate(self) -> dict[str, float]:
         return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
+
+
+class PackedTask:
+    """A task of a sharded network, which cannot be fed byte by byte: held-out text is measured by the forward pass.
+
+    Documents are cut at `row_bytes`, so the figure has a name of its own: `val_bpb_row`.
+    """
+
+    def __init__(self, task: Any, held_out: list[Batch], world: World, bf16: bool) -> None:
+        self.task, self.world, self.bf16 = task, world, bf16
+        held_out = held_out + [_unlearnt(held_out[-1])] * (-len(held_out) % world.size)  # as many for each process
+        self.held_out = held_out[world.rank :: world.size]
+        self.network, self.bytes_of, self.loss = task.network, task.bytes_of, task.loss
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        device = next(self.network.parameters()).device
+        costs = []
+        for batch in self.held_out:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                costs.append(self.loss(batch.to(device)).float())
+        (count,) = self.world.total([sum(map(self.bytes_of, self.held_out))])
+        return {"val_bpb_row": float(self.world.sum_(torch.stack(costs).sum())) / max(1, count) / math.log(2)}
+
+
+def _unlearnt(batch: Batch) -> Batch:
+    return Batch.of(batch.ids_BN, batch.closes_BN, torch.zeros_like(batch.learn_BN), batch.count)
 
 
 def held_out_score(

@@ -30,7 +30,7 @@ def bind(name: str, arguments: list[str]) -> Callable[[], None]:
 
     try:
         with redirect_stderr(said):
-            bound, unknown = tyro.cli(later, prog=prog, args=arguments, return_unknown_args=True)
+            bound, unknown = tyro.cli(later, prog=prog, args=_with_address(arguments), return_unknown_args=True)
     except SystemExit as stop:
         if stop.code:
             raise UserError(f"{_message(said.getvalue())} (see {prog} --help)") from None
@@ -41,6 +41,14 @@ def bind(name: str, arguments: list[str]) -> Callable[[], None]:
     if unknown:
         raise UserError(f"{_complaint(verb, unknown)} (see {prog} --help)")
     return bound
+
+
+def _with_address(arguments: list[str]) -> list[str]:
+    """`--ray` may stand without an address, which tyro does not know of: then it is `local`."""
+    given: list[str] = []
+    for word, after in zip(arguments, [*arguments[1:], "--"], strict=True):
+        given += [word, "local"] if word == "--ray" and after.startswith("--") else [word]
+    return given
 
 
 def _message(said: str) -> str:

@@ -14,6 +14,7 @@ from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
 ModelName = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
+Address = Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]", help_behavior_hint="")]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
 """Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
 
@@ -23,6 +24,9 @@ def train(
     init: ModelName = None,
     out: Folder = None,
     plan: Flag = False,
+    dry_run: Flag = False,
+    gpus: int = 1,
+    gpu: Literal["h100", "h200", "b200", "a100"] = "h100",
     json: Flag = False,
     fields: Fields = (),
 ) -> None:
@@ -34,6 +38,8 @@ def train(
       bytequilt train demo
       bytequilt train tiny --data.train english.jsonl.xz --data.val val.jsonl.xz --out runs/mine
       bytequilt train book --data.train my.txt --plan
+      bytequilt train blt-8b --dry-run --gpus 256
+      torchrun --nproc-per-node 8 -m bytequilt train blt-1b --data.train corpus/ --out runs/1b
       bytequilt train finetune --init tiny --data.train pairs.jsonl --out runs/tuned
 
     Args:
@@ -41,9 +47,19 @@ def train(
         init: A model to start from, as --train.init: a shipped model, a model or run directory, or a hub id.
         out: The run directory: runs/RECIPE unless given.
         plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
-        json: Print the report, or the plan, as one JSON document.
+        dry_run: Say what training on so many GPUs takes of memory, time and energy, from shapes alone.
+        gpus: How many GPUs a dry run is about.
+        gpu: Of which kind they are.
+        json: Print the report, the plan or the dry run as one JSON document.
     """
     chosen, folder = _chosen(recipe, _with_init(init, fields)), out or _run_folder(recipe)
+    if dry_run:
+        from ..train.dry import dry_run as run_dry
+        from ..view.dry import dry as dry_screen
+
+        found = run_dry(chosen, gpus, gpu)
+        print_json(found) if json else console().print(dry_screen(found))
+        return
     if plan:
         from ..train.plan import plan as plan_run
         from ..view.plan import plan as plan_screen
@@ -56,12 +72,14 @@ def train(
 
     with interruptible():
         report = train_recipe(chosen, folder)
+    if report is None:  # the first process reports for all
+        return
     print_json(report) if json else console().print(screen(report))
     print(f"in {folder}: model/, report.json, curve.png, patches.html", file=sys.stderr)
     print(f'next: bytequilt generate "Once" --model {folder}', file=sys.stderr)
 
 
-def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None:
+def prepare(recipe: RecipeName, out: Folder = None, ray: Address = None, fields: Fields = ()) -> None:
     """Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.
 
     Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
@@ -69,16 +87,18 @@ def prepare(recipe: RecipeName, out: Folder = None, fields: Fields = ()) -> None
     Examples:
       bytequilt prepare demo
       bytequilt prepare tiny --data.train english.jsonl.xz --out runs/mine
+      bytequilt prepare blt-1b --data.train corpus/ --out /shared/1b --ray ray://head:10001
 
     Args:
         recipe: A shipped recipe, or the path of a TOML file.
         out: The run directory: runs/RECIPE unless given.
+        ray: Score the shards on a Ray cluster at this address; without one, on a cluster of this machine alone.
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import prepare as prepare_recipe
 
     with interruptible():
-        prepare_recipe(chosen, folder)
+        prepare_recipe(chosen, folder, ray)
 
 
 def distill(

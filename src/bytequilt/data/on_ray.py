@@ -1,0 +1,64 @@
+"""Shards scored by the machines of a Ray cluster: a task a shard. Placement, retries and waiting are Ray's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..config import UserError
+from .prepare import Scorer, score_shard, unscored
+
+RETRIES = 3
+"""How often a task whose worker dies is begun again."""
+LOCAL = "local"
+"""The address of a cluster that is made on this machine."""
+
+
+def score_on_ray(
+    corpus: Path, folder: Path, patcher: Scorer, address: str, progress: Callable[[int], object] = lambda _: None
+) -> None:
+    """Like `score`. Corpus and shards are in folders that every machine sees; `address` is as in `ray.init`.
+
+    Raises UserError where there is no Ray, or no such cluster.
+    """
+    ray = _joined(address)
+    try:
+        task = ray.remote(max_retries=RETRIES, num_gpus=int(_on_gpu(patcher)))(score_shard)
+        shared = ray.put(patcher)  # sent to each machine once
+        waiting = {}
+        for path, about, missing in unscored(corpus, folder, patcher):
+            if missing:
+                waiting[task.remote(path.absolute(), (folder / path.name).absolute(), about, shared)] = about
+            else:
+                progress(sum(about["bytes"]))
+        while waiting:
+            (done,), _ = ray.wait(list(waiting))
+            ray.get(done)  # raises what the task raised
+            progress(sum(waiting.pop(done)["bytes"]))
+    finally:
+        ray.shutdown()
+
+
+def check_ray() -> None:
+    """Raises UserError where Ray is not installed."""
+    _ray()
+
+
+def _on_gpu(patcher: Any) -> bool:
+    return patcher.model is not None and next(patcher.model.parameters()).device.type == "cuda"
+
+
+def _joined(address: str) -> Any:
+    ray = _ray()
+    try:
+        ray.init(address=None if address == LOCAL else address, include_dashboard=False, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at {address}: {error}") from None
+    return ray
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--ray needs Ray: pip install 'bytequilt[ray]'") from None
+    return ray

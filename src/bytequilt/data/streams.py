@@ -1,0 +1,79 @@
+"""Streams: the same batches in the same order, whatever number of processes read them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config import UserError
+from .batches import Batch, Batches
+
+
+class Streams:
+    """This process's share of the batches of each optimizer step.
+
+    There are `count` streams, each with documents of its own. Batch m of all comes from stream m % count, and process
+    `rank` of `world` reads batches rank, rank + world, ... A process that shares a stream packs the others' batches as
+    well and leaves them. Positions are taken between steps, of all streams at the same place: `gather` brings each
+    process what the others give it. Raises UserError where a step does not deal out evenly.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, int], Batches],
+        count: int,
+        accumulate: int,
+        rank: int = 0,
+        world: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> None:
+        check_deal(accumulate, count, world)
+        self.count, self.accumulate, self.rank, self.world, self.gather = count, accumulate, rank, world, gather
+        mine = sorted({batch % count for batch in range(rank, accumulate, world)})
+        self.streams = {number: make(number, count) for number in mine}
+        self.taken = dict.fromkeys(mine, 0)
+        """Batches of each stream that are read or left."""
+        self.batch = rank
+        """The next one of this process, counted through all."""
+
+    def __iter__(self) -> "Streams":
+        return self
+
+    def __next__(self) -> Batch:
+        number, place = self.batch % self.count, self.batch // self.count
+        self.batch += self.world
+        self._leave(number, place)
+        self.taken[number] += 1
+        return next(self.streams[number])
+
+    def state(self) -> dict[str, Any]:
+        """Where all streams stand at the end of a step. Every process must ask, and all get the same."""
+        steps = -(-(self.batch - self.rank) // self.accumulate)
+        for number in self.streams:
+            self._leave(number, steps * self.accumulate // self.count)
+        places: dict[int, Any] = {}
+        for theirs in self.gather({number: stream.state() for number, stream in self.streams.items()}):
+            places |= theirs
+        states = [places[number] for number in range(self.count)]
+        return states[0] if self.count == 1 else {"streams": states}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken, by whatever number of processes."""
+        states = state.get("streams", [state])
+        if len(states) != self.count:
+            raise UserError(f"cannot go on: the batches were made of {len(states)} streams, and now of {self.count}")
+        for number, stream in self.streams.items():
+            stream.restore(states[number])
+            self.taken[number] = 0
+        self.batch = self.rank
+
+    def _leave(self, number: int, place: int) -> None:
+        """Pass over the batches of a stream before this place."""
+        while self.taken[number] < place:
+            self.taken[number] += 1
+            next(self.streams[number])
+
+
+def check_deal(accumulate: int, streams: int, world: int) -> None:
+    """Raises UserError unless the batches of a step can be dealt to so many processes from so many streams."""
+    for number, name in ((world, "processes"), (streams, "streams")):
+        if accumulate % number:
+            raise UserError(f"accumulate = {accumulate} cannot be dealt evenly to {number} {name}: make it a multiple")

@@ -1,0 +1,255 @@
+"""A dry run: what training on so many GPUs takes of each, counted from shapes. No GPU, no data, no weights.
+
+Parameters, gradients and optimizer state are exact for the first process, which has the largest part. Activations are
+counted tensor by tensor as the backward pass keeps them, rounded up; what an allocator, a context and buffers of
+collectives take besides is a flat allowance.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..config import Draft, Recipe, StackConfig, TrainConfig, UserError
+from ..data.streams import check_deal
+from ..info import PATCH_BYTES
+from ..model.blt import BLT
+from ..model.flops import entropy_flops, flops_per_byte
+from ..model.hashing import HashEmbedding
+from ..model.layers import Block
+from .columns import group_size, tables_of
+from .origin import complete
+from .parallel import DENSE, check_parallel
+from .rows import FIRST_STEPS
+from .world import World
+
+GpuName = Literal["h100", "h200", "b200", "a100"]
+ALLOWANCE = 3e9
+"""Bytes of a GPU for its context, buffers of collectives, and what the allocator cannot use."""
+MFU = 0.33
+"""Of the peak, without recomputation: what torchtitan reports of Llama 3.1 8B on 128 H100 (33 to 39 %)."""
+REPORTED = (
+    ("torchtitan, Llama 3.1 8B, 128 H100, compiled", 43_000),
+    ("Olmo 3 7B, restarts included", 39_000),
+    ("Llama 3.1 8B, from recollection", 97_000),
+)
+"""H100-hours per trillion tokens of other people's runs."""
+KWH = 0.62 / 700
+"""Energy of a GPU-hour for each watt of its rating, all of the machine included: Olmo 3 on H100."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What is known of a kind of GPU."""
+
+    memory: float
+    flops: float
+    """bf16 products a second, dense."""
+    watts: float
+
+
+GPUS = {
+    "h100": Gpu(80e9, 989e12, 700),
+    "h200": Gpu(141e9, 989e12, 700),
+    "b200": Gpu(180e9, 2250e12, 1000),
+    "a100": Gpu(80e9, 312e12, 400),
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU. `peak` is all of it but the allowance."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    gathered: int
+    """Weights of other processes, and gradients on their way to them."""
+    tables: int
+    """Rows that a step reads, and the sums that are exchanged."""
+    updating: int
+    """What the optimizer of rows takes besides, when activations are gone."""
+
+    @property
+    def peak(self) -> int:
+        state = self.parameters + self.gradients + self.optimizer + self.tables
+        return state + max(self.activations + self.gathered, self.updating)
+
+
+def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
+    """What training the BLT of a recipe takes. Raises UserError where so many processes cannot share its steps."""
+    if world < 1:
+        raise UserError(f"--gpus must be at least 1, not {world}")
+    recipe, kind = complete(draft), GPUS[gpu]
+    check_parallel(recipe.train, World(0, world))
+    check_deal(recipe.train.accumulate, recipe.data.streams, world)
+    memory = memory_of(recipe, world)
+    train = recipe.train
+    step_bytes = train.rows * train.row_bytes * train.accumulate
+    patch = recipe.patching.target_bytes or recipe.patching.stride or PATCH_BYTES
+    flops = 3 * flops_per_byte(recipe.model, None, patch, train.row_bytes)["total"]
+    hours = train.steps * step_bytes * flops / kind.flops / MFU / 3600
+    scoring = entropy_flops(recipe.entropy, train.row_bytes) / train.row_bytes if recipe.entropy else 0.0
+    return {
+        "world": world,
+        "gpu": gpu,
+        "shard": train.shard,
+        "streams": recipe.data.streams,
+        "rows": train.rows,
+        "accumulate": train.accumulate,
+        "recomputed": train.checkpoint_activations,
+        "per_gpu": {**asdict(memory), "peak": memory.peak, "limit": int(kind.memory - ALLOWANCE)},
+        "fits": memory.peak + ALLOWANCE <= kind.memory,
+        "sent_per_step": sent(recipe, world),
+        "steps": train.steps,
+        "step_bytes": step_bytes,
+        "bytes": train.steps * step_bytes,
+        "flops_per_byte": flops,
+        "mfu": MFU,
+        "gpu_hours": hours,
+        "days": hours / world / 24,
+        "mwh": hours * KWH * kind.watts / 1000,
+        "scoring_gpu_hours": train.steps * step_bytes * scoring / kind.flops / MFU / 3600,
+        "reported": [{"run": run, "h100_hours_per_trillion_tokens": hours} for run, hours in REPORTED],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def memory_of(recipe: Recipe, world: int) -> Memory:
+    """The bytes of the first process of so many."""
+    config = recipe.train
+    with torch.device("meta"):
+        network = BLT(recipe.model)
+    cut = world if config.shard == "full" and world > 1 else 1
+    tables = {id(table.weight): _reads(network, table, config, world) for table in tables_of(network)}
+    columns = group_size(cut, [table.weight.shape[1] for table in tables_of(network)])
+    parameters = gradients = optimizer = touched = table_bytes = 0
+    for weight in network.parameters():
+        if id(weight) in tables and config.table_optimizer == "rows":
+            rows, width = weight.shape[0], weight.shape[1] // columns
+            parameters += 4 * rows * width
+            optimizer += 8 * rows * width + 4 * rows + 4 * _drift(config.steps)
+            gradients += 4 * tables[id(weight)] * width
+            touched += 4 * tables[id(weight)] * width
+            table_bytes = max(table_bytes, 4 * tables[id(weight)] * width)
+        else:
+            part = _part(weight, cut) if id(weight) not in tables else weight.numel() // columns
+            parameters += 4 * part
+            gradients += 4 * part
+            optimizer += 8 * part + 4
+    exchange = _exchange(recipe, columns) if cut > 1 else 0
+    return Memory(
+        parameters,
+        gradients,
+        optimizer,
+        activations(recipe),
+        _gathered(network, config) if cut > 1 else 0,
+        touched + table_bytes + exchange,  # the gradient of a pass is added to that of the passes before
+        5 * table_bytes,
+    )
+
+
+def _part(weight: nn.Parameter, cut: int) -> int:
+    """Numbers of the first of so many parts."""
+    return -(-weight.shape[0] // cut) * (weight.numel() // weight.shape[0])
+
+
+def _reads(network: nn.Module, table: nn.Module, config: TrainConfig, world: int) -> int:
+    """Rows of a table that the optimizer takes up in a step, at most."""
+    size, width = table.weight.shape
+    if config.shard != "full" and world > 1 and size * width <= DENSE:
+        return size
+    sharded = config.shard == "full" and world > 1
+    columns = group_size(world, [t.weight.shape[1] for t in tables_of(network)]) if sharded else world
+    return min(size, columns * config.accumulate // world * _places(table, config))
+
+
+def _places(table: nn.Module, config: TrainConfig) -> int:
+    """Look-ups in a table by a batch."""
+    return config.rows * config.row_bytes * (table.config.tables if isinstance(table, HashEmbedding) else 1)
+
+
+def _drift(steps: int) -> int:
+    size = FIRST_STEPS
+    while size <= steps:
+        size *= 2
+    return size
+
+
+def _exchange(recipe: Recipe, columns: int) -> int:
+    """Ids of all, their places in the tables, and sums on the way to their owners."""
+    config, model = recipe.train, recipe.model
+    ids = config.rows * config.row_bytes
+    return columns * ids * (12 + 2 * 8 * model.hash.tables) + 3 * 4 * ids * model.encoder.dim
+
+
+def _gathered(network: nn.Module, config: TrainConfig) -> int:
+    """What is outside of blocks, and two blocks at a time: one in use, one on its way; their gradients in fp32."""
+    size = {"bf16_gathered": 2, "bf16": 6}.get(config.precision, 4)  # autocast keeps a copy in bf16
+    blocks = [sum(w.numel() for w in m.parameters()) for m in network.modules() if isinstance(m, Block)]
+    tables = sum(table.weight.numel() for table in tables_of(network))
+    outside = sum(w.numel() for w in network.parameters()) - sum(blocks) - tables
+    return (outside + 2 * max(blocks)) * (size + 4)
+
+
+def activations(recipe: Recipe) -> int:
+    """Bytes that the backward pass of a batch needs from the forward pass."""
+    config, model = recipe.train, recipe.model
+    narrow = 4 if config.precision in ("fp32", "auto") else 2  # inside of blocks
+    stream = 2 if config.precision == "bf16_gathered" else 4  # between them
+    ids = config.rows * config.row_bytes
+    patches = config.rows * (config.row_patches or config.row_bytes)
+    stacks = [(model.encoder, ids), (model.latent, patches), (model.decoder, ids)]
+    inner = [stack.layers * _block(stack, n, narrow, stream) for stack, n in stacks]
+    largest = max(_block(stack, n, narrow, stream) for stack, n in stacks)
+    between = sum(stack.layers * n * stack.dim * stream for stack, n in stacks)
+    dim, slots = model.encoder.dim, model.slots
+    reading = {"all": model.encoder.layers, "last": 1, "none": 0}[model.encoder_cross]
+    read = {"all": model.decoder.layers, "first": 1, "none": 0}[model.decoder_cross]
+    product = ids * slots * dim
+    cross = product * (6 * narrow + 4) + ids * dim * (4 * narrow + stream) + patches * slots * dim * 4 * narrow
+    kept = (reading + read) * (ids * dim + patches * slots * dim) * stream
+    slots_kept = (6 + 4 * read) * patches * slots * dim * narrow + 3 * patches * model.latent.dim * stream
+    head = ids * (dim * (narrow + stream) + 260 * 12)
+    if config.checkpoint_activations:
+        return between + kept + slots_kept + head + 2 * max(largest, cross)
+    return sum(inner) + (reading + read) * cross + slots_kept + head + largest
+
+
+def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:
+    """What a transformer block keeps for its backward pass."""
+    wide = stack.dim * (9 * narrow + 3 * stream + 8)  # norms, queries, keys and values, rotated in fp32, sums
+    return positions * (wide + 4 * stack.hidden_dim * narrow)
+
+
+# ------------------------------------------------------------------------------------------------------ communication
+
+
+def sent(recipe: Recipe, world: int) -> int:
+    """Bytes that a process sends in a step."""
+    if world == 1:
+        return 0
+    config = recipe.train
+    with torch.device("meta"):
+        network = BLT(recipe.model)
+    tables = sum(table.weight.numel() for table in tables_of(network))
+    dense = sum(weight.numel() for weight in network.parameters()) - tables
+    others = (world - 1) / world
+    if config.shard == "full":
+        size = 2 if config.precision == "bf16_gathered" else 4
+        columns = group_size(world, [table.weight.shape[1] for table in tables_of(network)])
+        ids = config.rows * config.row_bytes
+        vectors = (columns - 1) / columns * ids * (4 * columns + 2 * size * recipe.model.encoder.dim)
+        copies = 8 * tables / columns if columns < world else 0
+        return int(config.accumulate // world * (others * dense * (2 * size + 4) + vectors) + copies)
+    rows = 0
+    for table in tables_of(network):
+        if table.weight.numel() <= DENSE or config.table_optimizer == "dense":
+            dense += table.weight.numel()
+        else:
+            rows += _places(table, config) * config.accumulate // world * (4 * table.weight.shape[1] + 8)
+    return int(2 * others * 4 * dense + (world - 1) * rows)

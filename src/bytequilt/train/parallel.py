@@ -1,0 +1,145 @@
+"""A network trained by several processes, arranged from outside: sharded or whole, gradients summed over all.
+
+Losses are divided by the targets of all processes before the backward pass, so gradients are summed, not averaged.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ..config import TrainConfig, UserError
+from ..model.layers import Block
+from .columns import cut, group_size, tables_of
+from .rows import Rows, own
+from .world import World
+
+DENSE = 1 << 23  # numbers of a table up to which its whole gradient is summed: 32 MB; of larger ones the touched rows
+
+
+def check_parallel(config: TrainConfig, world: World) -> None:
+    """Raises UserError for what does not go together in this world."""
+    if config.shard == "full" and world.size > 1 and config.optimizer == "muon":
+        raise UserError("Muon's products depend on how matrices are cut: take optimizer = 'adamw', or shard = 'none'")
+    if config.precision == "bf16_gathered" and (config.shard != "full" or world.size == 1):
+        raise UserError(
+            "precision = 'bf16_gathered' is for several processes (torchrun) and shard = 'full'; otherwise take 'bf16'"
+        )
+
+
+def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> None:
+    """Cut a network that every process has alike among the processes of a world, where the configuration says so.
+
+    The parts are put on a device of this kind; the whole is never there.
+    """
+    if not is_cut(config, world):
+        return
+    bf16 = torch.bfloat16 if config.precision == "bf16_gathered" else None
+    policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
+    columns = group_size(world.size, [table.weight.shape[1] for table in tables_of(network)])
+    grid = init_device_mesh(kind, (world.size // columns, columns), mesh_dim_names=("copies", "columns"))
+    mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shards",))
+    tables = cut(network, grid, bf16)
+    for module in network.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    # what is left is small, and modules of it are called in many ways: it stays gathered until the backward pass
+    fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=tables)
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def is_cut(config: TrainConfig, world: World) -> bool:
+    """Whether a network trained so is cut among processes."""
+    return config.shard == "full" and world.size > 1
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether it has been."""
+    return any(isinstance(weight, DTensor) for weight in network.parameters())
+
+
+def sum_gradients(network: nn.Module, rows: list[Rows], world: World) -> None:
+    """Add up what each process has learnt, after the last backward pass of a step."""
+    if world.size == 1:
+        return
+    if not is_sharded(network):
+        _sum_flat([weight.grad for weight in network.parameters() if weight.grad is not None], None)
+        for optimizer in rows:
+            sum_rows(optimizer, None)
+    else:  # FSDP has summed its own; of tables there may be copies
+        tables = [table.weight for table in tables_of(network)]
+        if tables and tables[0].device_mesh.shape[0] > 1:
+            group = tables[0].device_mesh.get_group("copies")
+            _sum_flat([own(weight.grad) for weight in tables if weight.grad is not None], group)
+            for optimizer in rows:
+                sum_rows(optimizer, group)
+
+
+def clip_sharded_(network: nn.Module, rows: list[Rows], largest: float) -> Tensor:
+    """Scale the gradient of a sharded network down to a norm of at most `largest`; the norm that it had."""
+    squares = []
+    scaled = []
+    copies = {id(table.weight): table.weight.device_mesh.shape[0] for table in tables_of(network)}
+    for weight in network.parameters():
+        if weight.grad is not None:
+            scaled.append(grad := own(weight.grad))
+            squares.append(grad.float().square().sum() / copies.get(id(weight), 1))
+    for optimizer in rows:
+        for weight in optimizer.moments:
+            for leaf in optimizer.leaves_of(weight):
+                scaled.append(leaf.grad)
+                squares.append(leaf.grad.square().sum() / copies[id(weight)])
+    total = torch.stack(squares).sum()
+    dist.all_reduce(total)
+    norm = total.sqrt()
+    torch._foreach_mul_(scaled, (largest / (norm + 1e-6)).clamp(max=1.0))  # as in clip_grad_norm_
+    return norm
+
+
+def _sum_flat(grads: list[Tensor], group: dist.ProcessGroup | None) -> None:
+    """One collective for all of them."""
+    if not grads:
+        return
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat, group=group)
+    for grad, summed in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(summed.view_as(grad))
+
+
+@torch.no_grad()
+def sum_rows(optimizer: Rows, group: dist.ProcessGroup | None) -> None:
+    """Add up the gradients of the rows that each process of a group has read, each row once."""
+    for weight in optimizer.moments:
+        for leaf, rows_U in zip(optimizer.leaves_of(weight), optimizer.rows_of(weight), strict=True):
+            size = own(weight).shape
+            if size.numel() <= DENSE or isinstance(rows_U, slice):
+                grads_RD = leaf.new_zeros(size)
+                if isinstance(rows_U, slice):
+                    grads_RD[rows_U] = leaf.grad
+                else:
+                    grads_RD.index_add_(0, rows_U, leaf.grad)
+                dist.all_reduce(grads_RD, group=group)
+                optimizer.put(weight, [(slice(None), grads_RD)])
+            else:
+                optimizer.put(weight, _everybodys(rows_U, leaf.grad, group))
+
+
+def _everybodys(rows_U: Tensor, grads_UD: Tensor, group: dist.ProcessGroup | None) -> list[tuple[Tensor, Tensor]]:
+    """Rows and gradients of each process. Those with fewer rows repeat their last one, without a gradient."""
+    world, most = dist.get_world_size(group), torch.tensor(len(rows_U), device=rows_U.device)
+    if rows_U.device.type == "cpu":  # elsewhere shapes do not depend on values
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    more = int(most) - len(rows_U) if rows_U.device.type == "cpu" else 0
+    rows_U = torch.cat([rows_U, rows_U[-1:].expand(more)])
+    grads_UD = torch.cat([grads_UD, grads_UD.new_zeros(more, grads_UD.shape[1])])
+    rows_WU = rows_U.new_empty(world * len(rows_U))
+    grads_WUD = grads_UD.new_empty(world * len(rows_U), grads_UD.shape[1])
+    parts = list(zip(rows_WU.chunk(world), grads_WUD.chunk(world), strict=True))
+    dist.all_gather([rows for rows, _ in parts], rows_U, group=group)
+    dist.all_gather([grads for _, grads in parts], grads_UD, group=group)
+    return parts
