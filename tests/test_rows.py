@@ -10,8 +10,9 @@ from torch import nn
 from bytequilt.config import StackConfig, TrainConfig
 from bytequilt.model.embedding import Embedding
 from bytequilt.model.hashing import HashEmbedding
+from bytequilt.train.drift import Moments
 from bytequilt.train.optim import clip_, lr_factor, optimizers, set_lr
-from bytequilt.train.rows import Moments, Rows, distinct
+from bytequilt.train.rows import Rows, distinct
 
 SIZE, DIM, STEPS = 40, 6, 120
 CONFIG = TrainConfig(steps=STEPS, warmup=10, lr=3e-2, hash_lr=3e-2)
@@ -125,7 +126,7 @@ def test_the_clipped_gradient_is_that_of_dense_adamw():
 
 
 def test_the_drift_has_room_for_any_number_of_steps(monkeypatch):
-    monkeypatch.setattr("bytequilt.train.rows.FIRST_STEPS", 3)
+    monkeypatch.setattr("bytequilt.train.drift.FIRST_STEPS", 3)
     test_rows_take_the_way_of_dense_adamw(5, 1, False)
 
 

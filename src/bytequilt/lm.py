@@ -265,8 +265,7 @@ def load(
     the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; int8 is that of
     its weights alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
     `native` tells whether single steps are compiled, which takes the extra `fast`, and which int8 needs; None compiles
-    them where that is possible.
-    `hub_options` are revision, token, cache_dir, force_download and local_files_only.
+    them where it can. `hub_options` are revision, token, cache_dir, force_download and local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)

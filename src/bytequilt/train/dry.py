@@ -19,9 +19,9 @@ from ..model.flops import entropy_flops, flops_per_byte
 from ..model.hashing import HashEmbedding
 from ..model.layers import Block
 from .columns import group_size, tables_of
+from .drift import FIRST_STEPS
 from .origin import complete
 from .parallel import DENSE, check_parallel
-from .rows import FIRST_STEPS
 from .world import World
 
 GpuName = Literal["h100", "h200", "b200", "a100"]
@@ -209,15 +209,15 @@ def activations(recipe: Recipe) -> int:
     between = sum(stack.layers * n * stack.dim * stream for stack, n in stacks)
     dim, slots = model.encoder.dim, model.slots
     reading = {"all": model.encoder.layers, "last": 1, "none": 0}[model.encoder_cross]
-    read = {"all": model.decoder.layers, "first": 1, "none": 0}[model.decoder_cross]
+    layers = {"all": model.decoder.layers, "first": 1, "none": 0}[model.decoder_cross]
     product = ids * slots * dim
     cross = product * (6 * narrow + 4) + ids * dim * (4 * narrow + stream) + patches * slots * dim * 4 * narrow
-    kept = (reading + read) * (ids * dim + patches * slots * dim) * stream
-    slots_kept = (6 + 4 * read) * patches * slots * dim * narrow + 3 * patches * model.latent.dim * stream
+    kept = (reading + layers) * (ids * dim + patches * slots * dim) * stream
+    slots_kept = (6 + 4 * layers) * patches * slots * dim * narrow + 3 * patches * model.latent.dim * stream
     head = ids * (dim * (narrow + stream) + 260 * 12)
     if config.checkpoint_activations:
         return between + kept + slots_kept + head + 2 * max(largest, cross)
-    return sum(inner) + (reading + read) * cross + slots_kept + head + largest
+    return sum(inner) + (reading + layers) * cross + slots_kept + head + largest
 
 
 def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:

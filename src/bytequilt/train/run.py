@@ -216,10 +216,10 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALO
     if config.init is not None:
         start_from(network, load(config.init).model, config.init)
     lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
-    held = held_out(folder / "corpus", config.eval_bytes)
-    task: Task = LanguageTask(lm, held)
+    records = held_out(folder / "corpus", config.eval_bytes)
+    task: Task = LanguageTask(lm, records)
     if is_cut(config, world):
-        documents = [document.data for document in held]
+        documents = [document.data for document in records]
         nats = patcher.entropies(documents) if patcher.rule.needs_entropy else None
         batches = packed(documents, patcher.rule, nats, config, _fixed(config))
         task = PackedTask(task, batches, world, uses_bf16(config, network))

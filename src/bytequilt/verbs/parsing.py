@@ -46,7 +46,7 @@ def bind(name: str, arguments: list[str]) -> Callable[[], None]:
 def _with_address(arguments: list[str]) -> list[str]:
     """`--ray` may stand without an address, which tyro does not know of: then it is `local`."""
     given: list[str] = []
-    for word, after in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for word, after in zip(arguments, [*arguments, "--"][1:], strict=True):
         given += [word, "local"] if word == "--ray" and after.startswith("--") else [word]
     return given
 

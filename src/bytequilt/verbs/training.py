@@ -57,8 +57,8 @@ def train(
         from ..train.dry import dry_run as run_dry
         from ..view.dry import dry as dry_screen
 
-        found = run_dry(chosen, gpus, gpu)
-        print_json(found) if json else console().print(dry_screen(found))
+        estimate = run_dry(chosen, gpus, gpu)
+        print_json(estimate) if json else console().print(dry_screen(estimate))
         return
     if plan:
         from ..train.plan import plan as plan_run
