@@ -213,6 +213,8 @@ def test_eight_bits_lose_little(tmp_path):
     assert lms[1].native
     with pytest.raises(UserError, match="float32"):
         lms[1].save(tmp_path / "model")
+    with pytest.raises(UserError, match="patches without one"):
+        load("letters", entropy_dtype="int8")
     for options in ({"dtype": "int8", "device": "meta"}, {"entropy_dtype": "bfloat16"}):
         with pytest.raises(UserError):
             load("tiny", **options)

@@ -269,9 +269,8 @@ def load(
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
-    compiled, scoring = chosen(native, target, kind), choose_scoring(entropy_dtype)
-    directory = Directory.find(name, **hub_options)
-    config = directory.config
+    compiled, directory = chosen(native, target, kind), Directory.find(name, **hub_options)
+    config, scoring = directory.config, choose_scoring(entropy_dtype, directory.config.entropy is not None)
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")

@@ -54,8 +54,10 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
-def choose_scoring(dtype: str | torch.dtype | None) -> torch.dtype:
+def choose_scoring(dtype: str | torch.dtype | None, has_model: bool) -> torch.dtype:
     """The type of an entropy model's weights; float32 where none is named. Raises UserError for another than int8."""
+    if dtype is not None and not has_model:
+        raise UserError("entropy_dtype is for an entropy model, and this model patches without one")
     kind = torch.float32 if dtype is None else choose_dtype(dtype)
     if kind is torch.bfloat16:
         raise UserError("entropy_dtype must be float32 or int8: bfloat16 is too coarse for boundaries")
