@@ -32,7 +32,7 @@ def serve(
     rate: int = 0,
     grace: float = 30.0,
     stall: float = 120.0,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Serve models by an API like OpenAI's, and a page to play with at its address.
 
@@ -58,7 +58,7 @@ def serve(
         rate: Requests a minute of each key, or of each address where there are no keys; 0 is without limit.
         grace: Seconds that running texts have to end after SIGTERM.
         stall: Seconds without progress after which the engine counts as dead.
-        device: Where the models run: cpu, cuda, mps.
+        device: Where the models run: auto, cpu, cuda, cuda:N, mps.
     """
     _need_libraries()
     from ..baselines.tokenizer import Tokenizer
