@@ -244,7 +244,7 @@ def test_accuracy_through_the_harness_is_that_of_evaluate(tiny):
     [
         ("", "pretrained=DIR"),
         ("pretrained=tiny,chess=1", "no model argument chess; there are pretrained, "),
-        ("pretrained=tiny,dtype=int8", "dtype must be one of"),
+        ("pretrained=tiny,dtype=int4", "dtype must be one of"),
         ("pretrained=tiny,token_bytes=0", "token_bytes must be a number above 0"),
         ("pretrained=tiny,device=abacus", "cannot use device 'abacus'"),
         ("pretrained=/absent/model", "/absent/model"),
