@@ -372,6 +372,8 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["train", "demo", "--model.encoder.dim", "100"], "must be an even multiple of heads"),
         (["train", "demo", "stray"], "stray"),
         (["prepare", "demo", "--nope", "1"], "--nope"),
+        (["prepare", "demo", "--report.prompt", "\udcff"], "report.prompt: must be text"),
+        (["train", "book", "--dry-run", "--patching.threshold", "1", "--entropy-train.steps", "1"], "one or the other"),
     ],
 )
 def test_one_clear_line(complaint, model, arguments, words):

@@ -1,9 +1,9 @@
 """The base of all configurations, and the error that a caller can put right."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Positive = Annotated[int, Field(gt=0, le=2**48)]
 Whole = Annotated[int, Field(ge=0, le=2**48)]
@@ -14,6 +14,15 @@ class Config(BaseModel):
     """Base of all configurations: frozen, closed to fields it does not know, and without infinities or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """Configurations are kept as UTF-8, which has no lone surrogates."""
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError("must be text that UTF-8 can write")
+        return value
 
     def __deepcopy__(self, memo: object = None) -> Self:
         return self  # frozen values need no copy

@@ -26,7 +26,10 @@ def complete(recipe: Draft) -> Recipe:
     patching = _patching(origin, recipe.patching)
     if patching.needs_entropy and not (patching.calibrated and patching.kind == origin.patching.kind):
         fields |= {"entropy_init": name} if recipe.entropy is None and recipe.entropy_init is None else {}
-    return Recipe.model_validate(fields | {"model": recipe.model or origin.blt, "patching": patching})
+    try:
+        return Recipe.model_validate(fields | {"model": recipe.model or origin.blt, "patching": patching})
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
 
 
 def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
