@@ -102,3 +102,15 @@ def test_an_engine_that_hangs_ends_the_process():
         assert code == 503
         assert reader.last()["error"]["message"] == "the engine has failed"
         assert running.wait(WAIT) == 1
+
+
+def test_the_process_waits_for_its_engine_before_it_ends():
+    """A step that is under way when the server ends is finished: cut off in native code, it would abort the process."""
+    slow = "import torch\n" + BREAKS.replace("ACTION", "torch.ones(4000, 4000) @ torch.ones(4000, 4000)")
+    with process("--grace", "0.1", program=slow) as (running, address):
+        reader = Reader(address, "Once", 5000)
+        threading.Thread(target=status, args=[post(address, "break", 5, stream=False)], daemon=True).start()
+        time.sleep(0.5)
+        running.send_signal(signal.SIGTERM)
+        assert reader.last()["error"]["message"] == "the server has ended"
+        assert running.wait(WAIT) == 0

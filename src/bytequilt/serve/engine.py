@@ -110,6 +110,12 @@ class Engine:
         self._inbox.put(lambda: None)
         self._end_all(error)
 
+    def joined(self, seconds: float) -> bool:
+        """Whether the thread has ended, after a wait of at most so long."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def check(self) -> None:
         """The watchdog: an engine that has work must go on with it."""
         stalled = 0.0 if self._idle else time.monotonic() - self._turned

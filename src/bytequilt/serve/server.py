@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -122,7 +123,20 @@ def serve(
         timeout_graceful_shutdown=LAST_WORDS,
         ws="none",
     )
-    return asyncio.run(_serve(config, served, listener))
+    code = asyncio.run(_serve(config, served, listener))
+    leave_together(served, code)
+    return code
+
+
+def leave_together(models: Models, code: int) -> None:
+    """Wait for the engines' threads, and end the process at once where one hangs.
+
+    A thread that still computes while the interpreter ends is cut off inside native code, which aborts the process:
+    its exit code would be lost.
+    """
+    if not all(engine.joined(LAST_WORDS) for engine in models.engines.values()):
+        logging.shutdown()
+        os._exit(code)
 
 
 async def _serve(config: uvicorn.Config, models: Models, listener: socket.socket) -> int:
