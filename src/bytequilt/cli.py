@@ -19,7 +19,7 @@ VERBS = {
     "info": "Show the size of a model or recipe: parameters, FLOPs per byte, configuration.",
     "bench": "Measure how fast a model decodes on this machine.",
     "serve": "Serve models by an API like OpenAI's, and a page to play with at its address.",
-    "convert": "Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.",
+    "convert": "Write a model in another layout or number type. SRC may be bytequilt's own, Hugging Face's or Meta's.",
 }
 FIRST = """Start with one of these:
 

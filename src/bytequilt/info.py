@@ -29,6 +29,8 @@ class Description:
     """Of a forward pass, by module; empty for an entropy model alone."""
     mean_unit_bytes: float
     """Mean bytes of a patch, or of a token of a baseline."""
+    weight_bytes: int | None = None
+    """Of a model on this disk: the size of its safetensors."""
 
     @property
     def blt(self) -> BLTConfig | None:
@@ -38,6 +40,11 @@ class Description:
     def baseline(self) -> BaselineConfig | None:
         return None if isinstance(self.config, Recipe) else self.config.baseline
 
+    @property
+    def eight_bits(self) -> tuple[str, ...]:
+        """Networks, `blt` and `entropy`, whose matrices are stored in eight bits."""
+        return () if isinstance(self.config, Recipe) or self.config.int8 is None else self.config.int8.networks
+
     def json(self) -> dict[str, Any]:
         """As `bytequilt info --json` prints it. Thresholds are in nats, as in the files."""
         unit = "mean_token_bytes" if self.baseline else "mean_patch_bytes"
@@ -45,19 +52,21 @@ class Description:
             "parameters": self.parameters,
             "flops_per_byte": self.flops_per_byte,
             unit: self.mean_unit_bytes,
+            **({} if self.weight_bytes is None else {"weight_bytes": self.weight_bytes}),
             "config": self.config.model_dump(mode="json", exclude_none=True),
         }
 
 
 def describe(name: str) -> Description:
     """The description of a model directory, hub id or recipe. Raises UserError where there is no such thing."""
-    config = _config(name)
+    named = _named(name)
+    config, size = (named, None) if isinstance(named, Recipe) else (named.config, named.weight_bytes)
     if isinstance(config, ModelConfig) and config.baseline:
         baseline = config.baseline
-        return Description(config, _baseline_parameters(baseline), baseline_flops(baseline), baseline.token_bytes)
+        return Description(config, _baseline_parameters(baseline), baseline_flops(baseline), baseline.token_bytes, size)
     blt, entropy, patch_bytes = _parts(config)
     flops = {} if blt is None else flops_per_byte(blt, entropy, patch_bytes)
-    return Description(config, parameters(blt, entropy), flops, patch_bytes)
+    return Description(config, parameters(blt, entropy), flops, patch_bytes, size)
 
 
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
@@ -89,12 +98,12 @@ def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
     return {"total": total, "body": total - sum(parts.values())} | parts
 
 
-def _config(name: str) -> ModelConfig | Recipe:
-    """The configuration of the model of that name, or else the recipe."""
+def _named(name: str) -> Directory | Recipe:
+    """The model of that name, or else the recipe."""
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
-            return Directory.find(name).config
+            return Directory.find(name)
         except UserError as error:
             if "/" in name or Path(name).exists():
                 raise

@@ -207,7 +207,7 @@ class LM(ModelHubMixin):
         return Session.restore(self.model, self.patcher, path, self.native)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model directory; `dtype` is what the BLT's weights are stored in, the entropy model's stay fp32."""
+        """Write a model directory; `dtype` is what the BLT's weights are stored in, int8 but for its norms."""
         write_model(Path(folder), self.stored_config, self.model, self.patcher.model, dtype)
 
     @property
@@ -274,9 +274,8 @@ def load(
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
-    model = place(directory.blt(torch.float32 if kind is torch.int8 else kind), target, compiled, kind)
-    scorer = directory.scorer()
-    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled, scoring))
+    model, scorer = place(directory.blt(kind), target, compiled), directory.scorer(scoring)
+    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
     return LM(model, patcher, config.patch_bytes, run, compiled)
 

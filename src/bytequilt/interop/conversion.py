@@ -8,7 +8,10 @@ from typing import Any, Literal
 from ..config import RuleConfig, UserError
 from ..files import replacing_folder, write_json
 from . import names
+from .devices import choose_dtype, choose_scoring
 from .directory import COLUMNS, LAYOUTS, Directory
+from .native import EightBits
+from .stored import NAMES, Stored, retyped, with_scales
 
 Layout = Literal["bytequilt", "hf", "meta"]
 
@@ -18,17 +21,21 @@ def convert(
     dst: str | PathLike[str],
     to: Layout = "bytequilt",
     *,
+    dtype: str | None = None,
+    entropy_dtype: str | None = None,
     lossy: bool = False,
     patching: RuleConfig | None = None,
     revision: str | None = None,
     token: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write a model in another layout, byte by byte as its weights are stored; returns what was done.
+    """Write a model in another layout or type, a piece at a time; returns what was done.
 
-    `src` is a shipped model, a directory or a hub id; `dst` must not exist. With `lossy`, what the layout cannot
-    express is changed, and the result says how. `patching` takes the place of the model's rule. `advance` is told the
-    bytes copied since its last call, and all.
+    `src` is a shipped model, a directory or a hub id; `dst` must not exist. `dtype` is what the BLT's weights are
+    stored in: float32, bfloat16, or int8 (matrices alone, with a scale for each row, and in bytequilt's layout alone);
+    `entropy_dtype` is the entropy model's, float32 or int8. None leaves them as they are, but that other layouts have
+    float32 for int8. With `lossy`, what the layout cannot express is changed, and the result says how. `patching`
+    takes the place of the model's rule. `advance` is told the bytes written since its last call, and all.
     Raises UserError where a model cannot be read or expressed; nothing is left behind then.
     """
     if to not in LAYOUTS:
@@ -39,13 +46,14 @@ def convert(
     source = Directory.find(src, revision=revision, token=token)
     if source.config.baseline is not None:
         raise UserError(f"{source.folder} holds a baseline, which has no other layout; a BLT is needed here")
-    ours = source.tensors()
-    config = source.config if patching is None else source.config.model_copy(update={"patching": patching})
+    ours, notes = _typed(source, to, dtype, entropy_dtype)
+    update = {"int8": EightBits.of(name for name, stored in ours.items() if stored.dtype == "I8")}
+    config = source.config.model_copy(update=update | ({} if patching is None else {"patching": patching}))
     files, changes = LAYOUTS[to].export(config, {stored.dtype for stored in ours.values()})
     if changes and not lossy:
         raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy converts it all the same")
     tensors = names.translate(ours, source.config, names.OURS, COLUMNS[to])
-    total = sum(stored.size for stored in tensors.values())
+    total = sum(stored.size for stored in with_scales(tensors).values())
     with replacing_folder(dst, replace=False) as partial:
         for name, content in files.items():
             write_json(partial / name, content, indent=2)
@@ -55,6 +63,25 @@ def convert(
         "to": to,
         "tensors": len(tensors),
         "bytes": total,
-        "notes": list(source.notes),
+        "notes": [*source.notes, *notes],
         "changed": changes,
     }
+
+
+def _typed(
+    source: Directory, to: Layout, dtype: str | None, entropy_dtype: str | None
+) -> tuple[dict[str, Stored], list[str]]:
+    """Its tensors in the types that are asked for, and notes on them. Raises UserError where there are none such."""
+    kinds = {"blt": dtype and NAMES[choose_dtype(dtype)]}
+    kinds["entropy"] = entropy_dtype and NAMES[choose_scoring(entropy_dtype, source.config.entropy is not None)]
+    if to != "bytequilt" and "I8" in kinds.values():
+        raise UserError(f"weights of eight bits have a place in bytequilt's own layout alone, not in {to}")
+    if dtype and source.config.blt is None:
+        raise UserError(f"{source.folder} holds an entropy model alone, whose type is that of --entropy-dtype")
+    tensors, whole = source.tensors(), []
+    for network, kind in kinds.items():
+        part = {name: stored for name, stored in tensors.items() if name.startswith(f"{network}.")}
+        if to != "bytequilt" and kind is None and any(stored.dtype == "I8" for stored in part.values()):
+            kind, whole = "F32", [*whole, network]
+        tensors |= retyped(part, kind)
+    return tensors, [f"weights of eight bits became float32 there: {', '.join(whole)}"] if whole else []

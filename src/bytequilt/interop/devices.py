@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from ..config import UserError
-from ..model.int8 import quantise
 from ..model.layers import lay_out
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -64,14 +63,9 @@ def choose_scoring(dtype: str | torch.dtype | None, has_model: bool) -> torch.dt
     return kind
 
 
-def place(network: Any, device: torch.device, native: bool = False, dtype: torch.dtype | None = None) -> Any:
-    """The network on a device, its projections laid out for steps of one row, unless these are compiled.
-
-    Weights stay in their type unless int8 is asked for.
-    """
+def place(network: Any, device: torch.device, native: bool = False) -> Any:
+    """The network on a device, its projections laid out for steps of one row, unless these are compiled."""
     network.to(device)
-    if dtype is torch.int8:
-        quantise(network)
-    elif not native:
+    if not native:
         lay_out(network)
     return network

@@ -1,7 +1,7 @@
 """Model directories of any layout: found by name, read into networks, and written."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,11 +18,12 @@ from ..config import Config, UserError, one_line
 from ..files import replacing_folder, write_json
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
+from ..model.int8 import joined, quantise, split
 from ..model.ngram import NgramEntropy
 from . import hub, hugging_face, meta, names, native
 from .devices import choose_device, place
-from .native import ModelConfig
-from .stored import Stored, load_tensors
+from .native import EightBits, ModelConfig
+from .stored import DTYPES, NAMES, Stored, load_tensors, retyped, scale_of, with_scales
 
 LAYOUTS: dict[str, ModuleType] = {"bytequilt": native, "hf": hugging_face, "meta": meta}
 COLUMNS = {"bytequilt": names.OURS, "hf": names.HUGGING_FACE, "meta": names.META}
@@ -69,35 +70,48 @@ class Directory:
             "`format`, nor model_type blt, nor `args`, and there is no params.json"
         )
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its files of weights, but for Meta's .pth."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
     def tensors(self) -> dict[str, Stored]:
         """Where its tensors lie, under our names. Raises UserError where files or names do not fit."""
         stored = LAYOUTS[self.layout].read_tensors(self.folder)
         try:
-            return names.translate(stored, self.config, COLUMNS[self.layout], names.OURS)
+            ours = names.translate(stored, self.config, COLUMNS[self.layout], names.OURS)
         except UserError as error:
             raise UserError(f"{self.folder}: {error}") from None
+        said = self.config.int8.networks if self.config.int8 else ()
+        for name, tensor in ours.items():
+            if (tensor.dtype == "I8") != (name.split(".")[0] in said and len(tensor.shape) == 2):
+                kind = str(DTYPES[tensor.dtype])
+                raise UserError(f"{self.folder}: {name} is {kind}, which is not what its configuration says of `int8`")
+        return ours
 
     def blt(self, dtype: torch.dtype = torch.float32) -> BLT:
-        """Its BLT, in `dtype`; the n-gram tables stay as they are stored where that is narrower."""
+        """Its BLT, in `dtype`, and with int8 its matrices alone; n-gram tables of narrower floats stay as they are."""
         return self._network("blt", BLT, self.config.blt, dtype)
 
-    def scorer(self) -> EntropyModel | NgramEntropy | None:
-        """What scores bytes, in fp32 since it decides boundaries; None where its patching needs nothing of the kind."""
+    def scorer(self, dtype: torch.dtype = torch.float32) -> EntropyModel | NgramEntropy | None:
+        """What scores bytes: in fp32, or with int8 its matrices; None where its patching needs nothing of the kind."""
         if self.config.ngram is not None:
             return self._network("entropy", NgramEntropy, self.config.ngram)
-        return self._network("entropy", EntropyModel, self.config.entropy) if self.config.entropy else None
+        return self._network("entropy", EntropyModel, self.config.entropy, dtype) if self.config.entropy else None
 
     def _network(
         self, prefix: str, kind: Callable[[Any], nn.Module], config: Config | None, dtype: torch.dtype = torch.float32
     ) -> Any:
-        """One of its networks, built without values and filled once."""
+        """One of its networks, built without values and filled once: what is stored in eight bits is not split anew."""
         stored = {n.removeprefix(f"{prefix}."): s for n, s in self.tensors().items() if n.startswith(f"{prefix}.")}
-        weights = load_tensors(stored)
-        for name, weight in weights.items():
-            if name != "encoder.hash.weight" or weight.itemsize >= dtype.itemsize:
-                weights[name] = weight.to(dtype)
+        wanted = retyped(stored, NAMES[dtype])
+        table = stored.get("encoder.hash.weight")
+        if table is not None and table.dtype in ("F16", "BF16") and dtype is torch.float32:
+            wanted["encoder.hash.weight"] = table
         network = names.unfilled(kind, config)
-        network.load_state_dict(weights, assign=True)
+        if dtype is torch.int8:
+            quantise(network)
+        network.load_state_dict(load_tensors(with_scales(wanted)), assign=True)
         return network.eval()
 
 
@@ -116,17 +130,18 @@ def write_model(
 ) -> None:
     """Write a model directory, which takes the place of `folder` once it is whole.
 
-    `dtype` is what the BLT's weights are stored in. Raises UserError where the disk refuses.
+    `dtype` is what the BLT's weights are stored in, with int8 its matrices; None leaves them as they are.
+    Raises UserError where the disk refuses, or eight bits cannot hold a weight.
     """
-    tensors = {f"blt.{name}": weight if dtype is None else weight.to(dtype) for name, weight in _weights(blt)}
-    tensors |= {f"entropy.{name}": weight for name, weight in _weights(entropy)}
+    tensors = {f"blt.{name}": weight for name, weight in _recoded(_weights(blt), dtype).items()}
+    tensors |= {f"entropy.{name}": weight for name, weight in _weights(entropy).items()}
     write_directory(folder, config, tensors)
 
 
 def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
     """Write config.json and model.safetensors, as `write_model` does, from tensors by name."""
-    if any(weight.dtype is torch.int8 for weight in tensors.values()):
-        raise UserError(f"cannot write {folder}: int8 is for loaded models; load this one in float32 to save it")
+    eight = EightBits.of(name for name, weight in tensors.items() if weight.dtype is torch.int8)
+    config = config.model_copy(update={"int8": eight})
     plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
     with replacing_folder(folder) as partial:
         try:
@@ -137,5 +152,23 @@ def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.
         shutil.copymode(partial / "config.json", partial / "model.safetensors")  # safetensors lets nobody else read it
 
 
-def _weights(network: nn.Module | None) -> Iterable[tuple[str, torch.Tensor]]:
-    return network.state_dict().items() if network is not None else ()
+def _weights(network: nn.Module | None) -> dict[str, torch.Tensor]:
+    return network.state_dict() if network is not None else {}
+
+
+def _recoded(weights: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Weights by name in another type; matrices become eight bits and scales, or whole again."""
+    if dtype is None:
+        return weights
+    eight = {name: scale_of(name) for name, weight in weights.items() if weight.dtype is torch.int8}
+    if dtype is not torch.int8:
+        whole = {name: joined(weights[name], weights[scale]) for name, scale in eight.items()}
+        plain = {name: weight for name, weight in weights.items() if name not in (*eight, *eight.values())}
+        return {name: weight.to(dtype) for name, weight in (plain | whole).items()}
+    recoded = {}
+    for name, weight in weights.items():
+        if weight.dim() != 2 or name in eight:
+            recoded[name] = weight
+        else:
+            recoded[name], recoded[scale_of(name)] = split(weight, name)
+    return recoded

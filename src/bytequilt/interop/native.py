@@ -1,16 +1,32 @@
-"""The layout of bytequilt itself: config.json with a format version, and model.safetensors."""
+"""The layout of bytequilt itself: config.json with a format version, and model.safetensors.
 
-from collections.abc import Callable, Collection, Sequence
+A weight X.weight of eight bits has the scales of its rows beside it, X.scale.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..config import BaselineConfig, BLTConfig, Config, EntropyConfig, NgramConfig, RuleConfig, UserError, is_file
 from ..files import read_json
-from .stored import Stored, read_shards, write_safetensors
+from .stored import Stored, read_shards, with_scales, without_scales, write_safetensors
 
 FORMAT = 1
+
+
+class EightBits(Config):
+    """Which networks have their matrices stored as whole numbers of eight bits, with an fp32 scale for each row."""
+
+    version: Literal[1] = 1
+    networks: tuple[Literal["blt", "entropy"], ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "EightBits | None":
+        """What is to be said of tensors of eight bits that have these names: nothing where there are none."""
+        networks = {name.split(".")[0] for name in names}
+        return cls(networks=sorted(networks)) if networks else None
 
 
 class ModelConfig(Config):
@@ -26,12 +42,22 @@ class ModelConfig(Config):
     patching: RuleConfig | None = None
     patch_bytes: float | None = None
     """Mean bytes per patch that the threshold was calibrated to."""
+    int8: EightBits | None = None
+    """Said only where weights are stored so."""
 
     @model_validator(mode="after")
     def _entropies_have_a_source(self) -> "ModelConfig":
         if self.patching and self.patching.needs_entropy and not (self.entropy or self.ngram):
             raise ValueError(f"patching of kind '{self.patching.kind}' needs an entropy model")
+        for network in self.int8.networks if self.int8 else ():
+            if getattr(self, network) is None:
+                raise ValueError(f"`int8` names a network that is not there: {network}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _said_where_it_is_so(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = dump(self)
+        return fields if self.int8 else {name: value for name, value in fields.items() if name != "int8"}
 
 
 def recognise(folder: Path) -> bool:
@@ -47,7 +73,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
-    return read_shards(folder)
+    return without_scales(read_shards(folder))
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -57,7 +83,7 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
 
 def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
     with open(folder / "model.safetensors", "wb") as file:
-        write_safetensors(file, tensors, {"format": "pt"}, advance)
+        write_safetensors(file, with_scales(tensors), {"format": "pt"}, advance)
 
 
 def ascending(sizes: Sequence[int]) -> tuple[int, ...]:

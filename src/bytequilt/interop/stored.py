@@ -1,13 +1,15 @@
 """Tensors as rows of tensors in files, which are mapped into memory and read a chunk at a time.
 
-Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy rows.
+Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy rows. A tensor may
+become another type as it is read, eight bits with a scale for each row among them.
 """
 
 import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,12 +21,14 @@ from torch import Tensor
 
 from ..config import UserError, one_line
 from ..files import read_json
+from ..model.int8 import joined, split
 
 RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
 """Tables of rotary factors, which some files carry and nobody needs."""
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I8": torch.int8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CHUNK = 1 << 24  # bytes that are copied at once: all the memory that a conversion needs
+RECODED = 16  # bytes that a number takes while it becomes another type
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,22 @@ class Rows:
     name: str
     begin: int
     end: int
+    scale: tuple[Path, str] | None = None
+    """File and tensor of the scales of these rows, where they are of eight bits."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in files: its rows one after another, of one tensor or several. `dtype` is named as in safetensors."""
+    """A tensor in files: its rows one after another, of one tensor or several. `dtype` is named as in safetensors.
+
+    It is the type that rows have once they are read; in their file they may be of another one.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Rows, ...]
+    scales: bool = False
+    """Whether it is not the rows themselves, but the scales (rows,) that they have in eight bits."""
 
     @property
     def size(self) -> int:
@@ -56,9 +67,9 @@ class Stored:
         for part in self.parts:
             a, b = max(begin - place, 0), min(end - place, part.end - part.begin)
             if a < b:
-                parts.append(Rows(part.path, part.name, part.begin + a, part.begin + b))
+                parts.append(replace(part, begin=part.begin + a, end=part.begin + b))
             place += part.end - part.begin
-        return Stored(self.dtype, (end - begin, *self.shape[1:]), tuple(parts))
+        return replace(self, shape=(end - begin, *self.shape[1:]), parts=tuple(parts))
 
     def split(self, sizes: Iterable[int]) -> "list[Stored]":
         """Its rows in parts of those sizes."""
@@ -70,20 +81,70 @@ class Stored:
 
     def chunks(self) -> Iterator[Tensor]:
         """Its rows, about CHUNK bytes at a time. A file is mapped anew for each, so that pages do not pile up."""
-        step = max(1, CHUNK // (self.size // self.shape[0]))
         for part in self.parts:
+            row = mapped(part.path)[part.name][part.begin]
+            plain = row.dtype is DTYPES[self.dtype] and not self.scales
+            step = max(1, CHUNK // (row.numel() * (row.itemsize if plain else RECODED)))
             for begin in range(part.begin, part.end, step):
-                yield mapped(part.path)[part.name][begin : min(begin + step, part.end)]
+                yield self.read(replace(part, begin=begin, end=min(begin + step, part.end)), mapped)
+
+    def read(self, part: Rows, files: "Callable[[Path], Mapping[str, Tensor]]") -> Tensor:
+        """Some rows, or their scales, in its type. Raises UserError where eight bits cannot hold them."""
+        rows = files(part.path)[part.name][part.begin : part.end]
+        if part.scale is None and self.dtype != "I8" and not self.scales:
+            return rows.to(DTYPES[self.dtype])
+        if part.scale is not None:
+            path, name = part.scale
+            eight, scale = rows, files(path)[name][part.begin : part.end]
+        else:
+            eight, scale = split(rows, f"{part.path}: {part.name}")
+        if self.scales:
+            return scale
+        return eight if self.dtype == "I8" else joined(eight, scale).to(DTYPES[self.dtype])
 
 
 def load_tensors(tensors: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The tensors themselves: mapped, not read, where rows lie together. Writing to them does not change a file."""
-    files = {path: mapped(path) for path in {part.path for stored in tensors.values() for part in stored.parts}}
-    pieces = {
-        name: [files[part.path][part.name][part.begin : part.end] for part in stored.parts]
-        for name, stored in tensors.items()
-    }
+    files = lru_cache(None)(mapped)
+    pieces = {name: [stored.read(part, files) for part in stored.parts] for name, stored in tensors.items()}
     return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
+
+
+def retyped(tensors: Mapping[str, Stored], dtype: str | None) -> dict[str, Stored]:
+    """Tensors that become another type, where one is given: vectors do not become I8, but F32."""
+    if dtype is None:
+        return dict(tensors)
+    vectors = "F32" if dtype == "I8" else dtype
+    return {name: replace(s, dtype=dtype if len(s.shape) == 2 else vectors) for name, s in tensors.items()}
+
+
+def with_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Tensors, and the scales of those of eight bits by names of their own."""
+    eight = {name: stored for name, stored in tensors.items() if stored.dtype == "I8"}
+    scales = {scale_of(name): Stored("F32", s.shape[:1], s.parts, scales=True) for name, s in eight.items()}
+    return dict(tensors) | scales
+
+
+def without_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The way back: rows of eight bits that know where their scales are. Raises UserError where these do not fit."""
+    files, taken, known = lru_cache(None)(mapped), set(), dict(tensors)
+    for name, stored in tensors.items():
+        if stored.dtype != "I8":
+            continue
+        (part,), scale = stored.parts, tensors.get(scale_of(name))
+        if scale is None or (scale.dtype, scale.shape) != ("F32", stored.shape[:1]) or len(stored.shape) != 2:
+            raise UserError(f"{part.path}: {name} is torch.int8, and has no {scale_of(name)} with an F32 for each row")
+        low, high = files(scale.parts[0].path)[scale_of(name)].aminmax()
+        if not 0 < low <= high < torch.inf:
+            raise UserError(f"{part.path}: {scale_of(name)} is damaged: a scale must be above 0, and finite")
+        known[name] = replace(stored, parts=(replace(part, scale=(scale.parts[0].path, scale_of(name))),))
+        taken.add(scale_of(name))
+    return {name: stored for name, stored in known.items() if name not in taken}
+
+
+def scale_of(name: str) -> str:
+    """What the scales of a weight are called."""
+    return name.removesuffix("weight") + "scale"
 
 
 def join(name: str, parts: list[Stored]) -> Stored:

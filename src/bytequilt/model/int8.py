@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import UserError
 from .hashing import HashEmbedding
 
 
@@ -14,7 +15,8 @@ def quantise(network: nn.Module) -> None:
     """Replace the projections and tables of a network by such, where it is; norms stay as they are."""
     for module in list(network.modules()):
         if isinstance(module, HashEmbedding):
-            module.weight, module.scale = _split(module.weight)
+            eight, module.scale = split(module.weight)
+            module.weight = nn.Parameter(eight, requires_grad=False)
         for name, child in module.named_children():
             if isinstance(child, nn.Linear | nn.Embedding):
                 setattr(module, name, (Int8Linear if isinstance(child, nn.Linear) else Int8Table)(child.weight))
@@ -25,7 +27,8 @@ class Int8(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.weight, scale = _split(weight)
+        eight, scale = split(weight)
+        self.weight = nn.Parameter(eight, requires_grad=False)
         self.register_buffer("scale", scale)
 
 
@@ -43,8 +46,21 @@ class Int8Table(Int8):
         return F.embedding(ids, self.weight).float() * self.scale[ids][..., None]
 
 
-def _split(weight: Tensor) -> tuple[nn.Parameter, Tensor]:
-    """The nearest whole numbers to a weight divided by the scales of its rows, the largest of which is 127."""
+def split(weight: Tensor, name: str = "a weight") -> tuple[Tensor, Tensor]:
+    """Whole numbers (rows, columns) int8 and scales (rows,) fp32 whose products are nearest to a weight.
+
+    The largest number of a row is 127, so what was split once and joined gives the same numbers again.
+    Raises UserError where a number is not finite.
+    """
+    if weight.is_meta:
+        return torch.empty_like(weight, dtype=torch.int8), weight.new_empty(len(weight), dtype=torch.float32)
     rows = weight.detach().float()
     scale = rows.abs().amax(1).clamp(min=1e-30) / 127
-    return nn.Parameter((rows / scale[:, None]).round().to(torch.int8), requires_grad=False), scale
+    if not scale.isfinite().all():
+        raise UserError(f"{name} has numbers that are not finite, which eight bits cannot hold")
+    return (rows / scale[:, None]).round().to(torch.int8), scale
+
+
+def joined(eight: Tensor, scale: Tensor) -> Tensor:
+    """The weight (rows, columns) fp32 that whole numbers and the scales of their rows stand for."""
+    return eight * scale[:, None]

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from .asking import ask
-from .models import bench, convert, eval, info
+from .converting import convert
+from .models import bench, eval, info
 from .serving import serve
 from .studies import compare, languages
 from .text import generate, patch

@@ -1,10 +1,8 @@
-"""Verbs on a model: its scores, its size, its speed, and its layout."""
+"""Verbs on a model: its scores, its size, and its speed."""
 
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,7 +11,6 @@ from .shared import File, Files, Flag, Folder, Model, Named, Positional, console
 
 if TYPE_CHECKING:
     from ..baselines.baseline import Baseline
-    from ..config import RuleConfig
     from ..evals.harness import HarnessTasks
     from ..lm import LM
 
@@ -21,11 +18,6 @@ Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavio
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
 Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
-Source = Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
-Target = Annotated[Positional[Path], tyro.conf.arg(metavar="DST")]
-Rule = Annotated[Literal["entropy", "monotonic", "budget"] | None, tyro.conf.arg(help_behavior_hint="")]
-Mean = Annotated[float | None, tyro.conf.arg(metavar="BYTES", help_behavior_hint="")]
-Revision = Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="")]
 
 
 def eval(
@@ -214,84 +206,6 @@ def _prompts(size: int) -> list[bytes]:
 
     text = corpus(4 * size)
     return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-def convert(
-    src: Source,
-    dst: Target,
-    files: Files = (),
-    to: Literal["bytequilt", "hf", "meta"] = "bytequilt",
-    lossy: Flag = False,
-    rule: Rule = None,
-    target_bytes: Mean = None,
-    revision: Revision = None,
-    json: Flag = False,
-) -> None:
-    """Write a model in another layout: bytequilt's, Hugging Face's or Meta's. SRC may be in any of them.
-
-    Weights are copied as they are stored, a piece at a time, so a large model needs no more memory than a small one.
-
-    Examples:
-      bytequilt convert facebook/blt-1b blt-1b
-      bytequilt convert runs/mine mine-hf --to hf
-      bytequilt convert runs/mine mine-hf held-out.txt --to hf --rule entropy --target-bytes 4.5
-
-    Args:
-        src: A shipped model, a model or run directory, or a hub id.
-        dst: The directory to write, which must not exist.
-        files: Text to calibrate another rule on.
-        to: The layout to write.
-        lossy: Convert even what the layout cannot express, and say what changes.
-        rule: Patch by this rule instead of the model's, with the same entropy model.
-        target_bytes: Mean bytes per patch that its threshold is calibrated to, on FILE...
-        revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
-        json: Print one JSON document instead.
-    """
-    from ..interop import convert as write
-    from ..view.progress import progress
-
-    if (rule is None) != (target_bytes is None) or (rule is None) != (not files):
-        raise UserError(
-            "--rule, --target-bytes and FILE... go together: convert SRC DST FILE... --rule R --target-bytes X"
-        )
-    if dst.exists():
-        raise UserError(f"{dst} exists already; give another name, or remove it")
-    patching = _recalibrated(src, rule, target_bytes, files, revision) if rule and target_bytes else None
-    with ExitStack() as stack:
-        bar = progress()
-
-        def advance(done: int, total: int) -> None:
-            if not bar.tasks:  # it is shown once there is something to show
-                stack.enter_context(bar).add_task("convert", total=total)
-            bar.advance(bar.task_ids[0], done)
-
-        written = write(src, dst, to, lossy=lossy, patching=patching, revision=revision, advance=advance)
-    for said in (*written["notes"], *written["changed"]):
-        print(f"note: {said}", file=sys.stderr)
-    if json:
-        return print_json(written)
-    size = f"{written['tensors']} tensors, {written['bytes'] / 1e6:,.1f} MB"
-    print(f"{dst}: {size}, from {written['from']} to {written['to']}")
-
-
-def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
-    """Another rule for the entropy model of a model, calibrated on the first megabyte of the files."""
-    from ..config import PatchingConfig
-    from ..evals.corpora import texts
-    from ..lm import load
-    from ..patching.calibration import first_bytes
-    from ..patching.patcher import Patcher
-
-    documents = [text for path in files for text in texts(path)]
-    lm, options = load(src, revision=revision), PatchingConfig(kind=kind, target_bytes=target)
-    patcher = Patcher(options.rule(**{str(options.calibrated): 0.0}), lm.patcher.model)
-    reached = patcher.calibrate(first_bytes(documents, options.sample_bytes), target)
-    print(
-        f"note: patches differ from the model's own: kind '{kind}' instead of '{lm.patcher.rule.kind}', "
-        f"{reached.threshold_bits:.3f} bits for {reached.mean_patch_bytes:.2f} bytes per patch",
-        file=sys.stderr,
-    )
-    return patcher.rule
 
 
 def _speed(row: dict[str, Any]) -> tuple[str, float, float]:

@@ -21,6 +21,7 @@ ENTROPIES = ("threshold", "rise")
 RAW = 8
 """Bits of a byte that nothing is known of."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
+NETWORKS = {"blt": "the BLT", "entropy": "the entropy model"}
 
 
 def evaluations(results: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -234,6 +235,10 @@ def _notes(described: "Description") -> list[str]:
         chosen = patching.model_dump(exclude_none=True, exclude_defaults=True, exclude={"sample_bytes"})
         fields = {"kind": patching.kind} | chosen
         notes.append("patching: " + ", ".join(_field(name, value) for name, value in fields.items()))
+    if described.weight_bytes:
+        eight = " and ".join(NETWORKS[network] for network in described.eight_bits)
+        size = f"weights take {described.weight_bytes / 1e6:,.1f} MB on disk"
+        notes.append(f"{size}; those of {eight} are stored in eight bits" if eight else size)
     return notes
 
 
