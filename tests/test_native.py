@@ -204,15 +204,13 @@ def test_eight_bits_do_not_depend_on_neighbours():
         torch.testing.assert_close(logits_2V[:1], alone.step(id[None]), atol=1e-5, rtol=1e-5)
 
 
-def test_eight_bits_lose_little(tmp_path):
+def test_eight_bits_lose_little():
     text = (b"The ship was old, and the sea was grey. Nobody on board had seen the land for forty days, and the men "
             b"talked of nothing but water, bread and the wind that would not come. ")  # fmt: skip
     lms = [load("tiny"), load("tiny", dtype="int8"), load("tiny", dtype="int8", entropy_dtype="int8")]
     want, *reached = [lm.bits_per_byte(text) for lm in lms]
     assert reached == pytest.approx([want, want], rel=1e-3)
     assert lms[1].native
-    with pytest.raises(UserError, match="float32"):
-        lms[1].save(tmp_path / "model")
     with pytest.raises(UserError, match="patches without one"):
         load("letters", entropy_dtype="int8")
     for options in ({"dtype": "int8", "device": "meta"}, {"entropy_dtype": "bfloat16"}):
