@@ -3,9 +3,11 @@
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -74,8 +76,11 @@ class Server(uvicorn.Server):
 
     async def _watch(self) -> None:
         """End the process where an engine does not work any more, and where this loop itself does not."""
+        stall, armed = self.models.limits.stall, -math.inf
         while self.models.fault is None:
-            faulthandler.dump_traceback_later(2 * self.models.limits.stall, exit=True)
+            if (now := time.monotonic()) - armed > stall / 4:  # not every time: it begins a thread
+                faulthandler.dump_traceback_later(2 * stall, exit=True)
+                armed = now
             for engine in self.models.engines.values():
                 engine.check()
             await asyncio.sleep(WATCH)
