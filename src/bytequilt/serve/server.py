@@ -19,6 +19,7 @@ from .app import application
 from .errors import Unavailable
 from .limits import Limits
 from .models import Models
+from .wire import Protocol
 
 if TYPE_CHECKING:
     from ..baselines.tokenizer import Tokenizer
@@ -124,8 +125,8 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=LAST_WORDS,
+        http=Protocol,
         ws="none",
     )
     code = asyncio.run(_serve(config, served, listener))
