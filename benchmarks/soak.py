@@ -147,8 +147,8 @@ async def vanishes(client: Client) -> str:
 async def vanishes_at_once(client: Client) -> str:
     """After the request, or after a part of it."""
     body = json.dumps(client.body()).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    sent = f"{head}\r\n\r\n".encode() + body
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    sent = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     _, writer = await asyncio.open_connection(*_place(client))
     writer.write(sent[: client.dice.choice([len(sent), client.dice.randrange(len(sent))])])
     await writer.drain()

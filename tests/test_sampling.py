@@ -214,7 +214,7 @@ EXTREME = st.sampled_from(
 NUMBER = st.one_of(EXTREME, EXTREME.map(lambda number: -number), FINITE)
 REALS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 ANY_OPTIONS = st.fixed_dictionaries(
-    {}, optional={name: NUMBER for name in REALS} | {"logit_bias": st.dictionaries(st.integers(0, 255), NUMBER)}
+    {}, optional=dict.fromkeys(REALS, NUMBER) | {"logit_bias": st.dictionaries(st.integers(0, 255), NUMBER)}
 )
 
 

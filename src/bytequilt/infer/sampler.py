@@ -139,7 +139,7 @@ class Sampler:
         return lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1
 
     def _column(self, name: str) -> Tensor:
-        """An option of all texts (R, 1): fp32 makes neither zero of what is above it, nor infinity of what is finite."""
+        """An option of all texts (R, 1): what is above 0 is not 0 in fp32, and what is finite not infinite."""
         values = [float(getattr(s, name)) for s in self.samplings]
         fitting = [math.copysign(min(max(abs(value), LEAST), MOST), value) if value else 0.0 for value in values]
         return torch.tensor(fitting, device=self.device)[:, None]
