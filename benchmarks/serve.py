@@ -1,20 +1,23 @@
-"""A server on this machine under load: streams side by side, ten times more than it takes, and a soak.
+"""A server on this machine under load: streams side by side, and ten times more than it takes.
 
 The clients run in this process and the server in another; they share the processor, so what is said of overhead is said
-in processor seconds of the server alone, beside a bare Batcher with the same texts. Nothing but 127.0.0.1 is asked, and
-every loop has an end. `--soak SECONDS` lets clients come, stay, vanish and misbehave for so long instead.
+in processor seconds of the server alone, beside those of a bare Batcher with the same texts: rounds of the two take
+turns, and the median of their ratios counts. Nothing but 127.0.0.1 is asked, and every loop has an end.
+`--model small` is the shape of the recipe `small` with random weights, which write as fast as trained ones.
+`soak.py` does it for long, with clients that misbehave.
 """
 
 import asyncio
 import json
 import os
-import random
 import shlex
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,7 +29,7 @@ from train_step import machine, table
 PROMPT = "It was the best of times, it was the worst of times, it was the age of wisdom, "
 START = 120  # seconds that a server may take to begin
 LONGEST = 600  # seconds of one request
-METRICS = ("process_cpu_seconds_total", "process_resident_memory_bytes")
+CPU = "process_cpu_seconds_total"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,8 @@ class Options:
     """Bytes of a stream."""
     rows: int = 16
     """Texts side by side under overload, and as many may wait; ten times both come at once."""
-    soak: float = 0.0
-    """Seconds of a soak, which takes the place of the rest."""
-    clients: int = 24
-    """Clients of the soak."""
+    rounds: int = 5
+    """Of streams and of the bare Batcher, in turns."""
     threads: int = 1
     json: bool = False
     """One JSON document on stdout instead of tables."""
@@ -60,6 +61,8 @@ class Answer:
     """When it asked, and when each chunk came."""
     ended: bool = False
     """Whether the stream came to its `[DONE]`."""
+    failed: bool = False
+    """Whether it came to an error."""
 
     @property
     def first(self) -> float:
@@ -75,17 +78,15 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     command = f"python benchmarks/serve.py {shlex.join(sys.argv[1:])}".strip()
     result: dict[str, Any] = {"command": command, "machine": machine(), "options": asdict(options)}
-    if options.soak:
-        result["soak"] = soak(options)
-    else:
-        result["streams"] = [streams(options, count) for count in options.streams]
-        result["overload"] = overload(options)
+    with served(options.model) as model:
+        result["streams"] = [streams(options, model, count) for count in options.streams]
+        result["overload"] = overload(options, model)
     if options.json:
         print(json.dumps(result))
         return
     print(f"{result['machine']}\n{command}")
     for name, rows in result.items():
-        if name in ("streams", "overload", "soak"):
+        if name in ("streams", "overload"):
             print(f"\n{name}\n{table(rows if isinstance(rows, list) else [rows])}")
 
 
@@ -93,19 +94,41 @@ def main() -> None:
 
 
 @contextmanager
-def server(options: Options, rows: int, queue: int) -> Any:
-    """The address of a server that has answered once."""
+def served(name: str) -> Iterator[str]:
+    """What to call the model: `small` is made for the occasion, in a folder that is gone afterwards."""
+    if name != "small":
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        lines = (
+            "import sys; from bytequilt import BLT, EntropyModel, LM, Patcher\n"
+            "from bytequilt.codec import encode; from bytequilt.config import RuleConfig, load_recipe; import torch\n"
+            "torch.manual_seed(0); recipe = load_recipe('small')\n"
+            "patcher = Patcher(RuleConfig(threshold=0.0), EntropyModel(recipe.entropy).eval())\n"
+            "text = bytes(torch.randint(256, (1000,), dtype=torch.uint8).tolist())  # what such a model writes\n"
+            "nats = patcher.entropy(torch.from_numpy(encode(text))[None])\n"
+            "patcher.rule = RuleConfig(threshold=float(nats.quantile(1 - 1 / recipe.patching.target_bytes)))\n"
+            "LM(BLT(recipe.model).eval(), patcher).save(sys.argv[1])"
+        )
+        subprocess.run([sys.executable, "-c", lines, folder], check=True)
+        yield folder
+
+
+@contextmanager
+def server(model: str, rows: int, queue: int, program: str = "") -> Iterator[str]:
+    """The address of a server that has answered once; `program` is Python that it runs first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     limits = ["--rows", str(rows), "--queue", str(queue), "--port", str(port)]
-    command = [sys.executable, "-m", "bytequilt", "serve", options.model, *limits]
+    lines = f"import sys\n{program}\nfrom bytequilt.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", lines, "serve", model, *limits]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(START * 10):
             if process.poll() is not None:
-                sys.exit(f"the server ended with {process.returncode}: {shlex.join(command)}")
+                sys.exit(f"the server ended with {process.returncode}: {shlex.join(command[3:])}")
             try:
                 httpx2.get(f"{address}/health")
                 break
@@ -132,29 +155,36 @@ def metrics(address: str) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------- clients
 
 
-async def ask(client: httpx2.AsyncClient, output: int, seed: int, most: int | None = None) -> Answer:
-    """Read one stream; with `most` go away after so many chunks."""
-    body = {"prompt": PROMPT, "max_tokens": output, "seed": seed, "stream": True, "temperature": 0.8}
+async def ask(client: httpx2.AsyncClient, body: dict[str, Any], most: int | None = None, pause: float = 0.0) -> Answer:
+    """Read one stream; with `most` go away after so many chunks, with `pause` rest so many seconds after each."""
     answer = Answer(times=[time.perf_counter()])
-    async with client.stream("POST", "/v1/completions", json=body) as stream:
+    async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as stream:
         answer.status = stream.status_code
         async for line in stream.aiter_lines():
             if line == "data: [DONE]":
                 answer.ended = True
-            elif line.startswith("data: ") and stream.status_code == 200:
-                encoded = json.loads(line[6:])["choices"][0]["bytes_b64"]
+            elif line.startswith("data: {") and "error" in (chunk := json.loads(line[6:])):
+                answer.failed = True
+            elif line.startswith("data: {"):
+                encoded = chunk["choices"][0]["bytes_b64"]
                 answer.data += len(encoded) * 3 // 4 - encoded.count("=")
                 answer.times.append(time.perf_counter())
+                await asyncio.sleep(pause)
             if most is not None and len(answer.times) > most:
                 break
     return answer
+
+
+def text(output: int, seed: int) -> dict[str, Any]:
+    """What is asked for."""
+    return {"prompt": PROMPT, "max_tokens": output, "seed": seed, "temperature": 0.8}
 
 
 async def together(address: str, count: int, output: int, seed: int) -> list[Answer]:
     """So many streams at once."""
     limits = httpx2.Limits(max_connections=count)
     async with httpx2.AsyncClient(base_url=address, timeout=LONGEST, limits=limits) as client:
-        return await asyncio.gather(*(ask(client, output, seed + i) for i in range(count)))
+        return await asyncio.gather(*(ask(client, text(output, seed + i)) for i in range(count)))
 
 
 def quantiles(name: str, values: list[float], unit: float) -> dict[str, float]:
@@ -168,46 +198,61 @@ def quantiles(name: str, values: list[float], unit: float) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def streams(options: Options, count: int) -> dict[str, Any]:
-    """Streams side by side, and the processor seconds of a byte beside those of a bare Batcher."""
-    with server(options, min(count, 64), count) as address:
-        before, begun = metrics(address), time.perf_counter()
-        answers = asyncio.run(together(address, count, options.output, 1))
-        seconds, after = time.perf_counter() - begun, metrics(address)
-    total = sum(answer.data for answer in answers)
-    cost = (after[METRICS[0]] - before[METRICS[0]]) / total
-    bare = batcher(options, count)
+def streams(options: Options, model: str, count: int) -> dict[str, Any]:
+    """Streams side by side, and the processor seconds of a byte beside those of a bare Batcher, in turns."""
+    rounds, ratios, costs = [], [], []
+    with server(model, min(count, 64), count) as address, batcher(options, model, count) as bare:
+        bare()
+        for _ in range(options.rounds):
+            before, begun = metrics(address)[CPU], time.perf_counter()
+            answers = asyncio.run(together(address, count, options.output, 1))
+            seconds, total = time.perf_counter() - begun, sum(answer.data for answer in answers)
+            costs.append((metrics(address)[CPU] - before) / total)
+            ratios.append(costs[-1] / bare())
+            rounds.append((total / seconds, answers))
+    answers = [answer for _, of_round in rounds for answer in of_round]
     return {
         "streams": count,
-        "bytes_per_s": total / seconds,
+        "bytes_per_s": statistics.median(speed for speed, _ in rounds),
         **quantiles("first_ms", [answer.first for answer in answers], 1000),
         **quantiles("byte_ms", [answer.per_byte for answer in answers], 1000),
-        "cpu_ms_per_byte": 1000 * cost,
-        "bare_cpu_ms": 1000 * bare,
-        "overhead": f"{cost / bare - 1:+.1%}",
+        "cpu_ms_per_byte": 1000 * statistics.median(costs),
+        "overhead": f"{statistics.median(ratios) - 1:+.1%}",
+        "from_to": f"{min(ratios) - 1:+.1%} {max(ratios) - 1:+.1%}",
         "lost": sum(not answer.ended for answer in answers),
     }
 
 
-def batcher(options: Options, count: int) -> float:
-    """Processor seconds of a byte of the same texts without a server."""
+@contextmanager
+def batcher(options: Options, model: str, count: int) -> Iterator[Callable[[], float]]:
+    """Generates the same texts without a server when it is called, and tells the processor seconds of a byte."""
     lines = (
         "import sys, time; from bytequilt import load; from bytequilt.infer.sampling import Sampling\n"
         "model, count, output, prompt = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].encode()\n"
-        "lm = load(model); lm.generate(prompt, max_bytes=8, seed=1); batcher = lm.batcher(min(count, 64))\n"
-        "for i in range(count): batcher.insert(prompt, Sampling(max_bytes=output, seed=1 + i, temperature=0.8))\n"
-        "begun, total = time.process_time(), 0\n"
-        "while len(batcher): total += sum(len(step.data) for _, step in batcher.step())\n"
-        "print((time.process_time() - begun) / total)"
+        "batcher = load(model).batcher(min(count, 64))\n"
+        "for _ in sys.stdin:\n"
+        "    for i in range(count): batcher.insert(prompt, Sampling(max_bytes=output, seed=1 + i, temperature=0.8))\n"
+        "    begun, total = time.process_time(), 0\n"
+        "    while len(batcher): total += sum(len(step.data) for _, step in batcher.step())\n"
+        "    print((time.process_time() - begun) / total, flush=True)"
     )
-    arguments = [options.model, str(count), str(options.output), PROMPT]
-    return float(subprocess.run([sys.executable, "-c", lines, *arguments], check=True, capture_output=True).stdout)
+    command = [sys.executable, "-c", lines, model, str(count), str(options.output), PROMPT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def once() -> float:
+            process.stdin.write("\n")
+            return float(process.stdout.readline())
+
+        yield once
+        process.stdin.close()
 
 
-def overload(options: Options) -> dict[str, Any]:
+def overload(options: Options, model: str) -> dict[str, Any]:
     """Ten times as many requests at once as there is room for."""
     room = 2 * options.rows
-    with server(options, options.rows, options.rows) as address:
+    with server(model, options.rows, options.rows) as address:
         answers = asyncio.run(together(address, 10 * room, options.output, 1))
         left = metrics(address)
     admitted = [answer for answer in answers if answer.status == 200]
@@ -221,50 +266,6 @@ def overload(options: Options) -> dict[str, Any]:
         **quantiles("whole_s", [answer.times[-1] - answer.times[0] for answer in admitted], 1),
         "rows_left": int(left["bytequilt:num_requests_running"]),
     }
-
-
-def soak(options: Options) -> dict[str, Any]:
-    """Clients that read all, vanish, or send what is no request, one after another for so many seconds."""
-    with server(options, options.rows, options.rows) as address:
-        before = metrics(address)
-        counts = asyncio.run(_soak(address, options))
-        for _ in range(100):
-            after = metrics(address)
-            if not after["bytequilt:num_requests_running"] + after["bytequilt:num_requests_waiting"]:
-                break
-            time.sleep(0.1)
-    return {
-        **counts,
-        "rows_left": int(after["bytequilt:num_requests_running"]),
-        "mib_before": before[METRICS[1]] / 2**20,
-        "mib_after": after[METRICS[1]] / 2**20,
-    }
-
-
-async def _soak(address: str, options: Options) -> dict[str, int]:
-    counts = dict.fromkeys(("whole", "vanished", "refused", "wrong", "lost"), 0)
-    until = time.monotonic() + options.soak
-
-    async def visit(client: httpx2.AsyncClient, dice: random.Random) -> str:
-        kind = dice.random()
-        if kind < 0.1:
-            answer = await client.post("/v1/completions", content=dice.randbytes(100))
-            return "wrong" if 400 <= answer.status_code < 500 else "lost"
-        most = dice.randint(1, 20) if kind < 0.5 else None
-        answer = await ask(client, dice.randint(1, options.output), dice.randrange(1000), most)
-        if answer.status == 429:
-            await asyncio.sleep(0.2)
-            return "refused"
-        return "whole" if answer.ended else "vanished" if most is not None else "lost"
-
-    async def go(seed: int) -> None:
-        dice = random.Random(seed)
-        async with httpx2.AsyncClient(base_url=address, timeout=LONGEST) as client:
-            while time.monotonic() < until:
-                counts[await visit(client, dice)] += 1
-
-    await asyncio.gather(*(go(seed) for seed in range(options.clients)))
-    return counts
 
 
 if __name__ == "__main__":

@@ -207,6 +207,40 @@ def test_texts_drawn_together_are_as_if_alone(options, seed):
         assert int(alone.draw(of[row : row + 1], [pasts[row]], [Random(row)])) == int(together[row])
 
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+EXTREME = st.sampled_from(
+    [0.0, -0.0, 5e-324, 1e-320, 1e-46, 1e-38, 1e-6, math.nextafter(1, 0), 1.0, 3.4e38, 1e39, 1e308]
+)
+NUMBER = st.one_of(EXTREME, EXTREME.map(lambda number: -number), FINITE)
+REALS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+ANY_OPTIONS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(REALS, NUMBER) | {"logit_bias": st.dictionaries(st.integers(0, 255), NUMBER)}
+)
+
+
+def accepts(options):
+    try:
+        return Sampling(**options)
+    except UserError:
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ANY_OPTIONS, min_size=1, max_size=4), st.integers(0, 2**31))
+def test_whatever_options_are_accepted_an_id_is_drawn(options, seed):
+    """Also where a number is 0 or infinite in fp32; and such a text leaves its neighbours as they were."""
+    samplings = [sampling for given in options if (sampling := accepts(given)) is not None] or [Sampling()]
+    of = torch.randn(len(samplings), 260, generator=torch.Generator().manual_seed(seed)) * 9
+    pasts = [Past([A + row, B, C], 9, Counter({A + row: 2})) for row in range(len(samplings))]
+    ids = Sampler(samplings).draw(of, pasts, [Random(row) for row in range(len(samplings))]).tolist()
+    chances = Sampler(samplings).probabilities(of, pasts)
+    torch.testing.assert_close(chances.sum(-1), torch.ones(len(samplings)))
+    for row, sampling in enumerate(samplings):
+        assert ids[row] == EOS or ids[row] >= OFFSET
+        assert chances[row, ids[row]] > 0
+        assert ids[row] == int(Sampler([sampling]).draw(of[row : row + 1], [pasts[row]], [Random(row)]))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_text_whose_logits_are_no_numbers_fails_alone(bad):
     of = torch.zeros(3, 260)

@@ -4,6 +4,7 @@ Random numbers come from a generator of each text (Python's Mersenne Twister), o
 the cumulative distribution first exceeds it. So a seed gives the same bytes alone and among others, on any device.
 """
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from .utf8 import ALLOWED, only, state_of
 
 REPEATS = 64  # ids that the repetition penalty looks back
 BELOW_ONE = 1 - 2**-20  # a number that no rounding in fp32 takes to 1, where no id would be left
+LEAST, MOST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+BIAS = 1e30  # as good as infinite, and no penalty or temperature makes more of it than fp32 has
 FAILED = -1  # in place of an id, where logits are no numbers
 TEXT_ONLY = only([EOS, *range(OFFSET, VOCAB_SIZE)])
 """(V,): minus infinity for special ids other than EOS, which are never drawn."""
@@ -108,7 +111,7 @@ class Sampler:
             bias_RV = self._column("temperature").new_zeros(len(self.samplings), len(self.text_only))
             for row, sampling in enumerate(self.samplings):
                 for byte, value in (sampling.logit_bias or {}).items():
-                    bias_RV[row, byte + OFFSET] = value
+                    bias_RV[row, byte + OFFSET] = min(max(value, -BIAS), BIAS)
             filters.append(lambda logits, pasts: logits + bias_RV)
         if any(s.frequency_penalty or s.presence_penalty for s in self.samplings):
             filters.append(self._count_penalised)
@@ -130,16 +133,16 @@ class Sampler:
         return filters
 
     def _cooled(self) -> Filter:
-        """Logits over temperatures, where very cold ones would overflow."""
+        """Logits over temperatures, measured from the likeliest so that very cold ones do not overflow."""
         heat_R1 = self._column("temperature")
         heat_R1 = heat_R1.masked_fill(heat_R1 == 0, 1)
-        if min(s.temperature or 1 for s in self.samplings) > 0.01:
-            return lambda logits, pasts: logits / heat_R1
         return lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1
 
     def _column(self, name: str) -> Tensor:
-        """An option of all texts (R, 1)."""
-        return torch.tensor([[float(getattr(s, name))] for s in self.samplings], device=self.device)
+        """An option of all texts (R, 1): what is above 0 is not 0 in fp32, and what is finite not infinite."""
+        values = [float(getattr(s, name)) for s in self.samplings]
+        fitting = [math.copysign(min(max(abs(value), LEAST), MOST), value) if value else 0.0 for value in values]
+        return torch.tensor(fitting, device=self.device)[:, None]
 
     def _count_penalised(self, logits_RV: Tensor, pasts: Sequence[Past]) -> Tensor:
         counts_RV = torch.zeros(logits_RV.shape)

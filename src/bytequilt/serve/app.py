@@ -14,13 +14,12 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from .. import __version__
 from ..config.base import LONGEST_LINE
-from .errors import ApiError, BadRequest, Invalid
-from .guard import Guard
+from .errors import ApiError, BadRequest, Invalid, refusal
+from .guard import Formed, Guard
 from .models import Models
 from .routes import health, router
 
 PAGE = Path(__file__).parent / "page"
-KINDS = {404: ("not_found", "there is nothing here"), 413: ("request_too_large", "the request is too long")}
 
 
 def application(
@@ -46,6 +45,7 @@ def application(
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Formed)
     _handle_errors(app)
     app.include_router(router(models, bool(keys)))
     app.include_router(health(models))
@@ -54,7 +54,7 @@ def application(
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Every error leaves in OpenAI's form, and says nothing of the inside."""
+    """Errors of routes leave in OpenAI's form; `Formed` sees to those that come from around them."""
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
@@ -65,10 +65,9 @@ def _handle_errors(app: FastAPI) -> None:
         return await api_error(request, _invalid(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        code, message = KINDS.get(error.status_code, (None, str(error.detail)))
-        body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        return JSONResponse({"error": body}, error.status_code, dict(error.headers or {}))
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        formed = refusal(error.status_code, str(error.detail))
+        return JSONResponse(formed.body(), error.status_code, {**(error.headers or {}), **formed.headers()})
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

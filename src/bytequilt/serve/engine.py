@@ -21,7 +21,8 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-FLUSH = 0.05  # seconds between two hand-overs to the event loop: waking it, and a chunk, cost as much as some steps
+WORK = 0.003  # processor seconds of the engine for each chunk that goes out: the event loop takes about 0.0001 for one
+LATEST = 0.5  # seconds after which chunks go out anyway, where the processor has much else to do
 log = logging.getLogger("bytequilt.serve")
 
 Work = Generator[None, None, Any]
@@ -67,8 +68,12 @@ class Engine:
         self._running: dict[int, Stream] = {}
         self._jobs: deque[Job] = deque()
         self._outbox: dict[Stream | Job, list[Any]] = {}
-        self._stopping, self._idle, self._urgent = False, True, False
+        self._urgent: set[Stream | Job] = set()
+        """Of the outbox: what nobody should wait for."""
+        self._stopping, self._idle = False, True
         self._turned = self._flushed = self._stepped = time.monotonic()
+        self._worked = 0.0
+        """Processor seconds of the thread when chunks went out last."""
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
     # ------------------------------------------------------------------------------------------- in the event loop
@@ -210,13 +215,13 @@ class Engine:
             stream = self._running[key]
             stream.first = stream.first or now
             stream.given += 1
-            self._urgent |= stream.given == 1 or step.finish_reason is not None
             if step.finish_reason is not None:
                 del self._running[key]
                 self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
                 self.meters.ended(stream, step, now)
             failed = step.finish_reason == "error"
-            self._put(stream, TextFailed("this text failed; the others go on") if failed else step)
+            value = TextFailed("this text failed; the others go on") if failed else step
+            self._put(stream, value, urgent=stream.given == 1 or step.finish_reason is not None)
 
     def _advance(self, job: Job) -> None:
         """One piece of a job. What it raises is its own."""
@@ -226,7 +231,6 @@ class Engine:
         except StopIteration as end:
             self._jobs.remove(job)
             self._put(job, end.value)
-            self._urgent = True
         except Exception:
             log.exception("a computation of engine %s", self.name)
             self._drop(job, TextFailed("this computation failed; the others go on"))
@@ -244,18 +248,24 @@ class Engine:
                 del self._running[key]
                 self.meters.dropped(error.code if error is not None else "abort")
         self._put(item, error)
-        self._urgent = True
 
-    def _put(self, item: Stream | Job, value: Any) -> None:
-        """What is handed over next."""
+    def _put(self, item: Stream | Job, value: Any, urgent: bool = True) -> None:
+        """What is handed over next, or soon."""
         self._outbox.setdefault(item, []).append(value)
+        if urgent:
+            self._urgent.add(item)
 
     def _flush(self) -> None:
-        """Hand over what has gathered: first bytes and last ones at once, the others not oftener than every 50 ms."""
-        if self._outbox and (self._urgent or self._turned - self._flushed >= FLUSH):
-            self._flushed, self._urgent = self._turned, False
-            self._call(self._hand_out, self._outbox)
-            self._outbox = {}
+        """Hand over first bytes and last ones at once, and from time to time all that has gathered."""
+        worked = time.thread_time()
+        if worked - self._worked >= WORK * len(self._outbox) or self._turned - self._flushed >= LATEST:
+            ready, self._outbox = self._outbox, {}
+            self._worked, self._flushed = worked, self._turned
+        else:
+            ready = {item: self._outbox.pop(item) for item in self._urgent}
+        self._urgent.clear()
+        if ready:
+            self._call(self._hand_out, ready)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the event loop call it. A loop that is closed has nobody left who waits."""

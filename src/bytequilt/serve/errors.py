@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from ..config.base import shorten
+
 
 class ApiError(Exception):
     """Base of all errors that a client sees. Its message names no path and shows no traceback."""
@@ -63,6 +65,10 @@ class Overloaded(ApiError):
     status, type, code = 429, "rate_limit_error", "overloaded"
 
 
+class NoMethod(ApiError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
 class TextFailed(ApiError):
     """One text failed; the others go on."""
 
@@ -79,3 +85,13 @@ class Unavailable(ApiError):
     """The server is about to end, or its engine has failed."""
 
     status, type, code = 503, "server_error", "unavailable"
+
+
+WORDS = {404: "there is nothing here", 405: "this address takes other methods", 413: "the request is too long"}
+KINDS: dict[int, type[ApiError]] = {kind.status: kind for kind in (BadRequest, NotFound, NoMethod, TooLarge)}
+
+
+def refusal(status: int, text: str) -> ApiError:
+    """An error for what a library refuses with some status and text."""
+    kind = KINDS.get(status, BadRequest if status < 500 else ApiError)
+    return kind(WORDS.get(status) or shorten(text) or "the request cannot be done")

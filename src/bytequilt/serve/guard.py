@@ -1,17 +1,20 @@
-"""What a request must pass before anything of it is read: keys and rates. And the headers of every answer."""
+"""What a request must pass before anything of it is read: keys and rates. And the form and headers of every answer."""
 
+import asyncio
 import hmac
 import math
 import time
 from collections import OrderedDict
+from contextlib import suppress
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, Overloaded, TooLarge, Unauthorized
+from .errors import ApiError, Overloaded, TooLarge, Unauthorized, refusal
 from .limits import Limits
 
+PATIENCE = 2  # seconds in which the body of a request that is refused may come
 CALLERS = 10_000  # whose rates are remembered; the one seen longest ago is forgotten first
 
 SECURITY = {
@@ -27,6 +30,38 @@ SECURITY = {
 }
 
 
+class Formed:
+    """Middleware, around all others: errors that libraries write as plain text leave in OpenAI's form, too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        plain: Message | None = None
+        text = b""
+
+        async def formed(message: Message) -> None:
+            nonlocal plain, text
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+                plain = None if kind.startswith("application/json") else message
+            if plain is None:
+                return await send(message)
+            text += message.get("body", b"")
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await _in_form(plain, text)(scope, receive, send)
+
+        await self.app(scope, receive, formed)
+
+
+def _in_form(plain: Message, text: bytes) -> JSONResponse:
+    """An answer that was plain text, with its other headers."""
+    error = refusal(plain["status"], text.decode("utf-8", "replace"))
+    headers = {name: value for name, value in Headers(raw=plain["headers"]).items() if not name.startswith("content-")}
+    return JSONResponse(error.body(), plain["status"], headers | error.headers())
+
+
 class Guard:
     """Middleware. /v1 and /metrics want a key where there are keys; the page and /health are open."""
 
@@ -34,6 +69,8 @@ class Guard:
         self.app, self.most = app, limits.body_bytes
         self.keys = [key.encode() for key in keys]
         self.rates = Rates(limits.rate) if limits.rate else None
+        self.open, self.most_open = 0, limits.requests
+        """Requests that are being answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -49,9 +86,13 @@ class Guard:
             self._check(scope)
         except ApiError as error:
             await _discard(receive, 16 * self.most)
-            refusal = JSONResponse(error.body(), error.status, error.headers())
-            return await refusal(scope, receive, with_headers)
-        await self.app(scope, receive, with_headers)
+            answer = JSONResponse(error.body(), error.status, error.headers())
+            return await answer(scope, receive, with_headers)
+        self.open += 1
+        try:
+            await self.app(scope, receive, with_headers)
+        finally:
+            self.open -= 1
 
     def _check(self, scope: Scope) -> None:
         """Raises Unauthorized, Overloaded or TooLarge."""
@@ -65,6 +106,8 @@ class Guard:
             same = [hmac.compare_digest(caller, known) for known in self.keys]  # all of them, in constant time
             if scheme.lower() != "bearer" or not any(same):
                 raise Unauthorized("a key is needed: Authorization: Bearer KEY" if not key else "wrong API key")
+        if self.open >= self.most_open:
+            raise Overloaded(f"at most {self.most_open} requests at once; try again later", retry_after=1)
         if api and self.rates is not None:
             self.rates.take(caller)
         size = Headers(scope=scope).get("content-length", "0")
@@ -74,11 +117,13 @@ class Guard:
 
 async def _discard(receive: Receive, most: int) -> None:
     """Read a body of up to so many bytes for nothing: clients that are still sending would not see the answer."""
-    while most > 0:
-        message = await receive()
-        most -= len(message.get("body", b"")) + 1
-        if not message.get("more_body", False):
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b"")) + 1
+                if not message.get("more_body", False):
+                    return
 
 
 class Rates:

@@ -30,8 +30,8 @@ class Limits(Config):
     """Bytes of a text that wait for a slow reader; then the text is dropped."""
     rate: Annotated[int, Field(ge=0)] = 0
     """Requests a minute of one key, or of one address where there are no keys; 0 is without limit."""
-    connections: Positive = 1024
-    """Open connections."""
+    requests: Positive = 1024
+    """Requests that are answered at once, streams among them."""
     grace: Seconds = 30.0
     """Time that running texts have to end after SIGTERM."""
     stall: Seconds = 120.0

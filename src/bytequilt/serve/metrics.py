@@ -71,12 +71,15 @@ class Meters:
         self._histograms = {name: histogram.labels(model) for name, histogram in metrics.histograms.items()}
         self._finished, self._model = metrics.finished, model
         self._bytes = self._patches = 0
+        self._load: tuple[int, int] | None = None
         self.refused = self._counters["requests_refused"]
 
     def load(self, running: int, waiting: int) -> None:
         """How much there is to do."""
-        self._gauges["num_requests_running"].set(running)
-        self._gauges["num_requests_waiting"].set(waiting)
+        if (running, waiting) != self._load:
+            self._gauges["num_requests_running"].set(running)
+            self._gauges["num_requests_waiting"].set(waiting)
+            self._load = running, waiting
 
     def stepped(self, seconds: float, texts: int) -> None:
         """So many texts went on by a byte."""

@@ -3,9 +3,9 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..config import UserError
 from ..infer.sampling import Sampling
@@ -26,10 +26,22 @@ Stop = Annotated[Text, Field(min_length=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
-class Request(BaseModel):
-    """A field that there is not is an error: what is not done must not look as if it were."""
+class Fields(BaseModel):
+    """A field that there is not is an error: what is not done must not look as if it were. One of null is left out."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        """Clients write null for what they do not ask for, and send messages back as they came."""
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
+
+
+class Request(Fields):
+    """What all requests have in common."""
 
     model: str | None = None
     """Which of the models; the first where it is left out."""
@@ -37,9 +49,7 @@ class Request(BaseModel):
     """Accepted, because clients send it; nothing depends on it."""
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class StreamOptions(Fields):
     include_usage: bool = False
 
 
@@ -130,16 +140,12 @@ class CompletionRequest(Generation):
         return prompts
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Part(Fields):
     type: Literal["text"]
     text: Text
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Message(Fields):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part]
     name: Text | None = None

@@ -3,9 +3,11 @@
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from .app import application
 from .errors import Unavailable
 from .limits import Limits
 from .models import Models
+from .wire import Protocol
 
 if TYPE_CHECKING:
     from ..baselines.tokenizer import Tokenizer
@@ -74,8 +77,11 @@ class Server(uvicorn.Server):
 
     async def _watch(self) -> None:
         """End the process where an engine does not work any more, and where this loop itself does not."""
+        stall, armed = self.models.limits.stall, -math.inf
         while self.models.fault is None:
-            faulthandler.dump_traceback_later(2 * self.models.limits.stall, exit=True)
+            if (now := time.monotonic()) - armed > stall / 4:  # not every time: it begins a thread
+                faulthandler.dump_traceback_later(2 * stall, exit=True)
+                armed = now
             for engine in self.models.engines.values():
                 engine.check()
             await asyncio.sleep(WATCH)
@@ -119,8 +125,8 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=LAST_WORDS,
+        http=Protocol,
         ws="none",
     )
     code = asyncio.run(_serve(config, served, listener))
