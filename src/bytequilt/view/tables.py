@@ -90,16 +90,30 @@ def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
     return Group(table, Text(f" lm-evaluation-harness {results['lm_eval']}", "dim"))
 
 
-def languages(results: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Bits per byte, and bytes per patch beside bytes per token, of each language, the cheapest first."""
-    tokenizers = list(results[0]["bytes_per_token"])
-    table = _table("language", "script", "bytes", "bits per byte", "per character", "bytes per patch", *tokenizers)
-    for row in sorted(results, key=lambda row: row["bpb"]):
-        patch, characters = row["mean_patch_bytes"], row["bpb"] * row["bytes"] / row["characters"]
-        costs = f"{row['bpb']:.3f}", f"{characters:.3f}", f"{patch:.2f}" if patch else ""
-        tokens = (f"{row['bytes_per_token'][name]:.2f}" for name in tokenizers)
-        table.add_row(harmless(row["name"]), row["script"], f"{row['bytes']:,}", *costs, *tokens)
-    return table
+def languages(rows: Sequence[Mapping[str, Any]], scripts: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Costs of each language, the cheapest first, and of each script: what `languages --json` prints, and sums of it.
+
+    Numbers after a cross are for one of the English edition.
+    """
+    tokenizers = list(rows[0]["tokens"])
+    premiums = ("bytes", "patches", *tokenizers)
+    costs = ("bits per\nbyte", "bytes per\npatch", "cuts\ninside", *tokenizers, *(f"×\n{name}" for name in premiums))
+    own = _table("language", "script", *costs)
+    for row in sorted(rows, key=lambda row: (row["bpb"] is None, row["bpb"], row["name"])):
+        own.add_row(harmless(row["name"]), row["script"], *_costs(row, tokenizers))
+    together = _table("script", "editions", *costs)
+    for row in scripts:
+        together.add_row(row["script"], str(row["editions"]), *_costs(row, tokenizers))
+    return Group(own, together)
+
+
+def _costs(row: Mapping[str, Any], tokenizers: Sequence[str]) -> list[str]:
+    cuts = "" if row["patches"] is None else f"{row['cuts_inside'] / max(row['patches'], 1):.0%}"
+    premiums = row["premiums"] or {"tokens": {}}
+    shown = [row["bpb"], row["mean_patch_bytes"], *(row["bytes_per_token"][name] for name in tokenizers)]
+    shown += [premiums.get("bytes"), premiums.get("patches"), *(premiums["tokens"].get(name) for name in tokenizers)]
+    means = ["" if value is None else f"{value:.2f}" for value in shown]
+    return [*means[:2], cuts, *means[2:]]
 
 
 def scripts(report: Mapping[str, Any]) -> RenderableType:
