@@ -1,12 +1,17 @@
-"""The report, CSV and plots of a study, made anew from its results.json.
+"""The report of a study, CSV and plots, made anew from its results.json; and what other pages say of it.
 
     python benchmarks/study_report.py docs/study            # writes docs/study/report.md, results.csv and the plots
     python benchmarks/study_report.py docs/study --check    # exits with 1 where the files there are others
+    python benchmarks/study_report.py docs/study --take OUT # the same with the results.json of the folder OUT
 
---check also reads the page `results.md` beside the folder, which people write. Between the marks
-`<!-- study: begin -->` and `<!-- study: end -->` (the folder's name) a table row that begins with a model must have
-its bits per byte under each size, and every number with three decimals must be the bits per byte of a model, or how far
-two models of one size are apart. A row `slope of MODEL` has the slopes from size to size, and over all of them.
+Two pages speak of a study. In `results.md` beside the folder, what stands between `<!-- study: made -->` and
+`<!-- study: end -->` (the folder's name) is written from the results. So is the row of the README above the folder that
+begins with `| study |`, where that row has the link to the report. --check compares both, too.
+
+Another study's section of results.md is written by people, between `<!-- first-study: begin -->` and
+`<!-- first-study: end -->`. --check holds it to the results: a table row that begins with a model must have its bits
+per byte under each size, and every number with three decimals must be the bits per byte of a model, or how far two
+models of one size are apart. A row `slope of MODEL` has the slopes from size to size, and over all of them.
 Plots are compared only where the version of matplotlib is the one that drew them: another sets letters differently.
 """
 
@@ -22,8 +27,13 @@ from statistics import linear_regression
 from typing import Any
 
 from bytequilt.config import UserError
-from bytequilt.files import read_text, write_text
-from bytequilt.study import table
+from bytequilt.files import read_text, write_json, write_text
+from bytequilt.study import lead, table
+from bytequilt.study.advice import advice
+from bytequilt.study.markdown import grid
+from bytequilt.study.progress import progress
+from bytequilt.study.progress import shown as progress_table
+from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
 
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
@@ -34,31 +44,97 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where results.json is, and the report goes")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where files differ")
+    parser.add_argument("--take", type=Path, metavar="OUT", help="results of `bytequilt compare --out OUT` to publish")
     options = parser.parse_args(arguments)
     try:
-        results = table.read(options.folder)
+        results = table.read(options.take or options.folder)
         files = made(results)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    if not options.check:
-        for name, text in files.items():
-            write_text(options.folder / name, text)
-        return 0
-    complaints = [
-        f"{options.folder / name} is not what results.json gives"
-        for name, text in files.items()
-        if differs(options.folder / name, text)
-    ]
-    page = options.folder.parent / "results.md"
+    if options.check:
+        complaints = [*stale(options.folder, files), *stale_pages(options.folder, results)]
+        for complaint in complaints:
+            print(complaint, file=sys.stderr)
+        return 1 if complaints else 0
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.take:
+        write_json(options.folder / table.JSON, results, indent=1)
+        for path in options.folder.glob("*.svg"):
+            path.unlink()
+    for name, text in files.items():
+        write_text(options.folder / name, text)
+    for page, text in pages(options.folder, results).items():
+        write_text(page, text)
+    return 0
+
+
+def stale(folder: Path, files: dict[str, str]) -> Iterator[str]:
+    """Files that are not what the results give."""
+    for name, text in files.items():
+        if differs(folder / name, text):
+            yield f"{folder / name} is not what results.json gives"
+
+
+def stale_pages(folder: Path, results: dict[str, Any]) -> Iterator[str]:
+    """What other pages say, and the results do not."""
+    for page, text in pages(folder, results).items():
+        if read_text(page) != text:
+            yield f"{page} does not say what results.json gives: make it again without --check"
+    page = folder.parent / "results.md"
     if page.is_file():
-        section = re.search(
-            f"<!-- {options.folder.name}: begin -->(.*?)<!-- {options.folder.name}: end -->", read_text(page), re.S
-        )
-        complaints += [f"{page}: {said}" for said in wrong_figures(section[1] if section else "", results)]
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    return 1 if complaints else 0
+        section = re.search(f"<!-- {folder.name}: begin -->(.*?)<!-- {folder.name}: end -->", read_text(page), re.S)
+        yield from (f"{page}: {said}" for said in wrong_figures(section[1] if section else "", results))
+
+
+def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
+    """The pages that have parts of their own made from the results, with these parts renewed."""
+    renewed = {}
+    page = folder.parent / "results.md"
+    if page.is_file():
+        mark = re.compile(f"(?<=<!-- {folder.name}: made -->\n).*?(?=<!-- {folder.name}: end -->)", re.S)
+        renewed[page] = mark.sub(lambda _: section_of(folder.name, results), read_text(page))
+    readme = folder.parent.parent / "README.md"
+    if readme.is_file():
+        row = re.compile(r"^\| study \|.*" + re.escape(f"({folder.parent.name}/{folder.name}/{REPORT})") + ".*$", re.M)
+        link = f"[report]({folder.parent.name}/{folder.name}/{REPORT})"
+        renewed[readme] = row.sub(lambda _: readme_row(link, results), read_text(readme))
+    return renewed
+
+
+def section_of(name: str, results: dict[str, Any]) -> str:
+    """Bits per byte of all models, differences to the best baseline, and what follows, for a page beside a folder."""
+    study, rows = Study.model_validate(results["study"]), results["rows"]
+    bpb = {place: quantities["test_bpb"].mean for place, quantities in table.summary(rows).items()}
+    models = sorted({model for model, _ in bpb}, key=[*study.models, *study.counts].index)
+    figures = [
+        [model, *(f"{bpb[model, s]:.3f}" if (model, s) in bpb else "" for s in study.budgets)] for model in models
+    ]
+    sizes = progress(study, rows)
+    parts = [grid(["test, bits per byte", *study.budgets], figures)]
+    if lead.shown(results):
+        parts += [lead.table(study, results, sizes), f"![bits per byte above the best baseline]({name}/{lead.PLOT})"]
+    parts += [progress_table(sizes), *(part for part in advice(study, results) if not part.startswith("#"))]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_row(link: str, results: dict[str, Any]) -> str:
+    """The first BLT of the recipe against the best baseline at each size."""
+    study = Study.model_validate(results["study"])
+    sizes = progress(study, results["rows"])
+    blt = next(name for name, model in study.models.items() if model.patching)
+    said, values = lead.verdicts(study, results), []
+    for line in lead.shown(results):
+        if line["model"] == blt and line["matching"] == "flops":
+            size = line["size"]
+            ends, so_far = f"{line['low']:+.3f} to {line['high']:+.3f}", ", so far" if sizes[size].missing else ""
+            values.append(f"{size} {line['difference']:+.3f} ({ends}; {line['against']}): {said[size, blt]}{so_far}")
+    done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
+    what = (
+        f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, n-gram "
+        f"tables on both sides, 95 % intervals, verdicts by a rule written beforehand; {done} of {all_runs} runs done"
+    )
+    return f"| study | {what}, {link} | {'; '.join(values) or 'no interval yet'} | `bytequilt compare evidence` |"
 
 
 def made(results: dict[str, Any]) -> dict[str, str]:

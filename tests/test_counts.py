@@ -1,11 +1,12 @@
 """Models that only count: their probabilities sum to one, are those of the slow way, and cost what they should."""
 
+import os
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from bytequilt.baselines.counts import KneserNey, discounts, ppmd_bits
+from bytequilt.baselines.counts import KneserNey, _in_a_copy, discounts, ppmd_bits
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET
 from bytequilt.config import UserError
@@ -76,3 +77,17 @@ def test_ppmd_costs_a_known_document_little_and_noise_eight_bits():
     known, new = ppmd_bits([b"The cat sat on the mat. " * 100], [TEXTS[0], noise], 6)
     assert known / len(TEXTS[0]) < 1
     assert 7.5 < new / len(noise) < 10
+
+
+def test_ppmd_in_copies_of_the_process_counts_as_reading_all_again_does(monkeypatch):
+    pytest.importorskip("pyppmd")
+    training, noise = [text * 20 for text in TEXTS], np.random.default_rng(2).bytes(500)
+    copied = list(ppmd_bits(training, [*TEXTS, noise], 4))
+    monkeypatch.delattr("os.fork", raising=False)
+    assert copied == list(ppmd_bits(training, [*TEXTS, noise], 4))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that copies processes")
+def test_a_copy_that_dies_is_told():
+    with pytest.raises(UserError, match="broke off"):
+        _in_a_copy(lambda: 1 // 0)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from bytequilt.study.evidence import ahead, differences, draws_of, fits
+from bytequilt.study.evidence import differences, draws_of, fits, verdict
 
 BYTES = np.random.default_rng(5).integers(200, 4000, 120).astype(float)
+COUNTS = {"ppmd": 7, "kn6": 9}  # bytes that they read
 FLOPS = {"S": 1e12, "M": 3e12, "L": 9e12}
 
 
@@ -18,7 +19,11 @@ def made(rng, bpb, seeds, documents, seed_noise=0.01):
 def rows_of(bits, parameters):
     return [
         {"model": m, "size": s, "seed": k, "search": False, "test_bpb": seed.sum() / BYTES.sum()}
-        | {"train_flops": 0.0 if m == "ppmd" else FLOPS[s], "parameters": parameters[m]}
+        | {
+            "train_flops": 0.0 if m in COUNTS else FLOPS[s],
+            "parameters": parameters[m],
+            "trained_bytes": COUNTS.get(m, 7),
+        }
         for (m, s), seeds in bits.items()
         for k, seed in enumerate(seeds)
     ]
@@ -50,23 +55,25 @@ def test_without_a_second_seed_anywhere_there_is_no_interval_and_nobody_is_ahead
     lines = differences(rows_of(bits, {"a": 10, "b": 10}), draws_of(bits, BYTES), ["a"])
     assert [line["matching"] for line in lines] == ["flops", "parameters"]
     assert all(line["low"] is None and line["best"] for line in lines)
-    assert not ahead(lines)
+    assert verdict(lines) == "open"
 
 
 def test_ahead_is_who_beats_the_best_under_both_matchings():
     rng = np.random.default_rng(4)
-    mean = {"a": 2.0, "weak": 2.5, "small": 2.2, "ppmd": 1.0}
-    bits = {(m, "S"): made(rng, bpb, 1 if m == "ppmd" else 3, 0.0) for m, bpb in mean.items()}
-    sizes = {"a": 100, "weak": 101, "small": 10, "ppmd": 3}
+    mean = {"a": 2.0, "weak": 2.5, "small": 2.2, "ppmd": 1.0, "kn6": 0.5}
+    bits = {(m, "S"): made(rng, bpb, 1 if m in COUNTS else 3, 0.0) for m, bpb in mean.items()}
+    sizes = {"a": 100, "weak": 101, "small": 10, "ppmd": 3, "kn6": 3}
 
     def lines():
-        return differences(rows_of(bits, sizes), draws_of(bits, BYTES, ["ppmd"]), ["a"])
+        return differences(rows_of(bits, sizes), draws_of(bits, BYTES, COUNTS), ["a"])
 
     best = {line["matching"]: line["against"] for line in lines() if line["best"]}
-    assert best == {"flops": "small", "parameters": "weak", "bytes": "ppmd"}
-    assert ahead(lines())
+    assert best == {"flops": "small", "parameters": "weak", "bytes": "ppmd"}  # kn6 has read another amount of text
+    assert verdict(lines()) == "ahead"
     bits["weak", "S"] -= 0.5 * BYTES  # now level with a
-    assert not ahead(lines())
+    assert verdict(lines()) == "open"
+    bits["weak", "S"] -= 0.5 * BYTES
+    assert verdict(lines()) == "behind"
 
 
 def test_a_slope_is_that_of_the_law_and_its_interval_holds_it():

@@ -98,11 +98,19 @@ def byte_model(**change) -> Baseline:
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
-def test_all_tries_come_first_and_then_all_models_of_a_size(texts):
+def test_the_tries_of_a_size_come_first_and_then_its_models(texts):
     names = [run.name for run in planned(study(texts), {}.get)]
     assert names[:4] == [f"{model}-S-seed0-lr{lr}x1" for model in ("entropy", "bpe") for lr in ("0.01", "0.0001")]
     assert names[4:8] == ["entropy-S-seed0", "space-S-seed0", "byte-S-seed0", "bpe-S-seed0"]
     assert names[8:] == ["entropy-L-seed0", "bpe-L-seed0", "entropy-L-seed1", "bpe-L-seed1"]
+
+
+def test_a_larger_size_is_tried_after_the_smaller_one_has_run(texts):
+    again = study(texts, sweep={"lr": [1e-4, 1e-2], "share": 0.5, "again": ["L"]})
+    names = [run.name for run in planned(again, lambda run: run.rate and run.rate.lr)]
+    last = max(at for at, name in enumerate(names) if "-S-" in name)
+    assert all("-L-" in name for name in names[last + 1 :])
+    assert [name for name in names[last + 1 :] if "lr" in name] == names[last + 1 : last + 5]
 
 
 GRID = {"lr": [1.0, 2.0, 4.0, 8.0], "hash_lr_factor": [1.0, 2.0, 4.0]}

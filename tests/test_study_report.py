@@ -11,6 +11,8 @@ from bytequilt.config import UserError
 from bytequilt.study import choices, table
 from bytequilt.study.corpus import Corpus
 from bytequilt.study.markdown import scaled
+from bytequilt.study.progress import progress
+from bytequilt.study.progress import shown as progress_table
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import PLOTS, markdown, pictures, write_report
 from bytequilt.study.table import Spread, summary
@@ -221,7 +223,7 @@ def test_models_are_ranked_with_what_they_cost(tmp_path):
     assert rows["quilt"][0][:2] == ["2.510 (2.500 to 2.520)", "0.105 (4.4%)"]
     assert rows["quilt"][0][8:] == ["50 k", "60.5"]
     assert rows["learnt"][1][:2] == ["2.003", "0.003 (0.2%)"]
-    assert list(rows)[1:6] == ["---", "merged", "quilt", "learnt", "byte"]
+    assert [name for name in rows if name in FLOPS] == ["merged", "quilt", "learnt", "byte"]
 
 
 COSTS = {"merged": ["2 T", "1 T", "300 k", "280 k"]}
@@ -254,21 +256,40 @@ def test_tries_are_all_shown():
 
 def test_rates_say_where_they_come_from_and_when_the_grid_is_too_narrow():
     rows = cells(choices.rates(study(), all_rows()))
-    assert rows["quilt"] == [["0.002", "4", "searched", ""]]
-    assert rows["byte"] == [["0.002", "4", "as quilt", ""]]
-    assert rows["merged"] == [["0.002", "4", "searched", "rate"]]
-    assert rows["learnt"] == [["0.002", "4", "given", ""]]
+    assert rows["quilt"] == [["S", "0.002", "4", "5 tries", ""]]
+    assert rows["byte"] == [["S", "0.002", "4", "as quilt", ""]]
+    assert rows["merged"] == [["S", "0.004", "4", "7 tries", "rate"]]
+    assert rows["learnt"] == [["S", "0.005", "1", "given", ""]]
     sweep = {"lr": [2e-3], "hash_lr_factor": [1.0, 4.0, 8.0]}
     upper = [row("quilt", "S", bpb, rate=(2e-3, factor)) for factor, bpb in ((1.0, 2.7), (4.0, 2.6), (8.0, 2.5))]
-    assert cells(choices.rates(study(sweep=sweep), upper))["quilt"] == [["", "", "searched", "multiple"]]
+    assert cells(choices.rates(study(sweep=sweep), upper))["quilt"] == [["S", "0.002", "8", "3 tries", "multiple"]]
 
 
-def test_checks_say_what_is_missing_or_wrong():
-    assert cells(choices.checks(study(), all_rows(), "a box"))["runs done"] == [["24 of 24"]]
-    rows = [row for row in all_rows() if (row["model"], row["size"]) != ("byte", "L")]
+def test_rates_are_shown_of_every_size_that_is_searched():
+    sweep = {"lr": [1e-3, 2e-3], "hash_lr_factor": [4.0], "again": ["L"]}
+    rows = [row("quilt", "S", bpb, rate=(lr, 4.0)) for lr, bpb in ((1e-3, 2.5), (2e-3, 2.6))]
+    rows += [row("quilt", "L", bpb, rate=(lr, 4.0)) for lr, bpb in ((1e-3, 2.4), (2e-3, 2.3))]
+    shown = cells(choices.rates(study(sweep=sweep), rows))
+    assert shown["quilt"] == [["S", "0.001", "4", "2 tries", "rate"], ["L", "0.002", "4", "2 tries", "rate"]]
+    assert shown["byte"] == [["S", "0.001", "4", "as quilt", ""], ["L", "0.002", "4", "as quilt", ""]]
+    assert cells(choices.rates(study(sweep=sweep), rows[:3]))["quilt"][1] == ["L", "", "", "2 tries so far", ""]
+
+
+def test_what_is_missing_is_told_by_size_and_model():
+    assert {size: state.missing for size, state in progress(study(), all_rows()).items()} == {"S": {}, "L": {}}
+    rows = [row for row in all_rows() if row["model"] != "byte"]
+    chosen = study(counts={"ppmd": {"kind": "ppmd", "order": 4, "text_of": "quilt"}})
+    states = progress(chosen, [*rows, row("quilt", "S", 2.5) | {"model": "ppmd", "train_flops": 0.0}])
+    assert states["S"].missing == {"byte": 2}
+    assert (states["S"].done, states["S"].planned) == (7, 9)
+    assert states["L"].missing == {"byte": 1, "ppmd": 1}
+    assert cells(progress_table(states))["L"] == [["3 of 5", "byte, ppmd"]]
+
+
+def test_checks_say_what_is_wrong():
+    rows = all_rows()
     rows[-1] |= {"leak": 2e-6, "threads": 2, "train_flops": 2.2e13}
-    checks = cells(choices.checks(study(), rows, "a box"))
-    assert checks["missing"] == [["byte-L-seed0"]]
+    checks = cells(choices.checks(rows, "a box"))
     assert checks["most that a logit moved in the leak test"] == [["2e-06"]]
     assert checks["share of its budget that a run took"] == [["100.0% to 110.0%"]]
     assert checks["threads"] == [["1, 2"]]
@@ -280,6 +301,39 @@ def test_checks_say_what_is_missing_or_wrong():
 )
 def test_numbers_have_three_digits(value, text):
     assert scaled(value, "B") == text
+
+
+def against(model: str, size: str, matching: str, low: float, high: float, other: str = "merged") -> dict:
+    """A difference to the best baseline, as study.evidence gives it."""
+    ends = {"difference": (low + high) / 2, "low": low, "high": high, "best": True, "seeds": [2, 2]}
+    return {"model": model, "against": other, "size": size, "matching": matching} | ends
+
+
+def judged(folder: Path, differences: list[dict], rows: list[dict] | None = None) -> str:
+    folder.mkdir(exist_ok=True)
+    facts, evidence = table.corpus_facts(corpus(folder)), {"differences": differences, "fits": []}
+    rows = [row | {"corpus": "english"} for row in (all_rows() if rows is None else rows)]
+    return markdown(table.write(study(), rows, folder, "a box", facts, (), evidence))
+
+
+def test_a_report_leads_with_the_difference_to_the_best_baseline_and_what_follows(tmp_path):
+    lines = [against("quilt", "S", matching, -0.03, -0.01) for matching in ("flops", "parameters")]
+    lines += [against("quilt", "L", "flops", -0.03, -0.01), against("quilt", "L", "bytes", 0.2, 0.4, "ppmd")]
+    text = judged(tmp_path, lines)
+    first = text.index("## Against the best baseline")
+    assert (
+        first < text.index("| size | model") < text.index("difference-to-the-best.svg") < text.index("## What follows")
+    )
+    value = "-0.020 (-0.030 to -0.010) merged"
+    assert cells(text)["S"][0] == ["quilt", "2 and 2", value, value, "", "ahead"]
+    assert cells(text)["L"][0] == ["quilt", "2 and 2", value, "", "+0.300 (+0.200 to +0.400) ppmd", "open"]
+    assert "**Ahead**" in text
+    assert "quilt at S." in text
+    assert "**Counting does as well or better** on as much text: ppmd beside quilt at L" in text
+    assert "1.33 (quilt at S)" in text  # FLOPs a byte, 400 k beside 300 k
+    some = [row for row in all_rows() if row["model"] != "learnt" or row["size"] == "L"]
+    assert cells(judged(tmp_path, lines, some))["S"][0][-1] == "ahead, so far"
+    assert "What follows" not in judged(tmp_path, [])
 
 
 def test_any_study_has_a_report(tmp_path):
@@ -376,6 +430,29 @@ def test_report_is_made_again_from_its_results(tmp_path, capsys):
 )
 def test_figures_of_a_page_are_held_to_the_results(tmp_path, said, complaints):
     assert len(list(script.wrong_figures(said, written(tmp_path)))) == complaints
+
+
+def test_results_are_taken_and_the_pages_that_speak_of_them_made_again(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    lines = [against("quilt", "S", matching, -0.03, -0.01) for matching in ("flops", "parameters")]
+    judged(tmp_path / "out", lines)
+    folder, page, readme = tmp_path / "docs" / "mine", tmp_path / "docs" / "results.md", tmp_path / "README.md"
+    folder.mkdir(parents=True)
+    page.write_text("By hand.\n<!-- mine: made -->\nold\n<!-- mine: end -->\nBy hand, too.\n")
+    readme.write_text("| row |\n| study | old, [report](docs/mine/report.md) |\n| study | another's |\n")
+    assert script.main([str(folder), "--take", str(tmp_path / "out")]) == 0
+    assert "| merged | 2.405 | 2.050 |" in page.read_text()
+    assert "(mine/difference-to-the-best.svg)" in page.read_text()
+    assert "old" not in page.read_text() + readme.read_text()
+    assert page.read_text().startswith("By hand.\n<!-- mine: made -->\n| test")
+    assert page.read_text().endswith("\n<!-- mine: end -->\nBy hand, too.\n")
+    assert "S -0.020 (-0.030 to -0.010; merged): ahead" in readme.read_text()
+    assert "12 of 12 runs done, [report](docs/mine/report.md)" in readme.read_text()
+    assert "| study | another's |" in readme.read_text()
+    assert script.main([str(folder), "--check"]) == 0
+    page.write_text(page.read_text().replace("2.405", "2.404"))
+    assert script.main([str(folder), "--check"]) == 1
+    assert "does not say what results.json gives" in capsys.readouterr().err
 
 
 def test_plots_of_another_matplotlib_are_taken_as_they_are(tmp_path):

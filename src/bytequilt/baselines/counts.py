@@ -3,7 +3,9 @@
 Both are scored as all models are: each document alone after the training text, its end included.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,19 +95,51 @@ def place_in(ordered: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 def ppmd_bits(training: Sequence[bytes], documents: Iterable[bytes], order: int) -> Iterator[float]:
     """What each document adds to the training text in PPMd (variant H), in whole bytes.
 
-    The library cannot copy what it has learnt, so the training text is read again for every document. Raises UserError
-    where the library is missing.
+    The library cannot copy what it has learnt, so a copy of the process reads each document; where a system copies no
+    processes, the training text is read again every time. Raises UserError where the library is missing.
     """
-    pyppmd = ppmd_library()
+    library = ppmd_library()
     prefix = b"".join(text + END for text in training)
-
-    def size(text: bytes) -> int:
-        encoder = pyppmd.Ppmd7Encoder(order, MEMORY)
-        return len(encoder.encode(text)) + len(encoder.flush())
-
-    before = size(prefix)
+    size = _copied_sizes(library, prefix, order) if hasattr(os, "fork") else _reread_sizes(library, prefix, order)
+    before = size(b"")
     for document in documents:
-        yield 8.0 * (size(prefix + document + END) - before)
+        yield 8.0 * (size(document + END) - before)
+
+
+Sizes = Callable[[bytes], int]
+"""Bytes that PPMd needs for a text behind the training text; or both, where only differences matter."""
+
+
+def _reread_sizes(library: Any, prefix: bytes, order: int) -> Sizes:
+    def size(text: bytes) -> int:
+        encoder = library.Ppmd7Encoder(order, MEMORY)
+        return len(encoder.encode(prefix + text)) + len(encoder.flush())
+
+    return size
+
+
+def _copied_sizes(library: Any, prefix: bytes, order: int) -> Sizes:
+    encoder = library.Ppmd7Encoder(order, MEMORY)
+    encoder.encode(prefix)
+    return lambda text: _in_a_copy(lambda: len(encoder.encode(text)) + len(encoder.flush()))
+
+
+def _in_a_copy(count: Callable[[], int]) -> int:
+    """What a function counts in a copy of this process: what it changes is lost. Raises UserError where it dies."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, count().to_bytes(8, "little"))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    answer = os.read(reader, 8)
+    os.close(reader)
+    os.waitpid(child, 0)
+    if len(answer) < 8:
+        raise UserError("PPMd broke off: is there too little memory for it?")
+    return int.from_bytes(answer, "little")
 
 
 def ppmd_library():

@@ -7,7 +7,7 @@ from ..codec import VOCAB_SIZE
 from ..config import BaselineConfig, BLTConfig, StackConfig
 from .markdown import grid, scaled
 from .recipe import Rate, Study, Sweep
-from .search import HeldOutBPB, Run, held_out_bpb, planned, tries
+from .search import HeldOutBPB, Run, held_out_bpb, learning_rate, tries
 from .table import Row
 
 SPENT = {"flops": "train_flops", "bytes": "trained_bytes", "seconds": "seconds"}
@@ -34,15 +34,17 @@ def networks(study: Study, rows: Sequence[Row]) -> str:
 
 
 def rates(study: Study, rows: Sequence[Row]) -> str:
-    """The learning rates of each model, and where they come from."""
+    """The learning rates of each model, a line for each size at which they are searched, and where they come from."""
     bpb, lines = held_out_bpb(rows), []
     for name, model in study.models.items():
-        row = next((row for row in rows if row["model"] == name and not row["search"]), None)
-        chosen = [f"{row['lr']:g}", f"{row['hash_lr_factor']:g}"] if row else ["", ""]
-        asked, best = tries(study, name, bpb)
-        origin = f"as {model.lr_of}" if model.lr_of else "searched" if asked else "given"
-        lines.append([name, *chosen, origin, _edge(study.sweep, best)])
-    return grid(["model", "rate", "multiple", "origin", "at the edge of the grid"], lines)
+        searched = study.searched_sizes(model.lr_of or name)
+        for size in (size for at, size in enumerate(study.sizes(name)) if not at or size in searched):
+            rate, (asked, best) = learning_rate(study, name, bpb, size), tries(study, name, bpb, size)
+            chosen = [f"{rate.lr:g}", f"{rate.hash_lr_factor:g}"] if rate else ["", ""]
+            state = f"{len(asked)} tries" if best else f"{len(asked)} tries so far"
+            origin = f"as {model.lr_of}" if model.lr_of else "given" if model.lr else state
+            lines.append([name, size, *chosen, origin, _edge(study.sweep, best)])
+    return grid(["model", "size", "rate", "multiple", "origin", "at the edge of the grid"], lines, left=2)
 
 
 def search(study: Study, rows: Sequence[Row]) -> str | None:
@@ -59,14 +61,10 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
 
 
-def checks(study: Study, rows: Sequence[Row], machine: str) -> str:
-    """The leak test, how well budgets were met, what is missing, and the machine."""
+def checks(rows: Sequence[Row], machine: str) -> str:
+    """The leak test, how well budgets were met, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]
-    runs = planned(study, held_out_bpb(rows))
-    names = {Run.of(row).name for row in rows} & {run.name for run in runs}
     lines = {
-        "runs done": f"{len(names)} of {len(runs)}",
-        "missing": ", ".join(run.name for run in runs if run.name not in names) or "none",
         "most that a logit moved in the leak test": f"{max(row['leak'] for row in rows):.2g}",
         "share of its budget that a run took": f"{min(shares):.1%} to {max(shares):.1%}",
         "threads": ", ".join(map(str, sorted({row["threads"] for row in rows}))),

@@ -13,7 +13,7 @@ import numpy as np
 
 DRAWS = 4000
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-ALIKE = 0.02  # parameters that differ by no larger share are equal
+ALIKE = 0.02  # parameters, and bytes, that differ by no larger share are equal
 POINTS = 3  # sizes that a fit needs
 
 Place = tuple[str, str]
@@ -56,9 +56,9 @@ def interval(values_R: np.ndarray) -> dict[str, float]:
 def differences(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -> list[dict[str, Any]]:
     """Each BLT against each other model at each size, in bits per byte: below zero, the BLT is better.
 
-    A pair of equal budgets is of matching `flops`, or `bytes` where the other model counts; one whose parameters are
-    equal, too, is also of matching `parameters`. `best` marks the best model that is no BLT. Without seeds there is no
-    interval: `low` and `high` are None.
+    A pair of equal budgets is of matching `flops`; one whose parameters are equal, too, is also of matching
+    `parameters`. A model that counts is of matching `bytes` where it has read as much text, and else no rival. `best`
+    marks the best model that is no BLT. Without seeds there is no interval: `low` and `high` are None.
     """
     groups = _groups(rows)
     mean = {place: _mean(group, "test_bpb") for place, group in groups.items()}
@@ -86,10 +86,17 @@ def _best(lines: Sequence[dict[str, Any]], mean: Mapping[Place, float], blts: Se
     return list(chosen.values())
 
 
-def ahead(lines: Iterable[Mapping[str, Any]]) -> bool:
-    """The decision rule: whether the intervals against the best others under both matchings are below zero."""
-    best = {line["matching"]: line for line in lines if line["best"]}
-    return all(name in best and (best[name]["high"] or 0.0) < 0 for name in ("flops", "parameters"))
+def verdict(lines: Iterable[Mapping[str, Any]]) -> str:
+    """What the decision rule says of a BLT at a size, given its lines there that have intervals.
+
+    `ahead`: the intervals against the best others lie below zero under both matchings; `behind`: under either of them
+    above zero; else `open`.
+    """
+    best = {line["matching"]: line for line in lines if line["best"] and line["low"] is not None}
+    decisive = [best[matching] for matching in ("flops", "parameters") if matching in best]
+    if len(decisive) == 2 and all(line["high"] < 0 for line in decisive):
+        return "ahead"
+    return "behind" if any(line["low"] > 0 for line in decisive) else "open"
 
 
 def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -> list[dict[str, Any]]:
@@ -139,9 +146,13 @@ def _mean(group: Sequence[Mapping[str, Any]], field: str) -> float:
 def _matchings(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """In what two models are equal."""
     if not rival[0]["train_flops"]:
-        yield "bytes"
+        yield from ["bytes"] if _alike(pair, rival, "trained_bytes") else []
         return
     yield "flops"
-    a, b = pair[0]["parameters"], rival[0]["parameters"]
-    if abs(a - b) <= ALIKE * max(a, b):
+    if _alike(pair, rival, "parameters"):
         yield "parameters"
+
+
+def _alike(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]], field: str) -> bool:
+    a, b = pair[0][field], rival[0][field]
+    return abs(a - b) <= ALIKE * max(a, b)

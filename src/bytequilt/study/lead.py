@@ -1,21 +1,28 @@
 """What a report leads with: each BLT against the best baseline, by budget and matching, with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .evidence import ahead
+from .evidence import verdict
 from .markdown import grid
+from .progress import Progress
+from .recipe import Study
 
 PLOT = "difference-to-the-best.svg"
 RULE = """\
-A BLT is called **ahead** at a size only where the 95 % interval of its difference to the best baseline lies below zero
-under both matchings: equal training FLOPs, and also equal total parameters. Intervals are of documents, drawn again in
-pairs, and of seeds, whose variance is pooled over the models of a size. Baselines are all models that are no BLT."""
+Bits per byte above the best baseline, in brackets the 95 % interval: below zero the BLT is better. **ahead**: the
+intervals lie below zero under both matchings, equal training FLOPs, and of those models the ones of equal total
+parameters, too. **behind**: under either matching the interval lies above zero. **open**: neither. "so far": runs of
+that size are missing, and a baseline among them could be better than the best of those that are done. Baselines are all
+models that are no BLT. Models that only count have read the same text, and are no part of the rule. Intervals are of
+documents, drawn again in pairs, and of seeds, whose variance is pooled over the models of a size. Each row stands for
+itself: of twenty comparisons without any difference, one is expected to look like one."""
 NO_INTERVALS = "No difference below has an interval: no model of a size has a second seed. Nobody is called ahead."
 ONE_SIDED = (
     "**One seed each, and n-gram tables on one side alone**: only the BLTs have tables of hashed n-grams. So these "
     "results do not show that patches are better or worse than tokens."
 )
+MATCHINGS = {"flops": "at equal FLOPs", "parameters": "and equal parameters", "bytes": "beside counts on the same text"}
 
 
 def shown(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -23,40 +30,51 @@ def shown(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [line for line in results.get("differences", []) if line["best"] and line["low"] is not None]
 
 
-def markdown(results: Mapping[str, Any]) -> list[str]:
+def verdicts(study: Study, results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """What the rule says of each BLT at each size of whose difference there is an interval; by size and model."""
+    lines = shown(results)
+    order, places = list(study.budgets), {(line["size"], line["model"]) for line in lines}
+    return {
+        (size, model): verdict(line for line in lines if (line["size"], line["model"]) == (size, model))
+        for size, model in sorted(places, key=lambda place: (order.index(place[0]), list(study.models).index(place[1])))
+    }
+
+
+def markdown(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> list[str]:
     """The paragraphs."""
     lines = shown(results)
     if not lines:
-        tables = any(model["patching"] for model in results["study"]["models"].values())
+        tables = any(model.patching for model in study.models.values())
         baselines = any(row["model"].endswith("+ngrams") for row in results["rows"])
         return [NO_INTERVALS, *([ONE_SIDED] if tables and not baselines else [])]
-    picture = f"![difference to the best baseline]({PLOT})"
-    parts = ["## Against the best baseline", RULE, _table(lines), picture]
-    return [*parts, *_slopes(results["fits"])]
+    picture = f"![bits per byte above the best baseline]({PLOT})"
+    return ["## Against the best baseline", table(study, results, sizes), picture, RULE]
 
 
-def _table(lines: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for line in lines:
-        own = [other for other in lines if (other["model"], other["size"]) == (line["model"], line["size"])]
-        seeds = " and ".join(map(str, line["seeds"]))
-        verdict = "ahead" if ahead(own) else ""
-        value = f"{line['difference']:+.3f} ({line['low']:+.3f} to {line['high']:+.3f})"
-        rows.append([line["size"], line["model"], line["matching"], line["against"], seeds, value, verdict])
-    return grid(
-        ["size", "model", "equal", "best baseline", "seeds", "bits per byte, 95 %", "by the rule"], rows, left=4
-    )
+def table(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> str:
+    """A line for each BLT at each size, a column for each matching."""
+    lines, rows = shown(results), []
+    for (size, model), said in verdicts(study, results).items():
+        own = {line["matching"]: line for line in lines if (line["size"], line["model"]) == (size, model)}
+        seeds = " and ".join(map(str, own["flops"]["seeds"])) if "flops" in own else ""
+        cells = [_difference(own[matching]) if matching in own else "" for matching in MATCHINGS]
+        rows.append([size, model, seeds, *cells, said + (", so far" if sizes[size].missing else "")])
+    return grid(["size", "model", "seeds", *MATCHINGS.values(), "by the rule"], rows, left=7)
 
 
-def _slopes(fits: Sequence[Mapping[str, Any]]) -> list[str]:
+def _difference(line: Mapping[str, Any]) -> str:
+    return f"{line['difference']:+.3f} ({line['low']:+.3f} to {line['high']:+.3f}) {line['against']}"
+
+
+def slopes(results: Mapping[str, Any]) -> list[str]:
     """Slopes and their differences; nothing is said outside of the sizes that were trained."""
-    if not fits:
+    if not results.get("fits"):
         return []
     said = (
         "Slopes b of ln bpb = a - b ln C over the sizes trained; a difference whose interval holds zero says nothing."
     )
     rows = []
-    for line in fits:
+    for line in results["fits"]:
         place = [line["model"], line["against"] or "", ", ".join(line["sizes"])]
         rows.append([*place, f"{line['slope']:+.4f}", f"{line['low']:+.4f} to {line['high']:+.4f}"])
-    return [said, grid(["model", "minus that of", "sizes", "b", "95 %"], rows, left=3)]
+    return ["## Slopes", said, grid(["model", "minus that of", "sizes", "b", "95 %"], rows, left=3)]

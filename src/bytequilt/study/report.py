@@ -1,4 +1,4 @@
-"""The report of a study: every choice and every result, in tables and plots. Who wins is said by people who read it."""
+"""The report of a study: who is ahead by the rule, what follows, and every choice and result in tables and plots."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,9 +10,12 @@ from ..evals.machine import machine
 from ..files import read_text, write_text
 from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost, leads
 from . import choices, lead, table
+from .advice import advice
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
 from .models import TOLERANCE
+from .progress import progress
+from .progress import shown as progress_table
 from .recipe import Study
 from .table import Row, Spread, Summary, summary
 
@@ -48,9 +51,10 @@ PREAMBLE = f"""\
 - **Seconds** are of training: on a CPU processor seconds of a thread, which other work on the machine hardly moves.
 - **Parameters** are given after layers x width, in brackets those of look-up tables (embeddings, hashed n-grams). A
   BLT is given as encoder, latent transformer and decoder; its parameters are without the entropy model.
-- **Learning rates** are searched at the smallest size of a model, on part of its budget, by held-out bits per byte:
-  from the middle of the grid to the best neighbour, until none is better. `multiple` is the rate of embeddings and hash
-  tables over that of all else. All sizes of a model have its rates. The best try is bold.
+- **Learning rates** are searched on part of a budget, by held-out bits per byte: at the smallest size of a model from
+  the middle of the grid to the best neighbour, until none is better; where a larger size is searched, too, from where
+  the size below ended. Other sizes have the rates of the next smaller one. `multiple` is the rate of embeddings and
+  hash tables over that of all else. The best try is bold.
 - **The leak test** comes before each training: a later byte or token is changed, and no earlier logit may move by more
   than {TOLERANCE:g}.
 - **Letters and numbers**: all models learn from the same generated questions, each once. They are then asked about
@@ -111,10 +115,13 @@ def markdown(results: Row) -> str:
         "Networks": choices.networks(study, rows),
         "Learning rates": choices.rates(study, rows),
         "Search for learning rates": choices.search(study, rows),
-        "Checks": choices.checks(study, rows, results["machine"]),
+        "Checks": choices.checks(rows, results["machine"]),
     }
-    parts = ["# Comparison at equal budgets", *lead.markdown(results), PREAMBLE, "## Results"]
-    parts += _results(study, quantities)
+    sizes = progress(study, rows)
+    parts = ["# Comparison at equal budgets", *lead.markdown(study, results, sizes)]
+    parts += ["## What is done and what is missing", progress_table(sizes)]
+    parts += [*advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
+    parts += ["## Results", *_results(study, quantities)]
     for title, text in tables.items():
         parts += [f"## {title}", text] if text else []
     if results["finetuned"]:

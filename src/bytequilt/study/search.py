@@ -104,11 +104,13 @@ def learning_rate(study: Study, model: str, bpb: HeldOutBPB, size: str | None = 
 def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
     """All runs, and the tries asked for so far, in the order in which they are best done.
 
-    Models of one stage come before those of the next; in a stage tries come first, and then size by size.
+    Models of one stage come before those of the next. In a stage it goes size by size, tries before runs: what is done
+    at any time is whole at the smaller sizes.
     """
-    searches = [(model, size) for model in study.models for size in study.searched_sizes(model)]
-    runs = [run for model, size in searches for run in tries(study, model, bpb, size)[0]]
+    runs = []
     for size, budget in study.budgets.items():
+        for model in study.models:
+            runs += tries(study, model, bpb, size)[0]
         for seed in budget.seeds:
             runs += [Run(model, size, seed) for model in study.models if size in study.sizes(model)]
     return sorted(runs, key=lambda run: study.models[run.model].stage)

@@ -1,0 +1,66 @@
+"""What follows from a study for somebody who has to choose a model; every sentence is made of the results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .lead import shown, verdicts
+from .markdown import scaled
+from .recipe import Study
+from .table import summary
+
+ADVICE = {
+    "ahead": "Take it where bits per byte count. {models}.",
+    "open": "Bits per byte give no reason for or against it: take what is simpler or faster to you. {models}.",
+    "behind": "Take the baseline, unless something else speaks for a BLT. {models}.",
+}
+ELSE = """\
+What else speaks for a BLT is not in this table: it needs no tokenizer, reads any bytes, and its units can be made
+longer without a larger output head. Against it speaks that it has more parts: patches, tables, mostly an entropy
+model."""
+
+
+def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """The paragraphs, without a word on what was not measured; none where no difference has an interval."""
+    said = verdicts(study, results)
+    if not said:
+        return []
+    points = []
+    for verdict, text in ADVICE.items():
+        models = [f"{model} at {size}" for (size, model), here in said.items() if here == verdict]
+        if models:
+            points.append(f"- **{verdict.capitalize()}**: {text.format(models=', '.join(models))}")
+    points += _counts(results) + _costs(study, results)
+    return ["## What follows for a user", "\n".join(points), _range(results), ELSE]
+
+
+def _counts(results: Mapping[str, Any]) -> list[str]:
+    """Where a model that only counts is as good as a trained one, or better."""
+    lines = [line for line in shown(results) if line["matching"] == "bytes" and line["high"] > 0]
+    if not lines:
+        return []
+    places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
+    return [f"- **Counting does as well or better** on as much text: {places}. It needs no training at all."]
+
+
+def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """Seconds and FLOPs of a BLT as multiples of those of the best baseline at equal training FLOPs."""
+    quantities, points = summary(results["rows"]), []
+    for field, words in {"seconds": "Seconds of training", "inference_flops": "FLOPs per byte of inference"}.items():
+        ratios = []
+        for line in shown(results):
+            if line["matching"] == "flops":
+                own, other = (quantities[line[name], line["size"]][field].mean for name in ("model", "against"))
+                ratios.append(f"{own / other:.2f} ({line['model']} at {line['size']})")
+        points.append(f"- **{words}**, as multiples of the best baseline's: {', '.join(ratios)}.")
+    return points
+
+
+def _range(results: Mapping[str, Any]) -> str:
+    """Outside of what nothing follows."""
+    rows = [row for row in results["rows"] if not row["search"] and row["train_flops"]]
+    parameters, text = ([row[field] for row in rows] for field in ("parameters", "trained_bytes"))
+    return (
+        f"All this is of models of {scaled(min(parameters))} to {scaled(max(parameters))} parameters, trained on "
+        f"{scaled(min(text), 'B')} to {scaled(max(text), 'B')} of {rows[0]['corpus'].capitalize()} text. "
+        "Of larger models, more text or other text it says nothing."
+    )
