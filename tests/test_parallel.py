@@ -5,23 +5,21 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import blt, blt_config
 from ranks import spawn
-from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from bytequilt.config import DataConfig, Recipe, RuleConfig, StackConfig, TrainConfig
+from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch, Batches, held_out
 from bytequilt.data.packed import packed
 from bytequilt.data.prepare import ingest
 from bytequilt.data.streams import Streams
 from bytequilt.lm import LM
+from bytequilt.model.layers import Block
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train import checkpoint, metrics
 from bytequilt.train.columns import group_size
@@ -30,6 +28,7 @@ from bytequilt.train.loop import Interrupted, counted, fit
 from bytequilt.train.optim import clip_, optimizers, row_optimizers
 from bytequilt.train.parallel import is_cut, is_sharded, spread, sum_gradients
 from bytequilt.train.rows import like, own
+from bytequilt.train.run import entropy_stage
 from bytequilt.train.tasks import LanguageTask, PackedTask
 from bytequilt.train.world import ALONE, joined
 
@@ -57,6 +56,11 @@ WAYS = {
     "full-dense": {"shard": "full", "table_optimizer": "dense"},
     "full-recomputed": {"shard": "full", "checkpoint_activations": True},
     "full-copies": {"shard": "full"},  # with columns in groups of one
+}
+IN_BF16 = {
+    "none-bf16": {"precision": "bf16"},
+    "full-bf16": {"shard": "full", "precision": "bf16"},
+    "full-gathered": {"shard": "full", "precision": "bf16_gathered"},
 }
 
 
@@ -102,8 +106,14 @@ def gradients(task, micro, config, world):
     """The gradient of every weight and its norm before clipping, as all processes together have them."""
     chosen = optimizers(task.network, config)
     targets, *_ = counted(task, micro, world)
+    types = set()
+    for block in (module for module in task.network.modules() if isinstance(module, Block)):
+        block.attention.register_forward_pre_hook(lambda module, _: types.add(module.qkv.weight.dtype))
     for batch in micro:
-        (task.loss(batch) / targets).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = task.loss(batch)
+        (loss / targets).backward()
+    assert types == {torch.bfloat16 if config.precision == "bf16_gathered" else torch.float32}
     rows = row_optimizers(chosen)
     sum_gradients(task.network, rows, world)
     found = {name: whole(p.grad) for name, p in task.network.named_parameters() if p.grad is not None}
@@ -121,7 +131,7 @@ def gradients(task, micro, config, world):
 
 def one_way(corpus, folder, way, world, blind=False):
     """Gradients of the first step; then a whole run: what it wrote down, and its weights."""
-    config = TRAIN.model_copy(update=WAYS[way])
+    config = TRAIN.model_copy(update=(WAYS | IN_BF16)[way])
     task, stream = task_of(corpus), streams_of(corpus, config, world)
     micro = [next(stream) for _ in range(config.accumulate // world.size)]
     if blind and world.rank == 1:
@@ -134,7 +144,7 @@ def one_way(corpus, folder, way, world, blind=False):
     task = task_of(corpus, BadOnce if world.rank == world.size - 1 else LanguageTask)
     task.bad = 1 + config.accumulate // world.size  # in the second step
     if is_cut(config, world):
-        task = PackedTask(task, packed(task.held_out, SPACE, None, config), world, False)
+        task = PackedTask(task, packed(task.held_out, SPACE, None, config), world, config.precision == "bf16")
     fit(task, streams_of(corpus, config, world), config, folder / way, "blt", world)
     weights = {name: whole(weight).clone() for name, weight in task.network.state_dict().items()}
     timed = ("seconds", "bytes_per_second", "processor_seconds")
@@ -163,6 +173,17 @@ def real_bytes(corpus, way, world):
     return [sum(x.nbytes for x in map(own, group)) for group in (weights, grads, state)]
 
 
+def entropy_model_of(corpus, folder, shard, world):
+    """The weights of an entropy model that these processes have trained."""
+    train = TRAIN.model_copy(update={"shard": shard, "save_every": 2})
+    run, shape = folder / f"entropy-{shard}", EntropyConfig(**LOCAL.model_dump())
+    if world.first:
+        shutil.copytree(corpus, run / "corpus")
+    world.wait()
+    network = entropy_stage(run, shape, train, None, DataConfig(train=("x",), streams=2), world)
+    return {name: weight.clone() for name, weight in network.state_dict().items()}
+
+
 def all_ways(folder, corpus):
     from bytequilt.train import parallel
 
@@ -173,6 +194,8 @@ def all_ways(folder, corpus):
             parallel.group_size = (lambda *_: 1) if way == "full-copies" else group_size
             results[way] = one_way(corpus, folder, way, world)
             results[f"bytes {way}"] = real_bytes(corpus, way, world)
+        results |= {way: one_way(corpus, folder, way, world) for way in IN_BF16}
+        results |= {f"entropy {shard}": entropy_model_of(corpus, folder, shard, world) for shard in ("none", "full")}
         results["blind"] = one_way(corpus, folder, "full", world, blind=True)
         return results
 
@@ -185,7 +208,8 @@ def several(corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    return {table: one_way(corpus, folder, f"none{table}", ALONE) for table in ("", "-dense")}
+    ways = {name: one_way(corpus, folder, f"none{name}", ALONE) for name in ("", "-dense", "-bf16")}
+    return ways | {"entropy": entropy_model_of(corpus, folder, "none", ALONE)}
 
 
 def assert_close(ours, theirs, rtol, atol=1e-7):
@@ -210,6 +234,40 @@ def test_gradients_losses_and_weights_are_those_of_one_process(several, alone, w
         [round(r["bpb"], 3) for r in written if r["bpb"]], abs=2e-3
     )
     assert ("val_bpb_row" in theirs[-1]) == way.startswith("full")
+
+
+@pytest.mark.parametrize("way", ["none-bf16", "full-bf16"])
+def test_autocast_gives_what_it_gives_one_process(several, alone, way):
+    grads, norm, written, weights = alone["-bf16"]
+    for mine in several:
+        assert mine[way][1] == pytest.approx(norm, rel=1e-2)
+        assert apart(mine[way][0], grads) < 1e-2
+        assert apart(mine[way][3], weights) < 1e-2
+    assert bits(several[0][way][2]) == pytest.approx(bits(written), abs=2e-2)
+
+
+def test_weights_gathered_in_bf16_learn_the_same_but_for_their_rounding(several, alone):
+    grads, _, written, _ = alone[""]
+    assert 1e-5 < apart(several[0]["full-gathered"][0], grads) < 5e-2
+    assert bits(several[0]["full-gathered"][2]) == pytest.approx(bits(written), abs=5e-2)
+
+
+def apart(ours, theirs):
+    """The norm of all differences, as a part of that of all numbers."""
+    assert ours.keys() == theirs.keys()
+    off = sum((ours[name].double() - theirs[name].double()).square().sum() for name in theirs)
+    return float((off / sum(x.double().square().sum() for x in theirs.values())).sqrt())
+
+
+def bits(records):
+    """Bits per byte of each step, that of the step with an infinite loss aside."""
+    return [record["bpb"] for record in records if record["bpb"] and math.isfinite(record["bpb"])]
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_an_entropy_model_of_several_processes_is_that_of_one(several, alone, shard):
+    for mine in several:
+        assert_close(mine[f"entropy {shard}"], alone["entropy"], rtol=1e-3, atol=2e-5)
 
 
 def test_a_process_without_targets_adds_nothing(several, corpus):
@@ -293,67 +351,3 @@ def test_a_run_goes_on_with_another_number_of_processes(corpus, tmp_path):
     ):
         assert step == 5
         assert_close(weights, wanted, rtol=1e-3, atol=2e-5)
-
-
-RECIPE = """
-patching = {{ kind = "space" }}
-report = {{ prompt = "the ", max_bytes = 4 }}
-[data]
-train = ["{text}"]
-val_every = 10
-streams = 2
-[model]
-encoder = {{ dim = 16, layers = 1, heads = 2, ffn_dim = 24, window = 16 }}
-latent = {{ dim = 32, layers = 1, heads = 2, ffn_dim = 40 }}
-decoder = {{ dim = 16, layers = 1, heads = 2, ffn_dim = 24, window = 16 }}
-hash = {{ rows = 50 }}
-cross_heads = 2
-[train]
-steps = 6
-rows = 2
-row_bytes = 64
-accumulate = 4
-warmup = 2
-eval_bytes = 400
-save_every = 2
-precision = "fp32"
-device = "cpu"
-timeout = 120
-shard = "full"
-"""
-
-KILLER = """
-import os, signal
-def init(**_): pass
-def finish(): pass
-def log(record):
-    if record["step"] == 5 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def torchrun(folder, *arguments, restarts=0):
-    """`torchrun -m bytequilt train` of two processes in a folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", str(restarts), "-m", "bytequilt", "train", "recipe.toml", *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def test_a_killed_process_is_started_again_and_the_model_is_the_same(corpus, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(text=corpus.parent / "text.jsonl"))
-    (tmp_path / "killer.py").write_text(KILLER)
-    whole_run = torchrun(tmp_path, "--out", "whole", "--json")
-    assert whole_run.returncode == 0, whole_run.stderr[-3000:]
-    report = json.loads(whole_run.stdout)
-    assert report["steps"] == 6
-    assert metrics.read(tmp_path / "whole" / "metrics.jsonl")[-1]["val_bpb_row"] > 0
-    assert whole_run.stderr.count("corpus: ") == 1  # said once, by the first process
-    killed = torchrun(tmp_path, "--out", "killed", "--train.tracker", "killer", restarts=1)
-    assert killed.returncode == 0, killed.stderr[-3000:]
-    assert killed.stderr.count("lost another process") <= 1  # the launcher may be faster
-    assert "Traceback" not in killed.stderr
-    ours, theirs = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    refused = torchrun(tmp_path, "--out", "muon", "--train.optimizer", "muon")
-    assert refused.stderr.count("bytequilt: Muon's products depend on how matrices are cut") == 1

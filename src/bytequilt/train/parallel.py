@@ -37,7 +37,8 @@ def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> 
     if not is_cut(config, world):
         return
     bf16 = torch.bfloat16 if config.precision == "bf16_gathered" else None
-    policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
+    # inputs are not cast: rotary factors stay in fp32, and all else is in bf16 from the tables on
+    policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     columns = group_size(world.size, [table.weight.shape[1] for table in tables_of(network)])
     grid = init_device_mesh(kind, (world.size // columns, columns), mesh_dim_names=("copies", "columns"))
     mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shards",))

@@ -134,7 +134,7 @@ def entropy_stage(
         raise UserError("patching by entropy needs [entropy] and [entropy_train], or `entropy_init`")
     finished = folder / "entropy"
     if not (finished / "config.json").is_file():
-        together = train.accumulate % world.size == 0 and train.accumulate % data.streams == 0
+        together = train.accumulate % world.size == 0
         if not together and world.first:
             console.print(f"entropy model: accumulate {train.accumulate} is for one process; the others wait for it")
         if together or world.first:
@@ -156,7 +156,7 @@ def _trained_entropy(
     task: Task = EntropyTask(network, documents)
     if is_cut(train, world):
         task = PackedTask(task, packed(documents, None, None, train), world, uses_bf16(train, network))
-    streams = 1 if world.size == 1 else data.streams
+    streams = 1 if train.accumulate % data.streams else data.streams  # in every world the same
 
     def make(rank: int, count: int) -> Batches:
         return Batches(folder / "corpus" / "train", train, None, weights=data.weights, rank=rank, world=count)
