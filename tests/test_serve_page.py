@@ -29,14 +29,14 @@ def address(tmp_path_factory):
     tiny, folder = load("tiny"), tmp_path_factory.mktemp("models")
     for name, rule in RULES.items():
         LM(tiny.model, Patcher(rule, tiny.patcher.model)).save(folder / name)
-    with process(*(str(folder / name) for name in RULES), "--max-output", "5000") as (_, address):
+    with process(*(str(folder / name) for name in RULES), "--max-output", "5000") as (_, address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as library:
-        running = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        running = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=1000 * WAIT)
         yield running
         running.close()
 
