@@ -1,19 +1,21 @@
 """What the tests of the server share: servers in processes of their own, on free ports of this machine."""
 
 import os
-import socket
+import re
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 from conftest import blt, patcher
 
 from bytequilt import LM
 from bytequilt.serve.limits import Limits
 
-WAIT = 60  # seconds that anything may take at most on a machine that is busy with other things
+WAIT = 120  # seconds that anything may take at most on a machine that is busy with other things
+START = 300  # seconds that a server may take to begin, which may have to compile the native step first
 TEXTS = [
     "Daenerys Targaryen",
     "Все счастливые семьи",
@@ -33,37 +35,31 @@ def limits(**change) -> Limits:
     return Limits(**({"rows": 4, "queue": 4, "prompt_bytes": 1000, "output_bytes": 10_000, "seconds": WAIT} | change))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
-def process(*arguments: str, program: str | None = None, log=subprocess.DEVNULL):
-    """A server that answers, as (its process, its address); killed at the end if it still runs.
+def process(*arguments: str, program: str | None = None):
+    """A server that answers, as (its process, its address, the file of its log); killed at the end if it still runs.
 
-    `program` is Python that comes before the command line is run.
+    `program` is Python that comes before the command line is run. The server takes a free port itself, and says which:
+    a port that is looked for here could be somebody else's by the time that the server wants it.
     """
-    port = free_port()
-    command = "from bytequilt.cli import main; main(sys.argv[1:])"
-    lines = f"import sys\n{program or ''}\n{command}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(
-        [sys.executable, "-c", lines, "serve", *arguments, "--port", str(port)], env=environment, stderr=log
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + WAIT
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=WAIT):
-                    break
-            except OSError:
-                assert running.poll() is None, "the server ended before it began"
-                assert time.monotonic() < until, "the server did not begin"
-                time.sleep(0.1)
-        yield running, address
-    finally:
-        running.kill()
-        running.wait(WAIT)
+    lines = f"import sys\n{program or ''}\nfrom bytequilt.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", lines, "serve", *arguments, "--port", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as opened:
+            running = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=opened)
+        try:
+            yield running, _address(running, log), log
+        finally:
+            running.kill()
+            running.wait(WAIT)
+
+
+def _address(running: subprocess.Popen[bytes], log: Path) -> str:
+    """Where the server listens, when it does."""
+    until = time.monotonic() + START
+    while (said := re.search(r" at (http://\S+)", log.read_text())) is None:
+        assert running.poll() is None, f"the server ended before it began: {log.read_text()}"
+        assert time.monotonic() < until, "the server did not begin"
+        time.sleep(0.1)
+    return said[1]

@@ -35,6 +35,7 @@ def run(test, **change):
                 return await test(working)
         finally:
             working.stop(Unavailable("the test is over"))
+            assert working.joined(WAIT)
 
     return asyncio.run(main())
 
@@ -234,19 +235,17 @@ def test_an_engine_that_hangs_is_noticed():
     async def test(working):
         working._batcher = Slow(LM.batcher(4).decoder)
         working._batcher.fault = freed.wait
-        streams = working.submit([(b"a", Sampling(max_bytes=10))])
-        working.check()
-        assert working.fault is None
-        await asyncio.sleep(0.3)
-        working.check()
-        assert working.fault is not None
-        with pytest.raises(Unavailable):
-            await data_of(streams)
+        try:
+            streams = working.submit([(b"a", Sampling(max_bytes=10))])
+            working.check()
+            assert working.fault is None
+            await until(lambda: working.check() or working.fault is not None)
+            with pytest.raises(Unavailable):
+                await data_of(streams)
+        finally:
+            freed.set()
 
-    try:
-        run(test, stall=0.2)
-    finally:
-        freed.set()
+    run(test, stall=1)
 
 
 def test_an_idle_engine_is_no_dead_one():

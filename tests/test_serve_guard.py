@@ -1,12 +1,16 @@
 """Keys, rates, origins, names and headers."""
 
+import asyncio
+
 import pytest
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from serving import limits, untrained
 
 from bytequilt.cli import main
 from bytequilt.config import UserError
 from bytequilt.serve.app import application
+from bytequilt.serve.guard import Guard
 from bytequilt.serve.models import Models, short_name
 
 LM = untrained()
@@ -57,6 +61,38 @@ def test_rates_count_for_each_key_alone():
     assert guarded.get("/health").status_code == 200
 
 
+def test_requests_in_flight_are_limited_and_health_is_not():
+    async def main():
+        free = asyncio.Event()
+
+        async def slow(scope, receive, send):
+            await free.wait()
+            await JSONResponse({})(scope, receive, send)
+
+        async def receive():
+            return {"type": "http.request"}
+
+        guard = Guard(slow, (), limits(requests=1))
+
+        async def ask(path):
+            sent = []
+
+            async def send(message):
+                sent.append(message)
+
+            await guard({"type": "http", "path": path, "headers": [], "client": None}, receive, send)
+            return sent[0]["status"]
+
+        first = asyncio.create_task(ask("/v1/models"))
+        await asyncio.sleep(0)
+        assert await ask("/v1/models") == 429
+        health = asyncio.create_task(ask("/health"))
+        free.set()
+        assert [await first, await health, await ask("/v1/models")] == [200, 200, 200]
+
+    asyncio.run(main())
+
+
 def test_wrong_keys_take_nothing_from_the_rate_of_right_ones():
     guarded = client(KEYS, rate=1)
     assert [guarded.get("/v1/models", headers=bearer("wrong")).status_code for _ in range(3)] == [401] * 3
@@ -69,14 +105,17 @@ def test_other_origins_are_shut_out_unless_they_are_named():
     friendly = client(KEYS, origins=("https://friend.example",))
     assert friendly.options("/v1/completions", headers=asks).headers["access-control-allow-origin"] == asks["Origin"]
     stranger = asks | {"Origin": "https://stranger.example"}
-    assert "access-control-allow-origin" not in friendly.options("/v1/completions", headers=stranger).headers
+    shut_out = friendly.options("/v1/completions", headers=stranger)
+    assert "access-control-allow-origin" not in shut_out.headers
+    assert shut_out.json()["error"]["type"] == "invalid_request_error"
     refusal = friendly.get("/v1/models", headers={"Origin": asks["Origin"]})
     assert (refusal.status_code, refusal.headers["access-control-allow-origin"]) == (401, asks["Origin"])
 
 
 def test_a_name_that_was_made_to_point_here_reaches_nothing():
     local = client(hosts=("127.0.0.1", "localhost"))
-    assert local.get("/health", headers={"Host": "evil.example"}).status_code == 400
+    refused = local.get("/health", headers={"Host": "evil.example"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
     assert local.get("/health", headers={"Host": "localhost:8000"}).status_code == 200
 
 

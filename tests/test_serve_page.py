@@ -1,10 +1,15 @@
 """The page in a real browser: it shows whole letters, obeys the threshold, and asks nobody but its server."""
 
+import math
 import os
+import re
 from pathlib import Path
 
 import pytest
 from serving import TEXTS, WAIT, process
+
+from bytequilt import LM, Patcher, load
+from bytequilt.config import RuleConfig
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("BYTEQUILT_CHROMIUM", "/usr/bin/chromium")
@@ -15,30 +20,37 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PATCHES = "[data-patch]"
 
 
+RULES = {"entropy": RuleConfig(threshold=1.7), "budget": RuleConfig(kind="budget", threshold=10.0)}
+
+
 @pytest.fixture(scope="module")
-def address():
-    with process("tiny", "--max-output", "5000") as (_, address):
+def address(tmp_path_factory):
+    """The same model twice: it patches by the entropy of a byte, and by the sum of entropies in a patch."""
+    tiny, folder = load("tiny"), tmp_path_factory.mktemp("models")
+    for name, rule in RULES.items():
+        LM(tiny.model, Patcher(rule, tiny.patcher.model)).save(folder / name)
+    with process(*(str(folder / name) for name in RULES), "--max-output", "5000") as (_, address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as library:
-        running = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        running = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=1000 * WAIT)
         yield running
         running.close()
 
 
-@pytest.fixture
-def page(address, browser):
-    """The page, open; whatever it complains of, or asks of others, fails the test."""
+@pytest.fixture(params=RULES)
+def page(request, address, browser):
+    """The page, open at one of the models; whatever it complains of, or asks of others, fails the test."""
     opened = browser.new_page(viewport={"width": 1180, "height": 1000})
     opened.set_default_timeout(1000 * WAIT)
     wrong = []
     opened.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
-    opened.goto(address)
+    opened.goto(f"{address}/#m={request.param}")
     opened.wait_for_selector(PATCHES)
     yield opened
     opened.close()
@@ -65,11 +77,11 @@ def middle(page, selector):
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-@pytest.mark.parametrize("text", [*TEXTS, "a\n\tb", ""])
-def test_typing_shows_whole_letters(page, text):
-    page.locator("textarea").first.fill(text)
-    shows(page, text)
-    assert page.locator("#bytes").text_content() == str(len(text.encode()))
+def test_typing_shows_whole_letters(page):
+    for text in (*TEXTS, "a\n\tb", ""):
+        page.locator("textarea").first.fill(text)
+        shows(page, text)
+        assert page.locator("#bytes").text_content() == str(len(text.encode()))
 
 
 def test_dragging_the_threshold_changes_the_patches(page):
@@ -90,9 +102,11 @@ def test_dragging_the_threshold_changes_the_patches(page):
 def test_the_keyboard_does_all_of_it(page):
     before = len(texts(page))
     page.locator("input[type=range]").first.focus()
-    for _ in range(60):
-        page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")
     patches_change(page, before)
+    assert len(texts(page)) < before
+    page.keyboard.press("Home")
+    page.wait_for_function("count => document.querySelectorAll('[data-patch]').length > count", arg=before)
     page.locator("#quilt").focus()
     page.keyboard.press("ArrowRight")
     assert "0x61 byte 1" in page.locator("#byte").text_content()  # Daenerys
@@ -106,6 +120,16 @@ def test_a_byte_tells_what_it_is(page):
     page.hover("[data-byte='1']")
     said = page.locator("#byte").text_content()
     assert all(word in said for word in ("0xb6", "U+0436", "entropy", "patch"))
+    page.locator("textarea").first.fill("Daenerys Targaryen")
+    shows(page, "Daenerys Targaryen")
+    second = len(texts(page)[0])
+    page.hover(f"[data-byte='{second}']")
+    said = page.locator("#byte").text_content()
+    if "with it, the entropies" in said:
+        total, limit = map(float, re.search(r"([\d.]+) of ([\d.]+) bits$", said).groups())
+        assert total > limit == pytest.approx(10 / math.log(2), abs=0.01)
+    else:
+        assert "entropy above the threshold" in said
 
 
 def test_generation_streams_stops_and_can_be_undone(page):
@@ -134,6 +158,10 @@ def test_bytes_come_from_a_file_and_the_address_holds_them(page, tmp_path):
     page.wait_for_function("() => location.hash.includes(encodeURIComponent('Qf8A0LY='))")
     page.reload()
     shows(page, "A\ufffd\0ж")
+    page.evaluate("location.hash = 't=0LY='")
+    shows(page, "ж")
+    page.evaluate("location.hash = 't=?&b=x&m=none'")
+    shows(page, "Daenerys Targaryen is in Game of Thrones, a fantasy epic by George R.R. Martin.")
 
 
 def test_samples_of_many_scripts_are_a_click_away(page):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..lm import LM
 
 WATCH = 0.25  # seconds between two looks of the watchdog
-LAST_WORDS = 2  # seconds in which the last events of streams are sent
+LAST_WORDS = 5  # seconds in which the last events of streams are sent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("bytequilt.serve")
 

@@ -213,14 +213,14 @@ function level(view, patch) {
 function scale(view) {
   const limit = view.threshold_bits;
   view.heights = view.kind === "budget" ? sums(view) : view.entropy_bits;
-  const highest = view.kind === "budget" ? 1.5 * view.model_threshold_bits : Math.max(0, ...view.entropy_bits);
+  const highest = view.kind === "budget" ? 2 * view.model_threshold_bits : Math.max(0, ...view.entropy_bits);
   view.most = Math.max(4, 2 * Math.ceil(highest / 2));
   const { style, classList } = $("quilt");
   style.setProperty("--max", view.most);
   classList.toggle("lined", limit !== null);
   const slider = $("threshold");
   slider.disabled = limit === null;
-  slider.max = Math.max(8, Math.ceil((view.model_threshold_bits ?? 0) * 2));
+  slider.max = view.kind === "budget" ? view.most : Math.max(8, Math.ceil((view.model_threshold_bits ?? 0) * 2));
   if (limit !== null) show(limit);
 }
 
@@ -266,8 +266,16 @@ function mark(at) {
   const points = [...text].map((char) => `U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`).join(" ");
   const entropy = view.entropy_bits[at] === undefined ? "" : ` · entropy ${view.entropy_bits[at].toFixed(2)} bits`;
   const role = own.start === at ? `opens a patch of ${own.length}: ${own.reason}` : `byte ${at - own.start + 1} of a patch of ${own.length}`;
+  const sum = view.kind === "budget" ? ` · ${counted(view, own, at)}` : "";
   const char = column.parentElement.querySelector(".raw") ? "no character" : `${text.trim() || "blank"} ${points}`;
-  $("byte").replaceChildren(node("b", "", `0x${hex(view.data[at])}`), ` byte ${at} · ${char}${entropy} · ${role}`);
+  $("byte").replaceChildren(node("b", "", `0x${hex(view.data[at])}`), ` byte ${at} · ${char}${entropy} · ${role}${sum}`);
+}
+
+// The sum that a budget was held against at a byte; where a patch opens, it is that of the patch before.
+function counted({ entropy_bits, heights, threshold_bits }, own, at) {
+  const opens = own.start === at && at > 0;
+  const sum = opens ? heights[at - 1] + entropy_bits[at] : heights[at];
+  return `${opens ? "the patch before, with it" : "the patch so far"}: ${sum.toFixed(2)} of ${threshold_bits.toFixed(2)} bits`;
 }
 
 // ---------------------------------------------------------------------------------------------------- rules and tokens
@@ -438,6 +446,7 @@ function listen() {
     sessionStorage.setItem("key", $("secret").value);
     start();
   });
+  window.addEventListener("hashchange", restore);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") state.writing?.abort();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
@@ -455,13 +464,23 @@ async function start() {
     const { data } = await (await ask("/v1/models")).json();
     $("model").replaceChildren(...data.map(({ id }) => node("option", "", id)));
     state.tokens = data[0].tokenizers[0] ?? null;
-    const parts = new URLSearchParams(location.hash.slice(1));
-    if (parts.has("m")) $("model").value = parts.get("m");
-    if (parts.has("b")) state.threshold = Number(parts.get("b"));
-    take(parts.has("t") ? from64(parts.get("t")) : encoder.encode(SAMPLES.English));
+    restore();
   } catch (error) {
     complain(error);
   }
+}
+
+// What the address holds; what is wrong in it is left out.
+function restore() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const bits = parseFloat(parts.get("b"));
+  state.threshold = Number.isFinite(bits) ? bits : null;
+  $("model").selectedIndex = Math.max(0, [...$("model").options].findIndex(({ value }) => value === parts.get("m")));
+  let text = encoder.encode(SAMPLES.English);
+  try {
+    if (parts.has("t")) text = from64(parts.get("t"));
+  } catch {} // no base64
+  take(text);
 }
 
 listen();
