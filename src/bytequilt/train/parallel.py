@@ -127,15 +127,21 @@ def sum_rows(optimizer: Rows, group: dist.ProcessGroup | None) -> None:
                 dist.all_reduce(grads_RD, group=group)
                 optimizer.put(weight, [(slice(None), grads_RD)])
             else:
-                optimizer.put(weight, _everybodys(rows_U, leaf.grad, group))
+                more = 0 if optimizer.fixed else _most(len(rows_U), group) - len(rows_U)
+                optimizer.put(weight, _everybodys(rows_U, leaf.grad, more, group))
 
 
-def _everybodys(rows_U: Tensor, grads_UD: Tensor, group: dist.ProcessGroup | None) -> list[tuple[Tensor, Tensor]]:
+def _most(count: int, group: dist.ProcessGroup | None) -> int:
+    most = torch.tensor(count)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    return int(most)
+
+
+def _everybodys(
+    rows_U: Tensor, grads_UD: Tensor, more: int, group: dist.ProcessGroup | None
+) -> list[tuple[Tensor, Tensor]]:
     """Rows and gradients of each process. Those with fewer rows repeat their last one, without a gradient."""
-    world, most = dist.get_world_size(group), torch.tensor(len(rows_U), device=rows_U.device)
-    if rows_U.device.type == "cpu":  # elsewhere shapes do not depend on values
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
-    more = int(most) - len(rows_U) if rows_U.device.type == "cpu" else 0
+    world = dist.get_world_size(group)
     rows_U = torch.cat([rows_U, rows_U[-1:].expand(more)])
     grads_UD = torch.cat([grads_UD, grads_UD.new_zeros(more, grads_UD.shape[1])])
     rows_WU = rows_U.new_empty(world * len(rows_U))
