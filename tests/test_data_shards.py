@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -283,6 +284,20 @@ def test_a_shard_with_damage_inside_is_named(tmp_path):
     with pytest.raises(UserError, match=r"000000\.parquet is damaged .*: delete it"):
         score(tmp_path, tmp_path / "scored", FirstByte())
     assert not list((tmp_path / "scored").glob("*"))
+
+
+def test_a_bit_that_is_wrong_is_never_read_over(tmp_path):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    first = tmp_path / "train/000000.parquet"
+    data, wanted, refused = first.read_bytes(), list(shards.row_groups(first)), 0
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for place in range(4, end):  # all before what the file says of itself
+        first.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with suppress(UserError):
+            assert list(shards.row_groups(first)) == wanted, place
+            refused -= 1
+        refused += 1
+    assert refused > 0.8 * (end - 4)
 
 
 def test_leftovers_of_interrupted_writers_go(tmp_path):

@@ -79,7 +79,7 @@ def torchrun(folder, *arguments, restarts=0):
     command += ["--max-restarts", str(restarts), "--shutdown-timeout", "3"]
     command += ["-m", "bytequilt", "train", "recipe.toml", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def test_whatever_happens_the_run_goes_on_to_the_same_weights(tmp_path):

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from ..config import TrainConfig, UserError
+from ..model.embedding import Embedding
+from ..model.hashing import HashEmbedding
+from ..model.initial import DRAWN, init_normal
 from ..model.layers import Block
 from .columns import cut, group_size, tables_of
 from .rows import Rows, own
@@ -32,7 +36,8 @@ def check_parallel(config: TrainConfig, world: World) -> None:
 def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> None:
     """Cut a network that every process has alike among the processes of a world, where the configuration says so.
 
-    The parts are put on a device of this kind; the whole is never there.
+    The parts are put on a device of this kind; the whole is never there. Of a network on `meta` they stay there: see
+    `fill`.
     """
     if not is_cut(config, world):
         return
@@ -52,6 +57,38 @@ def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> 
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def fill(network: nn.Module, kind: str) -> None:
+    """Give a network that was cut on `meta` the weights that one process would draw, on a device of this kind.
+
+    Every process draws them all, and keeps its part: it never holds more than one matrix, or some rows of a table.
+    """
+    network.to_empty(device=kind)
+    for module in network.modules():
+        if isinstance(module, Embedding | HashEmbedding):
+            for rows in range(0, len(module.weight), DRAWN):
+                some_RD = torch.empty(min(DRAWN, len(module.weight) - rows), module.weight.shape[1])
+                init_normal(some_RD, some_RD.shape[1])
+                _, columns = place_of(module.weight)
+                own(module.weight.detach())[rows : rows + len(some_RD)] = some_RD[:, columns]
+        elif hasattr(module, "reset_parameters"):
+            parts = dict(module._parameters)
+            for name, weight in parts.items():
+                module._parameters[name] = None if weight is None else nn.Parameter(torch.empty(weight.shape))
+            module.reset_parameters()
+            for name, weight in parts.items():
+                if weight is not None:
+                    own(weight.detach()).copy_(module._parameters[name].detach()[place_of(weight)])
+                module._parameters[name] = weight
+
+
+def place_of(x: Tensor) -> tuple[slice, ...]:
+    """Where this process's part lies in the whole of a tensor."""
+    part, begin = tuple(x.shape), (0,) * x.ndim
+    if isinstance(x, DTensor):
+        part, begin = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    return tuple(slice(a, a + n) for a, n in zip(begin, part, strict=True))
 
 
 def is_cut(config: TrainConfig, world: World) -> bool:

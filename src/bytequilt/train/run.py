@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
+from ..config import Config, DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.on_ray import check_ray, score_on_ray
 from ..data.packed import packed
@@ -148,8 +148,7 @@ def entropy_stage(
 def _trained_entropy(
     folder: Path, config: EntropyConfig, train: TrainConfig, data: DataConfig, world: World
 ) -> EntropyModel:
-    torch.manual_seed(train.seed)
-    network = EntropyModel(config)
+    network = built(EntropyModel, config, train, world)
     if train.init is not None:
         start_from(network, _entropy_of(train.init), train.init)
     documents = [document.data for document in held_out(folder / "corpus", train.eval_bytes)]
@@ -211,8 +210,7 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALO
     config, device = recipe.train, device_of(recipe.train)
     if (folder / "model" / "config.json").is_file():
         return load(folder, str(device)), _progress(folder)
-    torch.manual_seed(config.seed)
-    network = BLT(recipe.model)
+    network = built(BLT, recipe.model, config, world)
     if config.init is not None:
         start_from(network, load(config.init).model, config.init)
     lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
@@ -256,6 +254,13 @@ def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher, world: World = A
 
 def _fixed(config: TrainConfig) -> bool:
     return config.compile or device_of(config).type != "cpu"
+
+
+def built(kind: type[nn.Module], shape: Config, train: TrainConfig, world: World) -> nn.Module:
+    """A network before training; on `meta` where each process shall draw its part alone, once it has been cut."""
+    torch.manual_seed(train.seed)
+    with torch.device("meta" if is_cut(train, world) and train.init is None else "cpu"):
+        return kind(shape)
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import UserError, one_line
 from ..data.shards import rank_and_world
 from ..view.progress import console
+from .signals import Interrupted
 
 PATIENCE = timedelta(days=30)  # for work that one process does while the others wait; a launcher ends them if it dies
 LOST = ("connection", "timed out", "timeout", "peer", "socket", "broken pipe", "nccl")
@@ -118,6 +119,10 @@ def _store(rank: int, timeout: timedelta) -> dist.Store:
 def _told(world: World) -> Iterator[None]:
     try:
         yield
+    except Interrupted:  # all of them together
+        if not world.first:
+            raise SystemExit(130) from None
+        raise
     except UserError:
         if not world.speaks():
             raise SystemExit(2) from None
