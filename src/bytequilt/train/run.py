@@ -13,7 +13,7 @@ from ..config import Config, DataConfig, Draft, EntropyConfig, PatchingConfig, R
 from ..data.batches import Batches, held_out
 from ..data.on_ray import check_ray, score_on_ray
 from ..data.packed import packed
-from ..data.prepare import ingest, score
+from ..data.prepare import ingest, read_manifest, score
 from ..data.streams import Streams, check_deal
 from ..files import read_json, write_json
 from ..interop.directory import load_entropy, write_model
@@ -25,7 +25,7 @@ from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
 from .checks import check_recipe
-from .claim import claimed
+from .claim import claimed, share
 from .device import device_of, uses_bf16
 from .export import export
 from .loop import Progress, Task, fit
@@ -35,6 +35,8 @@ from .report import write_report
 from .sample import sample_documents
 from .tasks import EntropyTask, LanguageTask, PackedTask
 from .world import ALONE, World, joined
+
+AGAIN = "{}: this one has done its share of this stage; run it again when they have ended"
 
 
 def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
@@ -55,11 +57,12 @@ def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
 def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
     """The stages of a recipe up to the shards, in its run directory; several processes may share them.
 
-    With the address of a Ray cluster, its machines score the shards.
+    With the address of a Ray cluster, its machines score the shards. Processes that cannot wait for each other, as
+    those of a job array, each do their share of a stage; raises UserError where the next one needs more than there is.
     """
     if ray is not None:
         check_ray()
-    with joined(draft.train.timeout, draft.train.device) as world:
+    with joined(draft.train.timeout, draft.train.device, apart=True) as world:
         recipe = complete(draft)
         check_recipe(recipe)
         with claimed_by_all(recipe, folder, world):
@@ -68,7 +71,11 @@ def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
 
 @contextmanager
 def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]:
-    """A run directory that the first process claims for all."""
+    """A run directory that the first process claims for all; those of a job array share it."""
+    if world.apart:
+        share(recipe, folder)
+        yield
+        return
     with claimed(recipe, folder) if world.first else nullcontext():
         world.wait()
         yield
@@ -79,6 +86,8 @@ def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: st
     ingest(recipe.data, folder / "corpus")
     world.wait()
     manifest = ingest(recipe.data, folder / "corpus")  # with the shards of all
+    if world.apart and read_manifest(folder / "corpus") is None:
+        raise UserError(AGAIN.format("other tasks have not written their shards of the corpus yet"))
     console.print(
         f"corpus: {manifest['train']['documents']:,} documents, {manifest['train']['bytes'] / 1e6:.1f} MB to train on, "
         f"{manifest['val']['bytes'] / 1e6:.2f} MB held out"
@@ -134,7 +143,7 @@ def entropy_stage(
         raise UserError("patching by entropy needs [entropy] and [entropy_train], or `entropy_init`")
     finished = folder / "entropy"
     if not (finished / "config.json").is_file():
-        together = train.accumulate % world.size == 0
+        together = train.accumulate % world.size == 0 and not world.apart
         if not together and world.first:
             console.print(f"entropy model: accumulate {train.accumulate} is for one process; the others wait for it")
         if together or world.first:
@@ -142,6 +151,8 @@ def entropy_stage(
             if world.size == 1:
                 return network.eval()
     world.wait()
+    if world.apart and not (finished / "config.json").is_file():
+        raise UserError(AGAIN.format("task 0 has not trained the entropy model yet"))
     return _entropy_of(str(finished))
 
 

@@ -36,6 +36,11 @@ class World:
     waits: int = 0
 
     @property
+    def apart(self) -> bool:
+        """Whether it is one of several that share work and cannot be waited for: a job array."""
+        return self.size > 1 and self.store is None and not dist.is_initialized()
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that writes and speaks for all."""
         return self.rank == 0
@@ -83,15 +88,21 @@ ALONE = World()
 
 
 @contextmanager
-def joined(timeout: float, device: str = "auto") -> Iterator[World]:
+def joined(timeout: float, device: str = "auto", apart: bool = False) -> Iterator[World]:
     """The world that torchrun has made of this process and others; ALONE without torchrun.
 
-    Only the first process speaks. What goes wrong is said once, by whom it befalls first. Raises Lost where another
-    process is gone, or has not answered for `timeout` seconds.
+    Only the first process speaks. What goes wrong is said once, by whom it befalls first. With `apart`, processes that
+    have numbers and no address to meet at are a world as well. Raises Lost where another process is gone, or has not
+    answered for `timeout` seconds, and UserError where processes have no address and are not to be apart.
     """
     rank, size = rank_and_world()
     if size == 1:
         yield ALONE
+        return
+    if "MASTER_ADDR" not in os.environ:
+        if not apart:
+            raise UserError("there are RANK and WORLD_SIZE, and no MASTER_ADDR to meet at: torchrun sets all of them")
+        yield World(rank, size)
         return
     was_quiet, console.quiet = console.quiet, rank > 0
     world = World(rank, size, _store(rank, timedelta(seconds=timeout)))
