@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from itertools import pairwise
 
@@ -226,3 +227,18 @@ def test_what_cannot_be_batched(folder, tmp_path):
     small = TRAIN.model_copy(update={"rows": 1, "row_bytes": 16})
     with pytest.raises(UserError, match="79 documents in source 1 are too few for 80 ranks"):
         Batches(folder / "train", small, SPACE, weights=(1, 1), rank=79, world=80)
+
+
+@pytest.mark.parametrize("kind", ["train", "scored"])
+def test_a_damaged_shard_that_the_order_comes_to_is_named(folder, tmp_path, kind):
+    shutil.copytree(folder / kind, tmp_path / kind)
+    path = shards.shard_paths(tmp_path / kind)[-1]
+    column = shards.pq.read_metadata(path).row_group(1).column(3)
+    assert column.path_in_schema == "data"
+    data, place = path.read_bytes(), column.data_page_offset + column.total_compressed_size - 3
+    path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    rule = Noise.rule if kind == "scored" else SPACE
+    batches = Batches(tmp_path / kind, TRAIN, rule)
+    with pytest.raises(UserError, match=rf"{path.name} is damaged .*: delete it") as caught:
+        take(batches, 200)
+    assert len(str(caught.value)) <= 300

@@ -1,4 +1,6 @@
 import json
+from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from bytequilt.config import DataConfig, NgramConfig, RuleConfig, UserError
 from bytequilt.data import prepare, shards
+from bytequilt.data import sources as sources_module
 from bytequilt.data.batches import held_out
 from bytequilt.data.corpus import paragraph, split_by_bytes
 from bytequilt.data.prepare import ingest, score
@@ -134,6 +137,50 @@ def test_ranks_share_the_shards(tmp_path, monkeypatch):
         seen += patcher.seen
     assert len(seen) == len(rows(tmp_path / "three/train"))
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("change", [{}, {"share": 0.7}, {"where": {"kind": ("a",)}}, {"val": True}])
+def test_ranks_read_the_files_of_their_own_shards(tmp_path, monkeypatch, change):
+    """Whatever the number of processes, the corpus is that of one, and no file is read more than three times."""
+    reads = Counter()
+    for name in ("text", "more"):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            lines = [json.dumps({"text": f"{name} {number} {n} " * 3, "kind": "ab"[n % 2]}) for n in range(9)]
+            (tmp_path / name / f"{number:02d}.jsonl").write_text("\n".join(lines))
+    sources = {"train": (f"{tmp_path}/text", f"{tmp_path}/more")}
+    change = {"val": (f"{tmp_path}/more/0*.jsonl",)} if "val" in change else change
+    config = DataConfig(**sources | {"val_every": 5, "shard_bytes": 300} | change)
+    wanted = ingest(config, tmp_path / "one")
+    original = sources_module._from_file
+
+    def from_file(path, *rest):
+        reads[path] += 1
+        return original(path, *rest)
+
+    monkeypatch.setattr(sources_module, "_from_file", from_file)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (1, 2, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        manifest = ingest(config, tmp_path / "three")
+    assert manifest == wanted
+    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+    assert len(reads) == 24
+    assert max(reads.values()) <= 1 + 2  # counted once, then read by at most two neighbours
+    assert sum(reads.values()) < 24 * 2.5  # of 24 * 3
+
+
+def test_a_source_that_changes_while_ranks_read_it_is_told(tmp_path, monkeypatch):
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("some text " * 9)
+    config = DataConfig(train=(f"{tmp_path}/?.txt",), val_every=4, shard_bytes=250)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ingest(config, tmp_path / "out")
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("longer than it was " * 30)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="changed while it was read"):
+        ingest(config, tmp_path / "out")
 
 
 def test_nothing_to_learn_or_to_hold_out(tmp_path):
@@ -283,6 +330,20 @@ def test_a_shard_with_damage_inside_is_named(tmp_path):
     with pytest.raises(UserError, match=r"000000\.parquet is damaged .*: delete it"):
         score(tmp_path, tmp_path / "scored", FirstByte())
     assert not list((tmp_path / "scored").glob("*"))
+
+
+def test_a_bit_that_is_wrong_is_never_read_over(tmp_path):
+    ingest(corpus(tmp_path / "x.jsonl"), tmp_path)
+    first = tmp_path / "train/000000.parquet"
+    data, wanted, refused = first.read_bytes(), list(shards.row_groups(first)), 0
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for place in range(4, end):  # all before what the file says of itself
+        first.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with suppress(UserError):
+            assert list(shards.row_groups(first)) == wanted, place
+            refused -= 1
+        refused += 1
+    assert refused > 0.8 * (end - 4)
 
 
 def test_leftovers_of_interrupted_writers_go(tmp_path):

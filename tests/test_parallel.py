@@ -19,14 +19,16 @@ from bytequilt.data.packed import packed
 from bytequilt.data.prepare import ingest
 from bytequilt.data.streams import Streams
 from bytequilt.lm import LM
+from bytequilt.model import initial
+from bytequilt.model.blt import BLT
 from bytequilt.model.layers import Block
 from bytequilt.patching.patcher import Patcher
-from bytequilt.train import checkpoint, metrics
+from bytequilt.train import checkpoint, metrics, parallel
 from bytequilt.train.columns import group_size
 from bytequilt.train.dry import memory_of
 from bytequilt.train.loop import Interrupted, counted, fit
 from bytequilt.train.optim import clip_, optimizers, row_optimizers
-from bytequilt.train.parallel import is_cut, is_sharded, spread, sum_gradients
+from bytequilt.train.parallel import fill, is_cut, is_sharded, spread, sum_gradients
 from bytequilt.train.rows import like, own
 from bytequilt.train.run import entropy_stage
 from bytequilt.train.tasks import LanguageTask, PackedTask
@@ -57,6 +59,7 @@ WAYS = {
     "full-recomputed": {"shard": "full", "checkpoint_activations": True},
     "full-copies": {"shard": "full"},  # with columns in groups of one
 }
+DRAWN = 150  # rows of a table of 404
 IN_BF16 = {
     "none-bf16": {"precision": "bf16"},
     "full-bf16": {"shard": "full", "precision": "bf16"},
@@ -184,9 +187,20 @@ def entropy_model_of(corpus, folder, shard, world):
     return {name: weight.clone() for name, weight in network.state_dict().items()}
 
 
-def all_ways(folder, corpus):
-    from bytequilt.train import parallel
+def drawn(way, world):
+    """The weights of a network that was built without any, cut, and filled."""
+    parallel.group_size = (lambda *_: 1) if way == "full-copies" else group_size
+    with torch.device("meta"):
+        network = BLT(blt_config(**SHAPE))
+    spread(network, TRAIN.model_copy(update=WAYS[way]), world, "cpu")
+    torch.manual_seed(0)
+    before, initial.DRAWN, parallel.DRAWN = initial.DRAWN, DRAWN, DRAWN
+    fill(network, "cpu")
+    initial.DRAWN = parallel.DRAWN = before
+    return {name: whole(weight).clone() for name, weight in network.state_dict().items()}
 
+
+def all_ways(folder, corpus):
     with joined(120, "cpu") as world:
         results = {}
         for way in WAYS:
@@ -196,13 +210,14 @@ def all_ways(folder, corpus):
             results[f"bytes {way}"] = real_bytes(corpus, way, world)
         results |= {way: one_way(corpus, folder, way, world) for way in IN_BF16}
         results |= {f"entropy {shard}": entropy_model_of(corpus, folder, shard, world) for shard in ("none", "full")}
+        results |= {f"drawn {way}": drawn(way, world) for way in ("full", "full-copies")}
         results["blind"] = one_way(corpus, folder, "full", world, blind=True)
         return results
 
 
-@pytest.fixture(scope="module")
-def several(corpus, tmp_path_factory):
-    return spawn(all_ways, 2, tmp_path_factory.mktemp("ranks"), corpus)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.four)])
+def several(request, corpus, tmp_path_factory):
+    return spawn(all_ways, request.param, tmp_path_factory.mktemp("ranks"), corpus)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +225,16 @@ def alone(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     ways = {name: one_way(corpus, folder, f"none{name}", ALONE) for name in ("", "-dense", "-bf16")}
     return ways | {"entropy": entropy_model_of(corpus, folder, "none", ALONE)}
+
+
+@pytest.mark.parametrize("way", ["full", "full-copies"])
+def test_a_network_that_is_cut_first_is_filled_with_the_same_weights(several, way, monkeypatch):
+    monkeypatch.setattr(initial, "DRAWN", DRAWN)
+    wanted = blt(0, **SHAPE).state_dict()
+    for mine in several:
+        assert mine[f"drawn {way}"].keys() == wanted.keys()
+        for name, weight in wanted.items():
+            assert torch.equal(mine[f"drawn {way}"][name], weight), name
 
 
 def assert_close(ours, theirs, rtol, atol=1e-7):
@@ -273,7 +298,8 @@ def test_an_entropy_model_of_several_processes_is_that_of_one(several, alone, sh
 def test_a_process_without_targets_adds_nothing(several, corpus):
     task, stream = task_of(corpus), streams_of(corpus, TRAIN, ALONE)
     micro = [next(stream) for _ in range(TRAIN.accumulate)]
-    grads, norm = gradients(task, micro[::2], TRAIN, ALONE)
+    micro = [batch for number, batch in enumerate(micro) if number % len(several) != 1]
+    grads, norm = gradients(task, micro, TRAIN, ALONE)
     for mine in several:
         assert_close(mine["blind"][0], grads, rtol=1e-4)
         assert mine["blind"][1] == pytest.approx(norm, rel=1e-5)
@@ -283,7 +309,7 @@ def test_a_process_without_targets_adds_nothing(several, corpus):
 def test_the_dry_run_tells_bytes_exactly(several, way):
     config = TRAIN.model_copy(update=WAYS[way])
     recipe = Recipe(patching={"kind": "space"}, model=blt_config(**SHAPE), train=config)
-    memory = memory_of(recipe, 2)
+    memory = memory_of(recipe, len(several))
     assert several[0][f"bytes {way}"] == [memory.parameters, memory.gradients, memory.optimizer]
 
 
@@ -334,6 +360,15 @@ def going_on_in(world, corpus, way, run):
         task = PackedTask(task, packed(task.held_out, SPACE, None, config), world, False)
     done = fit(task, streams_of(corpus, config, world), config, run, "blt", world)
     return done.step, {name: whole(weight).clone() for name, weight in task.network.state_dict().items()}
+
+
+@pytest.mark.four
+def test_two_go_on_as_one_and_as_four(corpus, tmp_path):
+    _, wanted = going_on_in(ALONE, corpus, "full", tmp_path / "whole")
+    spawn(stopped, 2, tmp_path / "2", corpus, "full", tmp_path / "several")
+    for step, weights in spawn(going_on, 4, tmp_path / "4", corpus, "full", tmp_path / "several"):
+        assert step == 5
+        assert_close(weights, wanted, rtol=1e-3, atol=2e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(corpus, tmp_path):

@@ -2,19 +2,33 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
+from types import MappingProxyType
+
+import numpy as np
 
 from ..config import DataConfig
-from .sources import Document, documents, files
+from .sources import Document, Part, files, nothing, parts
 from .walk import Identity, identity
 
 HELD_PART = 10
 """Where there are few documents, one byte in so many is held out."""
 
+EVERYTHING: Mapping[int, np.ndarray] = MappingProxyType({})
+"""No part is counted: all are read."""
 Row = tuple[bool, int, Document]
 """Whether it is held out, the number of its source, and the document."""
+
+
+@dataclass(frozen=True)
+class Counted(Document):
+    """A document of which the size is known, and nothing else: `data` is as long, and holds nothing."""
+
+    part: int = 0
+    kept: bool = True
+    """Whether it is among the share to keep."""
 
 
 class Corpus:
@@ -24,19 +38,24 @@ class Corpus:
         self.config = config
         self._dropped: Counter[str] = Counter()
         self._total = 0
+        besides = {identity(path) for source in config.val for path in files(source)}
+        self.parts = self._parts(config.train, besides)
+        """The number of its source and what reads it, for each file of the sources in order, those of `val` last."""
+        self._border = len(self.parts)
+        self.parts += self._parts(config.val, set())
 
-    def documents(self) -> Iterator[Row]:
+    def documents(self, counted: Mapping[int, np.ndarray] = EVERYTHING) -> Iterator[Row]:
         """Every document once, in the order of the sources, those of `val` last.
 
         Without `val` every `val_every`-th document is held out; of fewer documents than that, the last tenth of their
-        bytes, cut at a paragraph.
+        bytes, cut at a paragraph. Parts that are `counted` (see `count`) are not read: their documents are Counted.
         """
         config = self.config
-        held_out = {identity(path) for source in config.val for path in files(source)}
-        rows = self._rows(config.train, held_out)
+        rows = self._rows(range(self._border), config.train, counted)
         if config.val:
             yield from self._shared((False, *row) for row in rows)
-            yield from ((True, *row) for row in self._rows(config.val, set()))
+            held_out = self._rows(range(self._border, len(self.parts)), config.val, counted)
+            yield from ((True, *row) for row in held_out)
             return
         first = list(islice(rows, config.val_every))
         if len(first) < config.val_every:
@@ -44,6 +63,13 @@ class Corpus:
         else:
             numbered = enumerate(chain(first, rows), 1)
             yield from self._shared((number % config.val_every == 0, *row) for number, row in numbered)
+
+    def count(self, number: int) -> np.ndarray:
+        """Of a part: how many documents `where` leaves out, then the size of each, below 0 where `share` does."""
+        dropped: Counter[str] = Counter()
+        _, read_part = self.parts[number]
+        texts = [(len(d.data), _kept(d.id, self.config.share)) for d in read_part(dropped) if d.data]
+        return np.array([dropped["where"], *(size if kept else -size for size, kept in texts)], np.int64)
 
     def left_out(self) -> str:
         """What `where` and `share` left out of the sources, as a line; empty where they left out nothing."""
@@ -56,17 +82,39 @@ class Corpus:
         total = self._total + self._dropped["where"]
         return f"corpus: of {total:,} documents, {' and '.join(parts)}" if parts else ""
 
-    def _rows(self, sources: tuple[str, ...], besides: set[Identity]) -> Iterator[tuple[int, Document]]:
+    def _parts(self, sources: tuple[str, ...], besides: set[Identity]) -> list[tuple[int, Part]]:
+        numbered = []
         for index, source in enumerate(sources):
-            for document in documents(source, self.config, besides, self._dropped):
-                self._total += 1
-                yield index, document
+            numbered += [(index, part) for part in parts(source, self.config, besides)]
             besides |= {identity(path) for path in files(source)} if len(sources) > 1 else set()
+        return numbered
+
+    def _rows(
+        self, numbers: range, sources: tuple[str, ...], counted: Mapping[int, np.ndarray]
+    ) -> Iterator[tuple[int, Document]]:
+        for index, group in groupby(numbers, lambda number: self.parts[number][0]):
+            empty = True
+            for number in group:
+                for document in self._known(number, counted[number]) if number in counted else self._read(number):
+                    if document.data:
+                        empty = False
+                        self._total += 1
+                        yield index, document
+            if empty:
+                raise nothing(sources[index], self.config)
+
+    def _read(self, number: int) -> Iterator[Document]:
+        return self.parts[number][1](self._dropped)
+
+    def _known(self, number: int, counts: np.ndarray) -> Iterator[Document]:
+        self._dropped["where"] += int(counts[0])
+        return (Counted("", range(abs(n)), part=number, kept=n > 0) for n in counts[1:].tolist())  # type: ignore[arg-type]
 
     def _shared(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Without the training documents that `share` leaves out: always the same ones for the same share."""
         for held_out, source, document in rows:
-            if held_out or _kept(document.id, self.config.share):
+            kept = document.kept if isinstance(document, Counted) else _kept(document.id, self.config.share)
+            if held_out or kept:
                 yield held_out, source, document
             else:
                 self._dropped["share"] += 1

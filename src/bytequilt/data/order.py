@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .shards import pa, pq
+from .shards import opened, pa
 
 WINDOW = 16
 """Row groups, of about 1 MB of text each, whose documents are shuffled together."""
@@ -21,7 +21,7 @@ class Index:
         self.groups: list[tuple[Path, int]] = []
         sizes, sources = [], []
         for path in paths:
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 for group in range(file.num_row_groups):
                     self.groups.append((path, group))
                     sizes.append(file.metadata.row_group(group).num_rows)
@@ -86,5 +86,5 @@ class Order:
 
     def _read(self, group: int) -> pa.Table:
         path, number = self.groups[group]
-        with pq.ParquetFile(path) as file:  # opened anew: one open file is not for several threads
+        with opened(path) as file:  # opened anew: one open file is not for several threads
             return file.read_row_group(number, columns=self.columns)

@@ -1,8 +1,9 @@
 """Prepare: sources -> shards of documents -> shards with entropies. Each step goes on where it was interrupted."""
 
 import hashlib
+import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,8 @@ import numpy as np
 
 from ..config import DataConfig, RuleConfig, UserError
 from ..files import read_json, write_json
-from .corpus import Corpus
+from .corpus import Corpus, Counted
+from .deal import counts_of
 from .shards import (
     FORMAT,
     SCORED_SCHEMA,
@@ -28,6 +30,9 @@ from .shards import (
 from .sources import Document
 
 MANIFEST = "manifest.json"
+COUNTS = "counts.partial"
+"""Folder of what each source file counts, while several processes make a corpus."""
+SPLITS = ("train", "val")
 CALL_BYTES = 100_000
 """Text bytes that go to the patcher in one call, but for one longer text."""
 
@@ -49,9 +54,10 @@ class Scorer(Protocol):
 def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """Writes the documents of all sources to `folder/train` and `folder/val`, and returns the manifest.
 
-    Every rank reads all sources and writes its own shards; whoever finds all shards there writes the manifest. What is
-    finished stays, unless the configuration changed; a changed source is not noticed. A file is read once, held out
-    where both `train` and `val` reach it. Raises UserError where there is nothing to train on or nothing held out.
+    Each rank writes its own shards, and reads the files that they are made of; whoever finds all shards there writes
+    the manifest. What is finished stays, unless the configuration changed; a changed source is not noticed. A file is
+    read once, held out where both `train` and `val` reach it. Raises UserError where there is nothing to train on or
+    nothing held out.
     """
     if not config.train:
         raise UserError("`train` of [data] names no source")
@@ -60,23 +66,56 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     if manifest and manifest["corpus"] == mark and _complete(folder, manifest):
         return manifest
     (folder / MANIFEST).unlink(missing_ok=True)
-    corpus = Corpus(config)
-    train = _Split(folder / "train", config.train, config, mark)
-    val = _Split(folder / "val", config.val or config.train, config, mark)
-    with _kept_when_stopped(lambda: train.shards + val.shards, folder):
-        for held_out, source, document in corpus.documents():
-            (val if held_out else train).add(source, document)
-        for split, what in ((train, "left to train on"), (val, "left to hold out")):
-            if not (split.shards or split.rows):
-                raise UserError(f"{', '.join(config.train)[:100]}: no text is {what}; give more, or sources in `val`")
-        manifest = {"format": FORMAT, "corpus": mark, "train": train.close(), "val": val.close()}
-    if train.rank == 0 and (dropped := corpus.left_out()):
+    corpus, splits = Corpus(config), _splits(config, folder, mark)
+    with _kept_when_stopped(lambda: sum(split.shards for split in splits), folder):
+        counted = _deal(corpus, splits, folder, mark)
+        manifest = {"format": FORMAT, "corpus": mark} | _fill(corpus, splits, counted)
+    if splits[0].rank == 0 and (dropped := corpus.left_out()):
         print(dropped, file=sys.stderr)
     if _complete(folder, manifest):
-        for name in ("train", "val"):
+        for name in SPLITS:
             remove_others(folder / name, [_name(index) for index in range(manifest[name]["shards"])])
         write_json(folder / MANIFEST, manifest, indent=2)
+        shutil.rmtree(folder / COUNTS, ignore_errors=True)
     return manifest
+
+
+def _splits(config: DataConfig, folder: Path, mark: str) -> list["_Split"]:
+    sources = (config.train, config.val or config.train)
+    return [_Split(folder / name, names, config, mark) for name, names in zip(SPLITS, sources, strict=True)]
+
+
+def _fill(corpus: Corpus, splits: list["_Split"], counted: Mapping[int, np.ndarray]) -> dict[str, Any]:
+    """Writes this rank's shards, and returns what all of them hold."""
+    for held_out, source, document in corpus.documents(counted):
+        splits[held_out].add(source, document)
+    for split, what in zip(splits, ("left to train on", "left to hold out"), strict=True):
+        if not (split.shards or split.rows):
+            names = ", ".join(corpus.config.train)[:100]
+            raise UserError(f"{names}: no text is {what}; give more, or sources in `val`")
+    return {name: split.close() for name, split in zip(SPLITS, splits, strict=True)}
+
+
+def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> dict[int, np.ndarray]:
+    """Says which shards are this rank's, and returns what the files count that it need not read for them."""
+    rank, world = rank_and_world()
+    if world == 1 or len(corpus.parts) == 1:
+        return {}
+    counted = counts_of(corpus, folder / COUNTS / mark[:16], rank, world)
+    if not corpus.config.val and sum(len(counts) - 1 for counts in counted.values()) < corpus.config.val_every:
+        return {}  # so few documents that they are cut: all are read
+    outline = _splits(corpus.config, folder, mark)
+    for split in outline:
+        split.ours = lambda _: False
+    _fill(Corpus(corpus.config), outline, counted)
+    for split, planned in zip(splits, outline, strict=True):
+        split.planned = planned.counts
+        # neighbours: they are made of the same files
+        split.ours = lambda index, count=planned.shards: index * world // count == rank
+        for index, made_of in enumerate(planned.made_of):
+            if split.ours(index) and not split.finished(index):
+                counted = {number: counts for number, counts in counted.items() if number not in made_of}
+    return counted
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -94,7 +133,12 @@ class _Split:
     def __init__(self, folder: Path, sources: tuple[str, ...], config: DataConfig, mark: str) -> None:
         self.folder, self.sources, self.mark = folder, sources, mark
         self.shard_bytes = config.shard_bytes
-        self.rank, self.world = rank_and_world()
+        self.rank, world = rank_and_world()
+        self.ours: Callable[[int], bool] = lambda index: index % world == self.rank
+        self.planned: np.ndarray | None = None
+        """What `counts` must come to, where that is known."""
+        self.made_of: list[set[int]] = []
+        """The parts that each shard so far is made of, as far as they are counted and not read."""
         self.counts = np.zeros((len(sources), 2), dtype=np.int64)  # documents and bytes of each source
         self.shards = 0
         self.rows: list[tuple[int, Document]] = []
@@ -112,18 +156,30 @@ class _Split:
         counts = np.zeros_like(self.counts)
         for source, document in self.rows:
             counts[source] += (1, len(document.data))
-        path = self.folder / _name(self.shards)
-        if self.shards % self.world == self.rank and not finished(path, corpus=self.mark):
+        self.made_of.append({document.part for _, document in self.rows if isinstance(document, Counted)})
+        if self.ours(self.shards) and not self.finished(self.shards):
+            if self.made_of[-1]:
+                raise self.changed
             documents, sizes = counts.T.tolist()
-            write_corpus_shard(path, self.rows, {"corpus": self.mark, "documents": documents, "bytes": sizes})
+            about = {"corpus": self.mark, "documents": documents, "bytes": sizes}
+            write_corpus_shard(self.folder / _name(self.shards), self.rows, about)
         self.counts += counts
         self.rows, self.size = [], 0
         self.shards += 1
+
+    @property
+    def changed(self) -> UserError:
+        return UserError(f"{self.sources[0]} or another source changed while it was read: prepare it again")
+
+    def finished(self, index: int) -> bool:
+        return finished(self.folder / _name(index), corpus=self.mark)
 
     def close(self) -> dict[str, Any]:
         """Writes what is left, and returns this split's part of the manifest."""
         if self.rows:
             self._write()
+        if self.planned is not None and (self.counts != self.planned).any():
+            raise self.changed
         documents, sizes = self.counts.T.tolist()
         columns = zip(self.sources, documents, sizes, strict=True)
         return {

@@ -24,6 +24,7 @@ GROUP_BYTES = 1_000_000
 """Text bytes of a row group, about: what is read to get at one document."""
 CORPUS_SCHEMA = pa.schema({"id": pa.string(), "source": pa.int32(), "prompt": pa.int32(), "data": pa.binary()})
 SCORED_SCHEMA = CORPUS_SCHEMA.append(pa.field("entropies", pa.list_(pa.float32())))
+LAYOUT = {"compression": "zstd", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
 REMEDY = "delete it, it will be made again"
 
 
@@ -40,14 +41,24 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def row_groups(path: Path) -> Iterator[pa.Table]:
-    """The documents of a shard, a row group at a time. Raises UserError, with its name, where it is damaged."""
+@contextmanager
+def opened(path: Path) -> Generator[pq.ParquetFile]:
+    """A shard to read from, whose pages are checked against their digests as they are read.
+
+    Raises UserError, with its name, where it is damaged.
+    """
     try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)[:100]}): {REMEDY}") from None
+
+
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """The documents of a shard, a row group at a time. Raises UserError, with its name, where it is damaged."""
+    with opened(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
 
 
 @contextmanager
@@ -55,7 +66,7 @@ def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Genera
     """A writer of one shard; each table it is given becomes a row group. `about` is what `read_about` will return."""
     with (
         replacing(path) as stream,
-        pq.ParquetWriter(stream, schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
+        pq.ParquetWriter(stream, schema, **LAYOUT) as writer,
     ):
         writer.add_key_value_metadata({KEY: json.dumps({"format": FORMAT} | about).encode()})
         yield writer

@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from .records import Document, file_records, from_records, hub_records, valid
 from .unpack import open_file, read_whole, reading
 from .walk import Identity, files_of, identity
 
-__all__ = ["Document", "documents", "files"]
+__all__ = ["Document", "documents", "files", "nothing", "parts"]
+
+Part = Callable[[Counter[str]], Iterator[Document]]
+"""Reads the documents of a part of a source; counts those that `where` leaves out."""
 
 
 def documents(
@@ -30,13 +34,19 @@ def documents(
     """
     dropped = Counter() if dropped is None else dropped
     empty = True
-    for document in _any_source(source, config, besides, dropped):
-        if document.data:
-            empty = False
-            yield document
+    for part in parts(source, config, besides):
+        for document in part(dropped):
+            if document.data:
+                empty = False
+                yield document
     if empty:
-        wanted = "; ".join(f"{name} = {' or '.join(values)}" for name, values in config.where.items())
-        raise UserError(f"{source} has no documents" + (f" with {wanted}" if wanted else ": it is empty"))
+        raise nothing(source, config)
+
+
+def nothing(source: str, config: DataConfig) -> UserError:
+    """What to say of a source without documents."""
+    wanted = "; ".join(f"{name} = {' or '.join(values)}" for name, values in config.where.items())
+    return UserError(f"{source} has no documents" + (f" with {wanted}" if wanted else ": it is empty"))
 
 
 def files(source: str) -> list[Path]:
@@ -44,22 +54,19 @@ def files(source: str) -> list[Path]:
     return [] if source == "-" or source.partition(":")[0] in ("hf", "package") else files_of(source)
 
 
-def _any_source(
-    source: str, config: DataConfig, besides: Collection[Identity], dropped: Counter[str]
-) -> Iterator[Document]:
+def parts(source: str, config: DataConfig, besides: Collection[Identity] = ()) -> list[Part]:
+    """The files of a source, in order, each as what reads its documents; of what is no file, all of it as one part."""
     scheme, _, name = source.partition(":")
     if source == "-":
-        yield Document("-", _standard_input())
-    elif scheme == "hf":
-        yield from from_records(hub_records(name, source), config, dropped)
-    elif scheme == "package":
-        yield from _from_file(_shipped(name), source, config, dropped)
-    else:
-        chosen = [path for path in files_of(source) if not besides or identity(path) not in besides]
-        if not chosen:
-            raise UserError(f"{source} has no files but those that another source reads")
-        for path in chosen:
-            yield from _from_file(path, str(path), config, dropped)
+        return [lambda dropped: (Document("-", _standard_input()) for _ in range(1))]
+    if scheme == "hf":
+        return [lambda dropped: from_records(hub_records(name, source), config, dropped)]
+    if scheme == "package":
+        return [partial(_from_file, _shipped(name), source, config)]
+    chosen = [path for path in files_of(source) if not besides or identity(path) not in besides]
+    if not chosen:
+        raise UserError(f"{source} has no files but those that another source reads")
+    return [partial(_from_file, path, str(path), config) for path in chosen]
 
 
 def _from_file(path: Path, name: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Document]:

@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+DRAWN = 1 << 18
+"""Rows of a table that are drawn at a time: whoever needs some columns of it need not hold all at once."""
+
 
 class Network(nn.Module):
     """What is initialised when it is made, unless that is under `torch.device("meta")`.
@@ -19,7 +22,8 @@ class Network(nn.Module):
 
 
 def init_normal(weight: Tensor, width: int) -> None:
-    """Fill with a truncated normal of deviation width**-0.5."""
+    """Fill with a truncated normal of deviation width**-0.5, DRAWN rows after DRAWN rows."""
     if not weight.is_meta:
         std = width**-0.5
-        nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+        for rows in weight.split(DRAWN):
+            nn.init.trunc_normal_(rows, std=std, a=-3 * std, b=3 * std)

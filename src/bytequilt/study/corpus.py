@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..data.batches import held_out
 from ..data.prepare import ingest, score
-from ..data.shards import pq, shard_paths
+from ..data.shards import opened, shard_paths
 from ..data.sources import documents
 from ..files import locked
 from ..model.entropy import EntropyModel
@@ -108,6 +108,6 @@ def _overlap(corpus: Path, held_out: list[bytes]) -> float:
 def _texts(folder: Path) -> Iterator[bytes]:
     """The documents of a folder of shards, one after another."""
     for path in shard_paths(folder):
-        with pq.ParquetFile(path) as file:
+        with opened(path) as file:
             for batch in file.iter_batches(batch_size=64, columns=["data"]):
                 yield from (data.as_py() for data in batch["data"])

@@ -38,6 +38,12 @@ def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
         yield
 
 
+def share(recipe: Recipe, folder: Path) -> None:
+    """Make sure that a run directory is of this recipe, where others may be at work, too."""
+    if _former(recipe, folder) is None:
+        write_text(folder / "recipe.toml", to_toml(recipe))
+
+
 @contextmanager
 def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None]:
     """The same for work that is described by JSON, kept in the file of that name."""
@@ -103,7 +109,8 @@ def _at(recipe: Recipe, steps: int) -> Recipe:
 
 
 def _occupied(folder: Path) -> bool:
-    """Whether there is anything in a folder but what a claim leaves there."""
+    """Whether there is anything in a folder but what a claim leaves there, whole or half written."""
     if not folder.is_dir():
         return folder.exists()
-    return any(path.name not in OURS and path.stat().st_size for path in folder.iterdir())
+    others = (path for path in folder.iterdir() if path.name not in OURS and path.suffix != ".partial")
+    return any(path.stat().st_size for path in others)

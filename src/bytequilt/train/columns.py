@@ -38,7 +38,7 @@ def cut(network: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None) -> set[
     placements = [Replicate(), Shard(1)]
     for table in tables_of(network):
         part = table.weight.detach().chunk(mesh["columns"].size(), 1)[mesh["columns"].get_local_rank()]
-        if not part.is_meta:
+        if not part.is_meta:  # of which there is nothing yet
             part = part.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
         table.weight = nn.Parameter(DTensor.from_local(part, mesh, placements, run_check=False))
         table.forward = partial(exchange.lookup, [table])  # type: ignore[method-assign]

@@ -1,8 +1,8 @@
-"""A dry run: what training on so many GPUs takes of each, counted from shapes. No GPU, no data, no weights.
+"""A dry run: what training on so many GPUs takes of each. No GPU, no data, no weights.
 
-Parameters, gradients and optimizer state are exact for the first process, which has the largest part. Activations are
-counted tensor by tensor as the backward pass keeps them, rounded up; what an allocator, a context and buffers of
-collectives take besides is a flat allowance.
+Parameters, gradients and optimizer state are those of the training's own objects (see `rehearsal`), to the byte, for
+the first process, which has the largest part. The others are formulas: activations are counted tensor by tensor as the
+backward pass keeps them, rounded up; what an allocator, a context and buffers of collectives take is a flat allowance.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,9 +19,9 @@ from ..model.flops import entropy_flops, flops_per_byte
 from ..model.hashing import HashEmbedding
 from ..model.layers import Block
 from .columns import group_size, tables_of
-from .drift import FIRST_STEPS
 from .origin import complete
 from .parallel import DENSE, check_parallel
+from .rehearsal import rehearse
 from .world import World
 
 GpuName = Literal["h100", "h200", "b200", "a100"]
@@ -121,63 +121,31 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
 
 def memory_of(recipe: Recipe, world: int) -> Memory:
     """The bytes of the first process of so many."""
-    config = recipe.train
-    with torch.device("meta"):
-        network = BLT(recipe.model)
-    cut = world if config.shard == "full" and world > 1 else 1
-    tables = {id(table.weight): _reads(network, table, config, world) for table in tables_of(network)}
+    held, network = rehearse(recipe, world), _network(recipe)
+    cut = world if recipe.train.shard == "full" and world > 1 else 1
     columns = group_size(cut, [table.weight.shape[1] for table in tables_of(network)])
-    parameters = gradients = optimizer = touched = table_bytes = 0
-    for weight in network.parameters():
-        if id(weight) in tables and config.table_optimizer == "rows":
-            rows, width = weight.shape[0], weight.shape[1] // columns
-            parameters += 4 * rows * width
-            optimizer += 8 * rows * width + 4 * rows + 4 * _drift(config.steps)
-            gradients += 4 * tables[id(weight)] * width
-            touched += 4 * tables[id(weight)] * width
-            table_bytes = max(table_bytes, 4 * tables[id(weight)] * width)
-        else:
-            part = _part(weight, cut) if id(weight) not in tables else weight.numel() // columns
-            parameters += 4 * part
-            gradients += 4 * part
-            optimizer += 8 * part + 4
-    exchange = _exchange(recipe, columns) if cut > 1 else 0
+    largest = max(held.touched, default=0)
     return Memory(
-        parameters,
-        gradients,
-        optimizer,
+        held.parameters,
+        held.gradients,
+        held.optimizer,
         activations(recipe),
-        _gathered(network, config) if cut > 1 else 0,
-        touched + table_bytes + exchange,  # the gradient of a pass is added to that of the passes before
-        5 * table_bytes,
+        _gathered(network, recipe.train) if cut > 1 else 0,
+        # the gradient of a pass is added to that of the passes before
+        sum(held.touched) + largest + (_exchange(recipe, columns) if cut > 1 else 0),
+        5 * largest,
     )
 
 
-def _part(weight: nn.Parameter, cut: int) -> int:
-    """Numbers of the first of so many parts."""
-    return -(-weight.shape[0] // cut) * (weight.numel() // weight.shape[0])
-
-
-def _reads(network: nn.Module, table: nn.Module, config: TrainConfig, world: int) -> int:
-    """Rows of a table that the optimizer takes up in a step, at most."""
-    size, width = table.weight.shape
-    if config.shard != "full" and world > 1 and size * width <= DENSE:
-        return size
-    sharded = config.shard == "full" and world > 1
-    columns = group_size(world, [t.weight.shape[1] for t in tables_of(network)]) if sharded else world
-    return min(size, columns * config.accumulate // world * _places(table, config))
+def _network(recipe: Recipe) -> BLT:
+    """Without weights."""
+    with torch.device("meta"):
+        return BLT(recipe.model)
 
 
 def _places(table: nn.Module, config: TrainConfig) -> int:
     """Look-ups in a table by a batch."""
     return config.rows * config.row_bytes * (table.config.tables if isinstance(table, HashEmbedding) else 1)
-
-
-def _drift(steps: int) -> int:
-    size = FIRST_STEPS
-    while size <= steps:
-        size *= 2
-    return size
 
 
 def _exchange(recipe: Recipe, columns: int) -> int:
@@ -233,9 +201,7 @@ def sent(recipe: Recipe, world: int) -> int:
     """Bytes that a process sends in a step."""
     if world == 1:
         return 0
-    config = recipe.train
-    with torch.device("meta"):
-        network = BLT(recipe.model)
+    config, network = recipe.train, _network(recipe)
     tables = sum(table.weight.numel() for table in tables_of(network))
     dense = sum(weight.numel() for weight in network.parameters()) - tables
     others = (world - 1) / world

@@ -19,9 +19,9 @@ from .arrange import arrange
 from .device import device_of, keep_freed_memory, uses_bf16
 from .metrics import Metrics
 from .optim import catch_up, clip_, lr_factor, optimizers, release, row_optimizers, set_lr
-from .parallel import check_parallel, is_sharded, spread, sum_gradients
+from .parallel import check_parallel, fill, is_sharded, spread, sum_gradients
 from .saver import Saver, restore
-from .signals import stop_requested
+from .signals import Interrupted, stop_requested
 from .world import ALONE, World
 
 
@@ -54,10 +54,6 @@ class Source(Protocol):
 
 class Diverged(UserError):
     """The loss stayed non-finite."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved where it is."""
 
 
 @dataclass
@@ -127,7 +123,10 @@ class Training:
             keep_freed_memory()
         network = task.network.train()
         spread(network, config, world, device.type)
-        if not is_sharded(network):
+        if any(weight.is_meta for weight in network.parameters()):
+            fill(network, device.type)
+            torch.manual_seed(config.seed)
+        elif not is_sharded(network):
             network.to(device)
         training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress(), world)
         world.wait()  # a checkpoint may be on its way to its name

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from ..config import TrainConfig, UserError
+from ..model.embedding import Embedding
+from ..model.hashing import HashEmbedding
+from ..model.initial import DRAWN, init_normal
 from ..model.layers import Block
 from .columns import cut, group_size, tables_of
 from .rows import Rows, own
@@ -32,7 +36,8 @@ def check_parallel(config: TrainConfig, world: World) -> None:
 def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> None:
     """Cut a network that every process has alike among the processes of a world, where the configuration says so.
 
-    The parts are put on a device of this kind; the whole is never there.
+    The parts are put on a device of this kind; the whole is never there. Of a network on `meta` they stay there: see
+    `fill`.
     """
     if not is_cut(config, world):
         return
@@ -52,6 +57,38 @@ def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> 
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def fill(network: nn.Module, kind: str) -> None:
+    """Give a network that was cut on `meta` the weights that one process would draw, on a device of this kind.
+
+    Every process draws them all, and keeps its part: it never holds more than one matrix, or some rows of a table.
+    """
+    network.to_empty(device=kind)
+    for module in network.modules():
+        if isinstance(module, Embedding | HashEmbedding):
+            for rows in range(0, len(module.weight), DRAWN):
+                some_RD = torch.empty(min(DRAWN, len(module.weight) - rows), module.weight.shape[1])
+                init_normal(some_RD, some_RD.shape[1])
+                _, columns = place_of(module.weight)
+                own(module.weight.detach())[rows : rows + len(some_RD)] = some_RD[:, columns]
+        elif hasattr(module, "reset_parameters"):
+            parts = dict(module._parameters)
+            for name, weight in parts.items():
+                module._parameters[name] = None if weight is None else nn.Parameter(torch.empty(weight.shape))
+            module.reset_parameters()
+            for name, weight in parts.items():
+                if weight is not None:
+                    own(weight.detach()).copy_(module._parameters[name].detach()[place_of(weight)])
+                module._parameters[name] = weight
+
+
+def place_of(x: Tensor) -> tuple[slice, ...]:
+    """Where this process's part lies in the whole of a tensor."""
+    part, begin = tuple(x.shape), (0,) * x.ndim
+    if isinstance(x, DTensor):
+        part, begin = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    return tuple(slice(a, a + n) for a, n in zip(begin, part, strict=True))
 
 
 def is_cut(config: TrainConfig, world: World) -> bool:
@@ -127,15 +164,21 @@ def sum_rows(optimizer: Rows, group: dist.ProcessGroup | None) -> None:
                 dist.all_reduce(grads_RD, group=group)
                 optimizer.put(weight, [(slice(None), grads_RD)])
             else:
-                optimizer.put(weight, _everybodys(rows_U, leaf.grad, group))
+                more = 0 if optimizer.fixed else _most(len(rows_U), group) - len(rows_U)
+                optimizer.put(weight, _everybodys(rows_U, leaf.grad, more, group))
 
 
-def _everybodys(rows_U: Tensor, grads_UD: Tensor, group: dist.ProcessGroup | None) -> list[tuple[Tensor, Tensor]]:
+def _most(count: int, group: dist.ProcessGroup | None) -> int:
+    most = torch.tensor(count)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    return int(most)
+
+
+def _everybodys(
+    rows_U: Tensor, grads_UD: Tensor, more: int, group: dist.ProcessGroup | None
+) -> list[tuple[Tensor, Tensor]]:
     """Rows and gradients of each process. Those with fewer rows repeat their last one, without a gradient."""
-    world, most = dist.get_world_size(group), torch.tensor(len(rows_U), device=rows_U.device)
-    if rows_U.device.type == "cpu":  # elsewhere shapes do not depend on values
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
-    more = int(most) - len(rows_U) if rows_U.device.type == "cpu" else 0
+    world = dist.get_world_size(group)
     rows_U = torch.cat([rows_U, rows_U[-1:].expand(more)])
     grads_UD = torch.cat([grads_UD, grads_UD.new_zeros(more, grads_UD.shape[1])])
     rows_WU = rows_U.new_empty(world * len(rows_U))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
+from ..config import Config, DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
 from ..data.batches import Batches, held_out
 from ..data.on_ray import check_ray, score_on_ray
 from ..data.packed import packed
-from ..data.prepare import ingest, score
+from ..data.prepare import ingest, read_manifest, score
 from ..data.streams import Streams, check_deal
 from ..files import read_json, write_json
 from ..interop.directory import load_entropy, write_model
@@ -25,7 +25,7 @@ from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
 from .checks import check_recipe
-from .claim import claimed
+from .claim import claimed, share
 from .device import device_of, uses_bf16
 from .export import export
 from .loop import Progress, Task, fit
@@ -35,6 +35,8 @@ from .report import write_report
 from .sample import sample_documents
 from .tasks import EntropyTask, LanguageTask, PackedTask
 from .world import ALONE, World, joined
+
+AGAIN = "{}: this one has done its share of this stage; run it again when they have ended"
 
 
 def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
@@ -55,11 +57,12 @@ def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
 def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
     """The stages of a recipe up to the shards, in its run directory; several processes may share them.
 
-    With the address of a Ray cluster, its machines score the shards.
+    With the address of a Ray cluster, its machines score the shards. Processes that cannot wait for each other, as
+    those of a job array, each do their share of a stage; raises UserError where the next one needs more than there is.
     """
     if ray is not None:
         check_ray()
-    with joined(draft.train.timeout, draft.train.device) as world:
+    with joined(draft.train.timeout, draft.train.device, apart=True) as world:
         recipe = complete(draft)
         check_recipe(recipe)
         with claimed_by_all(recipe, folder, world):
@@ -68,7 +71,11 @@ def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
 
 @contextmanager
 def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]:
-    """A run directory that the first process claims for all."""
+    """A run directory that the first process claims for all; those of a job array share it."""
+    if world.apart:
+        share(recipe, folder)
+        yield
+        return
     with claimed(recipe, folder) if world.first else nullcontext():
         world.wait()
         yield
@@ -79,6 +86,8 @@ def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: st
     ingest(recipe.data, folder / "corpus")
     world.wait()
     manifest = ingest(recipe.data, folder / "corpus")  # with the shards of all
+    if world.apart and read_manifest(folder / "corpus") is None:
+        raise UserError(AGAIN.format("other tasks have not written their shards of the corpus yet"))
     console.print(
         f"corpus: {manifest['train']['documents']:,} documents, {manifest['train']['bytes'] / 1e6:.1f} MB to train on, "
         f"{manifest['val']['bytes'] / 1e6:.2f} MB held out"
@@ -134,7 +143,7 @@ def entropy_stage(
         raise UserError("patching by entropy needs [entropy] and [entropy_train], or `entropy_init`")
     finished = folder / "entropy"
     if not (finished / "config.json").is_file():
-        together = train.accumulate % world.size == 0
+        together = train.accumulate % world.size == 0 and not world.apart
         if not together and world.first:
             console.print(f"entropy model: accumulate {train.accumulate} is for one process; the others wait for it")
         if together or world.first:
@@ -142,14 +151,15 @@ def entropy_stage(
             if world.size == 1:
                 return network.eval()
     world.wait()
+    if world.apart and not (finished / "config.json").is_file():
+        raise UserError(AGAIN.format("task 0 has not trained the entropy model yet"))
     return _entropy_of(str(finished))
 
 
 def _trained_entropy(
     folder: Path, config: EntropyConfig, train: TrainConfig, data: DataConfig, world: World
 ) -> EntropyModel:
-    torch.manual_seed(train.seed)
-    network = EntropyModel(config)
+    network = built(EntropyModel, config, train, world)
     if train.init is not None:
         start_from(network, _entropy_of(train.init), train.init)
     documents = [document.data for document in held_out(folder / "corpus", train.eval_bytes)]
@@ -211,8 +221,7 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALO
     config, device = recipe.train, device_of(recipe.train)
     if (folder / "model" / "config.json").is_file():
         return load(folder, str(device)), _progress(folder)
-    torch.manual_seed(config.seed)
-    network = BLT(recipe.model)
+    network = built(BLT, recipe.model, config, world)
     if config.init is not None:
         start_from(network, load(config.init).model, config.init)
     lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
@@ -256,6 +265,13 @@ def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher, world: World = A
 
 def _fixed(config: TrainConfig) -> bool:
     return config.compile or device_of(config).type != "cpu"
+
+
+def built(kind: type[nn.Module], shape: Config, train: TrainConfig, world: World) -> nn.Module:
+    """A network before training; on `meta` where each process shall draw its part alone, once it has been cut."""
+    torch.manual_seed(train.seed)
+    with torch.device("meta" if is_cut(train, world) and train.init is None else "cpu"):
+        return kind(shape)
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:

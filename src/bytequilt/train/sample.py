@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.shards import pq, shard_paths
+from ..data.shards import opened, shard_paths
 
 SHARE = 16
 """No document is more than this part of a sample, where there are others."""
@@ -35,6 +35,6 @@ def places_of(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarray, int]:
 
 def _documents(folder: Path) -> Iterator[bytes]:
     for path in shard_paths(folder):
-        with pq.ParquetFile(path) as file:
+        with opened(path) as file:
             for batch in file.iter_batches(batch_size=16, columns=["data"]):
                 yield from (data.as_py() for data in batch["data"])

@@ -17,14 +17,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from ..files import read_json, remove_folder, sync, write_json
 from . import checkpoint
 from .checkpoint import DAMAGED, damaged, found
 from .optim import row_optimizers
-from .parallel import is_sharded
+from .parallel import is_sharded, place_of
 from .rows import own
 from .world import World
 
@@ -167,8 +165,5 @@ def _read_part(stored: Any, x: Tensor) -> None:
     if not shape:
         own(x).copy_(stored[...])
         return
-    part, begin = tuple(x.shape), (0,) * x.ndim
-    if isinstance(x, DTensor):
-        part, begin = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
-    if all(part):
-        own(x).copy_(stored[tuple(slice(a, a + n) for a, n in zip(begin, part, strict=True))])
+    if own(x).numel():
+        own(x).copy_(stored[place_of(x)])

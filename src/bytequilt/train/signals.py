@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from ..view.progress import console
 
 
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved where it is."""
+
+
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Whether SIGINT or SIGTERM has asked us to stop; a second one stops at once."""

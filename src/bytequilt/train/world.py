@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import UserError, one_line
 from ..data.shards import rank_and_world
 from ..view.progress import console
+from .signals import Interrupted
 
 PATIENCE = timedelta(days=30)  # for work that one process does while the others wait; a launcher ends them if it dies
 LOST = ("connection", "timed out", "timeout", "peer", "socket", "broken pipe", "nccl")
@@ -33,6 +34,11 @@ class World:
     store: dist.Store | None = None
     """Small messages of a world of several."""
     waits: int = 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is one of several that share work and cannot be waited for: a job array."""
+        return self.size > 1 and self.store is None and not dist.is_initialized()
 
     @property
     def first(self) -> bool:
@@ -82,15 +88,21 @@ ALONE = World()
 
 
 @contextmanager
-def joined(timeout: float, device: str = "auto") -> Iterator[World]:
+def joined(timeout: float, device: str = "auto", apart: bool = False) -> Iterator[World]:
     """The world that torchrun has made of this process and others; ALONE without torchrun.
 
-    Only the first process speaks. What goes wrong is said once, by whom it befalls first. Raises Lost where another
-    process is gone, or has not answered for `timeout` seconds.
+    Only the first process speaks. What goes wrong is said once, by whom it befalls first. With `apart`, processes that
+    have numbers and no address to meet at are a world as well. Raises Lost where another process is gone, or has not
+    answered for `timeout` seconds, and UserError where processes have no address and are not to be apart.
     """
     rank, size = rank_and_world()
     if size == 1:
         yield ALONE
+        return
+    if "MASTER_ADDR" not in os.environ:
+        if not apart:
+            raise UserError("there are RANK and WORLD_SIZE, and no MASTER_ADDR to meet at: torchrun sets all of them")
+        yield World(rank, size)
         return
     was_quiet, console.quiet = console.quiet, rank > 0
     world = World(rank, size, _store(rank, timedelta(seconds=timeout)))
@@ -118,6 +130,10 @@ def _store(rank: int, timeout: timedelta) -> dist.Store:
 def _told(world: World) -> Iterator[None]:
     try:
         yield
+    except Interrupted:  # all of them together
+        if not world.first:
+            raise SystemExit(130) from None
+        raise
     except UserError:
         if not world.speaks():
             raise SystemExit(2) from None

@@ -1,0 +1,106 @@
+"""What a training holds, counted from its own objects: built, cut and updated as in earnest.
+
+Only the tensors have no memory (PyTorch's fake tensors), and the other processes are not there (its fake group). The
+forward and backward passes are left out.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from ..config import Recipe, TrainConfig
+from ..model.blt import BLT
+from ..model.hashing import HashEmbedding
+from . import checkpoint
+from .columns import Table
+from .optim import optimizers, row_optimizers
+from .parallel import spread, sum_gradients
+from .rows import Rows, own
+from .world import ALONE, World
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that the first process of a training holds between its last backward pass and its next step."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    touched: tuple[int, ...]
+    """Of the rows of each table that a step reads, as many as the gradient of them."""
+
+
+def rehearse(recipe: Recipe, size: int) -> Held:
+    """What training the BLT of a recipe holds on the first of so many GPUs, to the byte."""
+    config = recipe.train
+    with torch.device("meta"):
+        network = BLT(recipe.model)
+    with _others(size) as world:
+        spread(network, config, world, "cpu")
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            network.to_empty(device="cpu")
+            chosen = optimizers(network, config)
+            _put_gradients(network, row_optimizers(chosen), config, config.accumulate // size)
+            sum_gradients(network, row_optimizers(chosen), world)
+            return _counted(network, chosen, config.steps)
+
+
+@contextmanager
+def _others(size: int) -> Iterator[World]:
+    """A world of so many processes, of which this is the first and the others answer nothing."""
+    if size == 1:
+        yield ALONE
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    try:
+        yield World(0, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _put_gradients(network: nn.Module, rows: list[Rows], config: TrainConfig, batches: int) -> None:
+    """As if so many batches had gone forward and backward, none of whose n-grams are the same."""
+    behind = {weight for optimizer in rows for weight in optimizer.moments}
+    for weight in network.parameters():
+        if weight not in behind:
+            weight.grad = torch.empty_like(weight)
+    for optimizer in rows:
+        optimizer.fixed = True  # as on a GPU
+        for table in optimizer.tables * batches:
+            assert table.gather is not None
+            values_UD, _ = table.gather(torch.empty(_places(table, config), dtype=torch.int64))
+            values_UD.grad = torch.empty_like(values_UD)
+
+
+def _places(table: Table, config: TrainConfig) -> int:
+    """Look-ups in a table by a batch; where it is cut by columns, by the batches of all who share them."""
+    weight, tables = table.weight, table.config.tables if isinstance(table, HashEmbedding) else 1
+    sharing = weight.device_mesh["columns"].size() if isinstance(weight, DTensor) else 1
+    return sharing * config.rows * config.row_bytes * tables
+
+
+def _counted(network: nn.Module, chosen: list[torch.optim.Optimizer], steps: int) -> Held:
+    rows, weights = row_optimizers(chosen), list(network.parameters())
+    leaves = [leaf for optimizer in rows for leaf in optimizer.leaves()]
+    gradients = [own(weight.grad) for weight in weights if weight.grad is not None]
+    for optimizer in chosen:
+        if not isinstance(optimizer, Rows):  # which has made its state already
+            optimizer.step()
+    for moments in (moments for optimizer in rows for moments in optimizer.moments.values()):
+        while len(moments.drift_S) <= steps:  # it doubles when it is full
+            moments.drift_S = torch.cat([moments.drift_S, moments.drift_S])
+    tensors, _ = checkpoint.flatten(chosen)
+    state = [own(x) for name, x in tensors.items() if not name.endswith(".weight")]
+    touched = tuple(leaf.nbytes for leaf in leaves)
+    return Held(_bytes([own(weight) for weight in weights]), _bytes(gradients) + sum(touched), _bytes(state), touched)
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(x.nbytes for x in tensors)
