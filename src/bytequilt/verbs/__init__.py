@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from .asking import ask
-from .models import bench, convert, eval, info
+from .models import convert, eval, info
 from .serving import serve
+from .speed import bench
 from .studies import compare, languages
 from .text import generate, patch
 from .training import distill, prepare, train
