@@ -172,8 +172,9 @@ class TheirBLT:
     """Hugging Face's BLT with our weights and boundaries, a whole forward pass for each byte."""
 
     def __init__(self, options: Options) -> None:
-        import peers
         import torch
+
+        from bytequilt.evals import peers
 
         self.lm, self.options = model(replace(options, dtype="fp32")), options
         self.network = peers.hugging_face(self.lm)
@@ -205,11 +206,15 @@ class Llama:
     """Hugging Face's Llama on tokens, with its cache."""
 
     def __init__(self, name: str, options: Options) -> None:
-        import peers
         import torch
 
+        from bytequilt.config import StackConfig
+        from bytequilt.evals import peers
+
         self.shape, self.token_bytes, self.notes = LLAMAS[name], options.mean_patch, {}
-        self.network = peers.llama(**self.shape).eval().to(torch.bfloat16 if options.dtype == "bf16" else torch.float32)
+        self.stack = StackConfig(**{name: size for name, size in self.shape.items() if name != "vocabulary"})
+        network = peers.llama(self.stack, self.shape["vocabulary"]).eval()
+        self.network = network.to(torch.bfloat16 if options.dtype == "bf16" else torch.float32)
 
     def measure(self, prompt: int, output: int, rows: int) -> dict[str, float]:
         import torch
@@ -233,11 +238,9 @@ class Llama:
 
     def macs(self, tokens: int) -> float:
         """Millions of multiply-adds per byte, head included, in texts of so many tokens."""
-        from bytequilt.config import StackConfig
         from bytequilt.model.flops import stack_flops
 
-        stack = StackConfig(**{name: size for name, size in self.shape.items() if name != "vocabulary"})
-        flops = stack_flops(stack, tokens) + 2 * tokens * stack.dim * self.shape["vocabulary"]
+        flops = stack_flops(self.stack, tokens) + 2 * tokens * self.stack.dim * self.shape["vocabulary"]
         return flops / 2e6 / (tokens * self.token_bytes)
 
 

@@ -179,6 +179,7 @@ class Task:
         from bytequilt import LM, Patcher
         from bytequilt.config import RuleConfig, TrainConfig
         from bytequilt.data.batches import Batch
+        from bytequilt.evals.peers import hugging_face, lengths_with_next
         from bytequilt.model.blt import BLT
         from bytequilt.train.arrange import arrange
 
@@ -190,7 +191,7 @@ class Task:
         self.lengths_BP = lengths_with_next(ids_BN, closes_BN)
         self.loss: Callable[[], Any] = self.our_loss
         if side == "theirs":
-            self.network = peers.hugging_face(LM(self.network, Patcher(RuleConfig(kind="byte"))))  # patches are given
+            self.network = hugging_face(LM(self.network, Patcher(RuleConfig(kind="byte"))))  # patches are given
             self.loss = self.their_loss
             if options.checkpoint_activations:
                 self.network.gradient_checkpointing_enable()
@@ -237,15 +238,6 @@ def random_batch(rows: int, row_bytes: int, mean_patch: float) -> tuple[Any, Any
     closes_BN = torch.rand(rows, row_bytes) < 1 / mean_patch
     closes_BN[:, 0] = True
     return ids_BN, closes_BN
-
-
-def lengths_with_next(ids_BN: Any, closes_BN: Any) -> Any:
-    """The same patches as Hugging Face takes them: lengths that count the byte to come, so they sum to N + 1."""
-    import torch
-
-    opens = torch.cat([ids_BN[:, :1] == 1, closes_BN], 1)
-    rows = [torch.diff(row.nonzero().flatten(), append=torch.tensor([row.numel()])) for row in opens]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- profile

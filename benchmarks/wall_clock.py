@@ -26,10 +26,11 @@ from train_step import Regions, machine, matmul_gflops, random_batch, table
 from bytequilt import LM, Patcher, lm
 from bytequilt.baselines import baseline
 from bytequilt.baselines.baseline import Baseline
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.flops import baseline_flops, equal_stack
 from bytequilt.codec import OFFSET, VOCAB_SIZE
 from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
+from bytequilt.evals.turns import Turn, ratios, speeds, timed
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import blt_flops, entropy_flops, stack_flops
@@ -40,8 +41,6 @@ from bytequilt.train.device import keep_freed_memory
 from bytequilt.train.loop import Task, step
 from bytequilt.train.optim import optimizers
 from bytequilt.train.rows import Rows
-
-TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -103,32 +102,36 @@ def measured(options: Options) -> dict[str, Any]:
     keep_freed_memory()
     config, entropy = shapes(options.size)
     blt = blt_side(config, options)
-    stack = equal_transformer(sum(blt.flops.values()), config.latent, options)
+    work, vocabulary = sum(blt.flops.values()), options.vocabulary + OFFSET
+    stack = equal_stack(work, config.latent, vocabulary, options.mean_token, options.row_bytes)
     sides = {"BLT": blt, "BPE": bpe_side(stack, options), "entropy model, forward": entropy_side(entropy, options)}
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    turns: dict[str, list[Turn]] = {name: [] for name in sides}
     peaks = []
     for number in range(-options.warmup, options.repeats):
-        taken = {name: timed(side, options) for name, side in sides.items()}
+        taken = {name: turn(side, options) for name, side in sides.items()}
         peaks.append(matmul_gflops() if options.device == "cpu" else 0.0)
-        shown = "  ".join(f"{name} {turn['seconds']:.3f} s" for name, turn in taken.items())
+        shown = "  ".join(f"{name} {took.seconds:.3f} s" for name, took in taken.items())
         print(f"turn {number + 1:3} {shown}", file=sys.stderr)
         for name in sides if number >= 0 else ():
             turns[name].append(taken[name])
     found = {
         "shapes": {"BLT": config.model_dump(exclude_none=True), "BPE": stack.model_dump(exclude_none=True)},
         "sides": [{"side": name} | side_report(side, turns[name]) for name, side in sides.items()],
-        "ratio": ratios(turns),
+        "ratio": ratios(turns["BLT"], turns["BPE"]),
         "summary": summary(turns, sides, max(peaks)),
     }
     return found | {"modules": {name: by_module(sides[name], options) for name in ("BLT", "BPE")}}
 
 
-def timed(side: Side, options: Options) -> dict[str, float]:
-    """A turn by the clock, and in processor seconds."""
-    begun, cpu = time.perf_counter(), time.process_time()
-    size = side.turn()
-    wait(options.device)
-    return {"bytes": size, "seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+def turn(side: Side, options: Options) -> Turn:
+    """One turn of a side, the device's work included."""
+
+    def work() -> int:
+        size = side.turn()
+        wait(options.device)
+        return size
+
+    return timed(work)
 
 
 def wait(device: str) -> None:
@@ -137,41 +140,29 @@ def wait(device: str) -> None:
         torch.accelerator.synchronize()
 
 
-def side_report(side: Side, turns: list[dict[str, float]]) -> dict[str, Any]:
-    speeds, flops = [turn["bytes"] / turn["seconds"] for turn in turns], sum(side.flops.values())
+def side_report(side: Side, turns: list[Turn]) -> dict[str, Any]:
+    speed, flops = speeds(turns), sum(side.flops.values())
     return {
         "parameters": sum(weight.numel() for weight in side.network.parameters()),
         "kflops_per_byte": flops / 1e3,
-        "bytes_per_s": statistics.median(speeds),
-        "min": min(speeds),
-        "max": max(speeds),
-        "bytes_per_cpu_s": statistics.median(turn["bytes"] / turn["cpu"] for turn in turns),
-        "gflops": side.passes * flops * statistics.median(speeds) / 1e9,
+        **speed,
+        "gflops": side.passes * flops * speed["bytes_per_s"] / 1e9,
     }
 
 
-def ratios(turns: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Speed of the BLT over that of the BPE transformer, in turns that stood next to each other."""
-    speeds: dict[str, list[float]] = {"processor": [], "seconds": []}
-    for blt, bpe in zip(turns["BLT"], turns["BPE"], strict=True):
-        for clock, name in (("processor", "cpu"), ("seconds", "seconds")):
-            speeds[clock].append(bpe[name] / bpe["bytes"] * blt["bytes"] / blt[name])
-    return {clock: {"median": statistics.median(x), "min": min(x), "max": max(x)} for clock, x in speeds.items()}
-
-
-def summary(turns: dict[str, list[dict[str, float]]], sides: dict[str, Side], peak: float) -> dict[str, str]:
+def summary(turns: dict[str, list[Turn]], sides: dict[str, Side], peak: float) -> dict[str, str]:
     """Ratios of turns that stood next to each other."""
-    slower: dict[str, list[float]] = {"seconds": [], "cpu": [], "scored": []}
+    slower: dict[str, list[float]] = {"seconds": [], "processor": [], "scored": []}
     for blt, bpe, entropy in zip(*turns.values(), strict=True):
-        cost = {name: turn["seconds"] / turn["bytes"] for name, turn in (("blt", blt), ("bpe", bpe), ("e", entropy))}
+        cost = {name: took.seconds / took.bytes for name, took in (("blt", blt), ("bpe", bpe), ("e", entropy))}
         slower["seconds"].append(cost["bpe"] / cost["blt"])
-        slower["cpu"].append(bpe["cpu"] / bpe["bytes"] * blt["bytes"] / blt["cpu"])
+        slower["processor"].append(bpe.processor / bpe.bytes * blt.bytes / blt.processor)
         slower["scored"].append(cost["bpe"] / (cost["blt"] + cost["e"]))
     shown = {name: f"{statistics.median(x):.3f} ({min(x):.3f} to {max(x):.3f})" for name, x in slower.items()}
     flops = {name: sum(side.flops.values()) for name, side in sides.items()}
     return {
         "speed, BLT / BPE": shown["seconds"],
-        "in processor seconds": shown["cpu"],
+        "in processor seconds": shown["processor"],
         "with the entropies of each byte computed too": shown["scored"],
         "FLOPs per byte, BLT / BPE": f"{flops['BLT'] / flops['BPE']:.4f}",
     } | ({"matrix-product peak, GFLOP/s": f"{peak:.1f}"} if peak else {})
@@ -245,24 +236,6 @@ class Lengths:
 
     def text(self, id: int) -> bytes:
         return b" " * (int((id + 1) * self.mean) - int(id * self.mean)) if id >= OFFSET else b""
-
-
-def equal_transformer(flops: float, like: StackConfig, options: Options) -> StackConfig:
-    """The transformer of that many FLOPs per byte which is closest to the proportions of another stack."""
-    found = []
-    for layers in range(1, 4 * like.layers + 1):
-        for dim in range(2 * like.heads, 4 * like.dim, 2 * like.heads):
-            stack = like.model_copy(
-                update={"dim": dim, "layers": layers, "ffn_dim": 8 * round(dim * like.hidden_dim / like.dim / 8)}
-            )
-            config = BaselineConfig.model_construct(
-                stack=stack, vocabulary=options.vocabulary + OFFSET, token_bytes=options.mean_token
-            )
-            if abs(baseline_flops(config, options.row_bytes)["total"] / flops - 1) <= TOLERANCE:
-                found.append(stack)
-    if not found:
-        sys.exit(f"no transformer over {options.vocabulary} tokens has {flops:.3g} FLOPs per byte")
-    return min(found, key=lambda stack: abs(stack.dim / stack.layers - like.dim / like.layers))
 
 
 # ------------------------------------------------------------------------------------------------------------- FLOPs

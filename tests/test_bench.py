@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import blt, entropy_model, noise, patcher
 
-from bytequilt import LM, Patcher
+from bytequilt import LM, Patcher, load
+from bytequilt.baselines.flops import baseline_flops
 from bytequilt.cli import main
 from bytequilt.codec import encode
-from bytequilt.config import RuleConfig, UserError
+from bytequilt.config import BaselineConfig, RuleConfig, UserError
+from bytequilt.evals import peers
 from bytequilt.evals.decode import WARMUP, measure, speculation, sweep, weight_bytes
 from bytequilt.view import figures
 
@@ -24,7 +26,7 @@ def lm():
     """A random model whose patches an entropy opens, three bytes long in the mean."""
     patches = Patcher(RuleConfig(threshold=0.0), entropy_model())
     patches.calibrate([noise(3000)], 3.0)
-    return LM(blt(), patches, patch_bytes=3.0)
+    return LM(blt(cross_heads=2), patches, patch_bytes=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +121,14 @@ def test_a_plot(tmp_path, name, begins):
     ("arguments", "words"),
     [
         ([], "decode"),
-        (["train"], "bench measures decode, not 'train'"),
+        (["draw"], "bench measures decode, train or score, not 'draw'"),
+        (["train", "--prompt", "8"], "bench train takes no --prompt; it takes --rows, --row-bytes"),
+        (["score", "--context", "1"], "--context must be at least 2 and at most 8190"),
+        (["score", "--speculate", "2"], "--speculate and --plot are for bench decode"),
+        (["decode", "--peer", "gpt"], "no peer 'gpt'; there are llama-32k, llama-128k, blt-hf"),
+        (["decode", "--repeats", "0"], "repeats must be 1 to 1000"),
         (["decode", "--rows", "0"], "at least 1"),
         (["decode", "--output", "4", "-1"], "at least 1"),
-        (["decode", "--prompt"], "prompt must be one number or more"),
         (["decode", "--threads", "0"], "threads must be 1 to 1024"),
         (["decode", "--speculate", "-1"], "speculate at least 0"),
         (["decode", "--plot", "a.pdf"], ".png or .svg file, unlike a.pdf"),
@@ -136,6 +142,71 @@ def test_one_clear_line(arguments, words, capfd):
     assert out == ""
     assert err.count("\n") == 1
     assert words in err
+
+
+SETTINGS = {
+    "decode": ["--prompt", "4", "--output", "6", "--rows", "1", "2"],
+    "train": ["--row-bytes", "24"],
+    "score": ["--size", "200", "--context", "64"],
+}
+
+
+@pytest.mark.parametrize("measure", SETTINGS)
+@pytest.mark.parametrize("peer", ["llama-32k", "blt-hf"])
+def test_sides_take_turns(model, capfd, monkeypatch, measure, peer):
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(peers.LLAMAS, "llama-32k", 300)
+    main(["bench", measure, "--model", model, "--peer", peer, *SETTINGS[measure], "--repeats", "2", "--json"])
+    found = json.loads(capfd.readouterr().out)
+    assert (found["measure"], found["peer"], found["repeats"]) == (measure, peer, 2)
+    assert len(found["settings"]) == (2 if measure == "decode" else 1)
+    for part in (found, *found["settings"]):
+        for clock in ("processor", "seconds"):
+            assert 0 < part["ratio"][clock]["min"] <= part["ratio"][clock]["median"] <= part["ratio"][clock]["max"]
+    for row in found["settings"]:
+        assert [side["side"] for side in row["sides"]] == [model, peer]
+        assert all(0 < side["min"] <= side["bytes_per_s"] <= side["max"] for side in row["sides"])
+
+
+@pytest.mark.parametrize("measure", ["train", "score"])
+def test_a_side_alone_is_measured_without_a_ratio(model, capfd, measure):
+    main(["bench", measure, "--model", model, *SETTINGS[measure], "--repeats", "1"])
+    out = " ".join(capfd.readouterr().out.split())
+    assert "side setting B/s slowest" in out
+    assert "times" not in out
+
+
+def test_a_llama_does_equal_work(monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(peers.LLAMAS, "llama-32k", 300)
+    lm = load("tiny")
+    for training in (False, True):
+        network, shape = peers.Llama("llama-32k", lm, 4.5)._built(512, training)
+        config = BaselineConfig.model_construct(stack=shape, vocabulary=300, token_bytes=4.5)
+        ours = lm.flops(4.5, 512)
+        wanted = ours["total"] - (ours["entropy"] if training else 0)
+        assert baseline_flops(config, 512)["total"] == pytest.approx(wanted, rel=0.02)
+        weights = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+        attention = 4 * 512 / 4.5 / 2 * shape.dim * shape.layers
+        assert (2 * weights + attention) / 4.5 == pytest.approx(wanted, rel=0.03)
+
+
+def test_work_that_no_llama_can_equal_is_refused(model, capfd):
+    pytest.importorskip("transformers")
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "decode", "--model", model, "--peer", "llama-32k"])
+    err = capfd.readouterr().err
+    assert "no transformer over 32,000 tokens has" in err
+    assert err.count("\n") == 1
+
+
+def test_peers_name_their_extra(monkeypatch, capfd):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "score", "--peer", "llama-32k"])
+    err = capfd.readouterr().err
+    assert "bytequilt[hf]" in err
+    assert err.count("\n") == 1
 
 
 def test_plots_name_their_extra(monkeypatch, capfd):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bytequilt import lm
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.flops import baseline_flops, equal_stack
 from bytequilt.config import BaselineConfig
 from bytequilt.model.flops import flops_per_byte
 
@@ -33,8 +33,9 @@ def test_sides_have_equal_flops_per_byte(clock, size):
     config, _ = clock.shapes(size)
     blt = sum(clock.blt_parts(config, options).values())
     assert blt == pytest.approx(flops_per_byte(config, None, options.mean_patch, options.row_bytes)["total"])
-    stack = clock.equal_transformer(blt, config.latent, options)
-    bpe = BaselineConfig(stack=stack, vocabulary=options.vocabulary + 4, token_bytes=options.mean_token)
+    vocabulary = options.vocabulary + 4
+    stack = equal_stack(blt, config.latent, vocabulary, options.mean_token, options.row_bytes)
+    bpe = BaselineConfig(stack=stack, vocabulary=vocabulary, token_bytes=options.mean_token)
     assert baseline_flops(bpe, options.row_bytes)["total"] == pytest.approx(blt, rel=0.02)
     assert sum(clock.bpe_parts(bpe, options).values()) == pytest.approx(blt, rel=0.02)
 

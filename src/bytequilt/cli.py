@@ -17,7 +17,7 @@ VERBS = {
     "compare": "Train the models of a study at equal cost, measure them, and write tables, plots and a report.",
     "languages": "Measure a model on the Universal Declaration of Human Rights in some 450 languages.",
     "info": "Show the size of a model or recipe: parameters, FLOPs per byte, configuration.",
-    "bench": "Measure how fast a model decodes on this machine.",
+    "bench": "Measure how fast a model decodes, trains or scores on this machine.",
     "serve": "Serve models by an API like OpenAI's, and a page to play with at its address.",
     "convert": "Write a model in another layout or number type. SRC may be bytequilt's own, Hugging Face's or Meta's.",
 }

@@ -1,8 +1,11 @@
 """FLOPs of a baseline's forward pass, in the conventions of `model.flops`."""
 
-from ..config import BaselineConfig
+from ..config import BaselineConfig, StackConfig, UserError
 from ..model.flops import CONTEXT, stack_flops
 from .mamba import mamba_flops
+
+TOLERANCE = 0.02
+"""How far the work of a transformer may be from what it shall equal."""
 
 
 def baseline_flops(config: BaselineConfig, context: float = CONTEXT) -> dict[str, float]:
@@ -17,3 +20,21 @@ def baseline_flops(config: BaselineConfig, context: float = CONTEXT) -> dict[str
         body = mamba_flops(config.mamba) / config.token_bytes
     head = 2 * config.network.dim * config.vocabulary / config.token_bytes
     return {"body": body, "head": head, "total": body + head}
+
+
+def equal_stack(flops: float, like: StackConfig, vocabulary: int, token_bytes: float, context: float) -> StackConfig:
+    """The transformer over tokens of so many FLOPs per byte that is closest to the proportions of another stack.
+
+    Raises UserError where there is none: the head alone may cost more.
+    """
+    near = []
+    for layers in range(1, 8 * like.layers + 1):
+        for dim in range(2 * like.heads, 4 * like.dim, 2 * like.heads):
+            size = {"dim": dim, "layers": layers, "ffn_dim": 8 * round(dim * like.hidden_dim / like.dim / 8)}
+            stack = like.model_copy(update=size)
+            config = BaselineConfig.model_construct(stack=stack, vocabulary=vocabulary, token_bytes=token_bytes)
+            if abs(baseline_flops(config, context)["total"] / flops - 1) <= TOLERANCE:
+                near.append(stack)
+    if not near:
+        raise UserError(f"no transformer over {vocabulary:,} tokens has {flops:.3g} FLOPs per byte, as this model has")
+    return min(near, key=lambda stack: abs(stack.dim / stack.layers - like.dim / like.layers))

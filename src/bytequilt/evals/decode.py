@@ -80,7 +80,7 @@ def measure(
     lm: LM, prompt: int, output: int, rows: int, text: bytes, advance: Callable[[], None] = lambda: None
 ) -> Decoding:
     """Measure one setting. Rows read the text piece by piece, and again from its start where it is too short."""
-    ids_RN = _pieces(text, rows, prompt + WARMUP + output)
+    ids_RN = pieces(text, rows, prompt + WARMUP + output)
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.tolist()
     lm.session().feed(prompts_RN[0, :CHUNK])
     begun = time.perf_counter()
@@ -149,7 +149,12 @@ def corpus(size: int) -> bytes:
     return bytes(text[:size])
 
 
-def _pieces(text: bytes, rows: int, length: int) -> Tensor:
+def english(rows: int, length: int) -> Tensor:
+    """Ids (R, 1 + length) of English text, BOS first."""
+    return pieces(corpus(rows * length), rows, length)
+
+
+def pieces(text: bytes, rows: int, length: int) -> Tensor:
     """Ids (R, 1 + length): BOS, then bytes that follow each other from row to row."""
     if not text:
         raise UserError("decoding needs text to read, and there is none")

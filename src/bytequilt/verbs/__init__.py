@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from .asking import ask
 from .converting import convert
-from .models import bench, eval, info
+from .models import eval, info
 from .serving import serve
+from .speed import bench
 from .studies import compare, languages
 from .text import generate, patch
 from .training import distill, prepare, train

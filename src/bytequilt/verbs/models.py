@@ -1,4 +1,4 @@
-"""Verbs on a model: its scores, its size, and its speed."""
+"""Verbs on a model: its scores and its size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import UserError
-from .shared import File, Files, Flag, Folder, Model, Named, Positional, console, load_any_model, load_model, print_json
+from .shared import Files, Flag, Folder, Named, console, load_any_model, print_json
 
 if TYPE_CHECKING:
     from ..baselines.baseline import Baseline
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from ..lm import LM
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
-Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode")]
 Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")]
 
 
 def eval(
@@ -140,75 +138,3 @@ def info(model: Named, json: Flag = False) -> None:
 
     described = describe(model)
     print_json(described.json()) if json else console().print(description(described))
-
-
-def bench(
-    what: Measure,
-    model: Model = "tiny",
-    prompt: Sizes = (64,),
-    output: Sizes = (256,),
-    rows: Sizes = (1, 16),
-    threads: int = 1,
-    speculate: int = 0,
-    json: Flag = False,
-    plot: File = None,
-) -> None:
-    """Measure how fast a model decodes on this machine.
-
-    Examples:
-      bytequilt bench decode
-      bytequilt bench decode --model runs/demo --prompt 64 1024 --rows 1 4 16 --json
-      bytequilt bench decode --rows 1 --speculate 8 --plot speed.svg
-
-    Args:
-        what: What to measure: decode, bytes that follow a prompt, one step after another.
-        model: A shipped model, a model or run directory, or a hub id.
-        prompt: Bytes of a prompt, one or more numbers.
-        output: Bytes that follow it, one or more numbers.
-        rows: Texts that take their steps together, one or more numbers.
-        threads: Processor threads.
-        speculate: Also generate greedily with and without so many guesses, after the first prompt and output length.
-        json: Print one JSON document instead.
-        plot: Also draw bytes per second to this file, .png or .svg.
-    """
-    _check_bench(what, threads, speculate, plot)
-    import torch
-
-    from ..evals.decode import speculation, sweep
-    from ..view.figures import decode_speed
-    from ..view.tables import decoding
-
-    torch.set_num_threads(threads)
-    lm = load_model(model, "cpu")
-    results: dict[str, Any] = {"model": model, **sweep(lm, prompt, output, rows)}
-    if speculate:
-        results["speculation"] = speculation(lm, _prompts(prompt[0]), output[0], speculate)
-    if plot is not None:
-        decode_speed([_speed(row) for row in results["settings"]], plot)
-    print_json(results) if json else console().print(decoding(results))
-
-
-def _check_bench(what: str, threads: int, speculate: int, plot: Path | None) -> None:
-    """Raises UserError for what cannot be measured or drawn."""
-    from ..view.figures import drawable
-
-    if what != "decode":
-        raise UserError(f"bench measures decode, not {what!r}")
-    if not 1 <= threads <= 1024 or speculate < 0:
-        raise UserError("threads must be 1 to 1024, and speculate at least 0")
-    if plot is not None:
-        drawable(plot)
-
-
-def _prompts(size: int) -> list[bytes]:
-    """Four prompts of so many bytes each."""
-    from ..evals.decode import corpus
-
-    text = corpus(4 * size)
-    return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-def _speed(row: dict[str, Any]) -> tuple[str, float, float]:
-    """A measured setting as its name, its bytes per second, and the bound that memory sets to them."""
-    name = f"{row['prompt']} + {row['output']} bytes, {row['rows']} row(s)"
-    return name, row["bytes_per_s"], row["bytes_per_s"] * row["times_floor"]

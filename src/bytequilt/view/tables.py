@@ -210,6 +210,21 @@ def decoding(results: Mapping[str, Any]) -> RenderableType:
     return Group(table, *(Text(f" {note}", "dim") for note in notes))
 
 
+def side_by_side(results: Mapping[str, Any]) -> RenderableType:
+    """Speed of one or two sides in turns: what `bytequilt bench train --json` prints."""
+    table = _table("side", "setting", "B/s", "slowest", "fastest", "B/processor s", "parameters")
+    notes = [f"{results['machine']}, {results['threads']} thread(s), median of {results['repeats']} turns"]
+    for row in results["settings"]:
+        setting = ", ".join(f"{name} {row[name]:,}" for name in row if name not in ("sides", "ratio"))
+        for side in row["sides"]:
+            speeds = (f"{side[name]:,.0f}" for name in ("bytes_per_s", "min", "max", "bytes_per_cpu_s"))
+            table.add_row(side["side"], setting, *speeds, f"{side['parameters']:,}")
+        if ratio := row.get("ratio"):
+            processor, clock = (f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" for r in ratio.values())
+            notes.append(f"{setting}: {processor} times {results['peer']} in processor seconds, {clock} by the clock")
+    return Group(table, *(Text(f" {note}", "dim") for note in notes))
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for at, column in enumerate(columns):

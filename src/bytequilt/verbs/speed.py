@@ -1,0 +1,160 @@
+"""The verb that measures speed."""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..config import UserError
+from .shared import File, Flag, Model, Positional, console, load_model, print_json
+
+Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
+Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")]
+Peer = Annotated[str | None, tyro.conf.arg(metavar="llama-32k|llama-128k|blt-hf", help_behavior_hint="")]
+DEFAULTS = {
+    "decode": {"prompt": (64,), "output": (256,), "rows": (1, 16)},
+    "train": {"rows": (2,), "row_bytes": (1024,)},
+    "score": {"size": (65_536,), "context": (4096,)},
+}
+"""What each measure takes, where nothing is told."""
+LARGEST = {"prompt": 2**20, "output": 2**20, "rows": 1024, "row_bytes": 2**17, "size": 2**26, "context": 8190}
+"""A peer without a cache reads what a context holds in one pass."""
+
+
+def bench(
+    what: Measure,
+    model: Model = "tiny",
+    peer: Peer = None,
+    prompt: Sizes = (),
+    output: Sizes = (),
+    rows: Sizes = (),
+    row_bytes: Sizes = (),
+    size: Sizes = (),
+    context: Sizes = (),
+    repeats: int = 3,
+    threads: int = 1,
+    speculate: int = 0,
+    json: Flag = False,
+    plot: File = None,
+) -> None:
+    """Measure how fast a model decodes, trains or scores on this machine, alone or beside a peer.
+
+    Sides take turns. Peers are of Hugging Face: a Llama of equal work per byte over 32k or 128k tokens, each as long as
+    one of the model's patches, with random weights and a cache; and its own BLT with the model's weights, which has no
+    cache.
+
+    Examples:
+      bytequilt bench decode
+      bytequilt bench decode --model runs/demo --prompt 64 1024 --rows 1 4 16 --json
+      bytequilt bench decode --rows 1 --speculate 8 --plot speed.svg
+      bytequilt bench decode --peer llama-32k --rows 1 16
+      bytequilt bench train --peer llama-32k --json
+      bytequilt bench score --peer blt-hf --size 16384 --context 1024
+
+    Args:
+        what: What to measure: decode, bytes that follow a prompt, one step after another; train, steps of training;
+            score, the bits per byte of a document.
+        model: A shipped model, a model or run directory, or a hub id.
+        peer: Also measure llama-32k, llama-128k or blt-hf, and how many times as fast ours is. It takes the extra `hf`.
+        prompt: decode: bytes of a prompt, one or more numbers; 64 unless given.
+        output: decode: bytes that follow it; 256 unless given.
+        rows: decode: texts that take their steps together, 1 and 16 unless given. train: rows of a batch, 2 unless
+            given.
+        row_bytes: train: bytes of a row; 1024 unless given.
+        size: score: bytes of the document; 65,536 unless given.
+        context: score: bytes that are read before a byte at most, as in eval; 4096 unless given.
+        repeats: Turns of each side that are counted, after one that is not; decode without a peer has no turns.
+        threads: Processor threads.
+        speculate: decode: also generate greedily with and without so many guesses, after the first prompt and output
+            length.
+        json: Print one JSON document instead.
+        plot: decode: also draw bytes per second to this file, .png or .svg.
+    """
+    given = {"prompt": prompt, "output": output, "rows": rows, "row_bytes": row_bytes, "size": size, "context": context}
+    sizes = _sizes(what, {name: numbers for name, numbers in given.items() if numbers})
+    _check(what, peer, repeats, threads, speculate, plot)
+    import torch
+
+    torch.set_num_threads(threads)
+    lm = load_model(model, "cpu")
+    results = {"model": model, **_measured(lm, model, what, sizes, peer, repeats)}
+    if speculate:
+        from ..evals.decode import speculation
+
+        results["speculation"] = speculation(lm, _prompts(sizes["prompt"][0]), sizes["output"][0], speculate)
+    if plot is not None:
+        from ..view.figures import decode_speed
+
+        decode_speed([bar for row in results["settings"] for bar in _bars(row)], plot)
+    if json:
+        return print_json(results)
+    from ..view.tables import decoding, side_by_side
+
+    console().print(side_by_side(results) if "measure" in results else decoding(results))
+
+
+def _measured(lm: Any, model: str, what: str, sizes: dict[str, Any], peer: str | None, repeats: int) -> dict[str, Any]:
+    """Each combination of these sizes."""
+    if what == "decode" and peer is None:
+        from ..evals.decode import sweep
+
+        return sweep(lm, sizes["prompt"], sizes["output"], sizes["rows"])
+    from ..evals.bench import side_by_side
+
+    settings = [dict(zip(sizes, numbers, strict=True)) for numbers in product(*sizes.values())]
+    return side_by_side(lm, model, what, settings, peer, repeats)
+
+
+def _sizes(what: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """What a measure takes, by name. Raises UserError where it is no measure or takes no such thing."""
+    if what not in DEFAULTS:
+        raise UserError(f"bench measures decode, train or score, not {what!r}")
+    for name, numbers in given.items():
+        flag = "--" + name.replace("_", "-")
+        if name not in DEFAULTS[what]:
+            raise UserError(f"bench {what} takes no {flag}; it takes {_flags(what)}")
+        least = 1 + (name == "context") + 15 * (name == "row_bytes")
+        if min(numbers) < least or max(numbers) > LARGEST[name]:
+            raise UserError(f"{flag} must be at least {least} and at most {LARGEST[name]}")
+    return DEFAULTS[what] | given
+
+
+def _flags(what: str) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in DEFAULTS[what])
+
+
+def _check(what: str, peer: str | None, repeats: int, threads: int, speculate: int, plot: Path | None) -> None:
+    """Raises UserError for what cannot be measured or drawn."""
+    from ..view.figures import drawable
+
+    if what != "decode" and (speculate or plot is not None):
+        raise UserError("--speculate and --plot are for bench decode")
+    if not 1 <= threads <= 1024 or speculate < 0:
+        raise UserError("threads must be 1 to 1024, and speculate at least 0")
+    if not 1 <= repeats <= 1000:
+        raise UserError("repeats must be 1 to 1000")
+    if plot is not None:
+        drawable(plot)
+    if peer is not None:
+        from ..evals.peers import PEERS, transformers
+
+        if peer not in PEERS:
+            raise UserError(f"no peer {peer!r}; there are {', '.join(PEERS)}")
+        transformers()
+
+
+def _prompts(size: int) -> list[bytes]:
+    """Four prompts of so many bytes each."""
+    from ..evals.decode import corpus
+
+    text = corpus(4 * size)
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def _bars(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
+    """A measured setting: names, bytes per second, and the bound that memory sets to them where that was measured."""
+    name = f"{row['prompt']} + {row['output']} bytes, {row['rows']} row(s)"
+    if "sides" in row:
+        return [(f"{side['side']}, {name}", side["bytes_per_s"], None) for side in row["sides"]]
+    return [(name, row["bytes_per_s"], row["bytes_per_s"] * row["times_floor"])]
