@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
-from ..config import DataConfig
+from ..config import DataConfig, foreign
 from .sources import Document, documents, files
 from .walk import Identity, identity
 
@@ -24,6 +24,7 @@ class Corpus:
         self.config = config
         self._dropped: Counter[str] = Counter()
         self._total = 0
+        self._foreign: list[str] = []
 
     def documents(self) -> Iterator[Row]:
         """Every document once, in the order of the sources, those of `val` last.
@@ -45,6 +46,12 @@ class Corpus:
             numbered = enumerate(chain(first, rows), 1)
             yield from self._shared((number % config.val_every == 0, *row) for number, row in numbered)
 
+    def not_utf8(self) -> str:
+        """Which documents are not UTF-8, as a line; empty where all are."""
+        count = len(self._foreign)
+        more = f", and so are {count - 1:,} more" if count > 1 else ""
+        return f"corpus: {self._foreign[0]}, not UTF-8{more}; bytes are taken as they are" if count else ""
+
     def left_out(self) -> str:
         """What `where` and `share` left out of the sources, as a line; empty where they left out nothing."""
         config, parts = self.config, []
@@ -60,6 +67,8 @@ class Corpus:
         for index, source in enumerate(sources):
             for document in documents(source, self.config, besides, self._dropped):
                 self._total += 1
+                if encoding := foreign(document.data):
+                    self._foreign.append(f"{document.id[-100:]} is {encoding}")
                 yield index, document
             besides |= {identity(path) for path in files(source)} if len(sources) > 1 else set()
 

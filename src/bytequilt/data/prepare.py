@@ -70,8 +70,9 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
             if not (split.shards or split.rows):
                 raise UserError(f"{', '.join(config.train)[:100]}: no text is {what}; give more, or sources in `val`")
         manifest = {"format": FORMAT, "corpus": mark, "train": train.close(), "val": val.close()}
-    if train.rank == 0 and (dropped := corpus.left_out()):
-        print(dropped, file=sys.stderr)
+    if train.rank == 0:
+        for note in filter(None, (corpus.left_out(), corpus.not_utf8())):
+            print(note, file=sys.stderr)
     if _complete(folder, manifest):
         for name in ("train", "val"):
             remove_others(folder / name, [_name(index) for index in range(manifest[name]["shards"])])
