@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import torch
 from conftest import blt
 from test_train import TRAIN, recipe
 
-from bytequilt.config import DataConfig, RuleConfig, UserError
+from bytequilt.config import DataConfig, PatchingConfig, RuleConfig, UserError, load_recipe
 from bytequilt.data.batches import held_out
 from bytequilt.data.prepare import ingest
 from bytequilt.data.sources import Document
 from bytequilt.files import locked
 from bytequilt.lm import LM, load
+from bytequilt.overrides import listing, override
 from bytequilt.patching.patcher import Patcher
+from bytequilt.train.claim import to_toml
 from bytequilt.train.run import train
 from bytequilt.train.sample import places_of, sample_documents
 from bytequilt.train.tasks import held_out_score
@@ -53,6 +56,10 @@ HOPELESS = [
     ("data", {"train": ("nowhere.txt",)}, "nowhere.txt"),
     ("data", {"val": ("no/*.txt",)}, "no/"),
     ("data", {"train": ()}, "names no source"),
+    ("data", {"train": ("",)}, "no name"),
+    ("data", {"field": "missing"}, "no field 'missing'"),
+    ("data", {"prompt_field": "missing"}, "no field 'missing'"),
+    ("data", {"where": {"ask": ("nobody",)}}, "no documents with ask = nobody"),
     ("report", {"temperature": -1.0}, "temperature"),
 ]
 
@@ -64,6 +71,51 @@ def test_what_cannot_work_is_said_before_any_work_and_nothing_is_left(text, tmp_
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 300
     assert not (tmp_path / "run").exists()
+
+
+NUMBERS = [line.split()[0] for line in listing(load_recipe("demo")).splitlines() if "--" in line.split(" ")[2]]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "-1"])
+def test_a_number_out_of_range_is_found_as_the_recipe_is_read(value):
+    refused = []
+    for name in NUMBERS:
+        with suppress(UserError):
+            override(load_recipe("demo"), [name, value])
+            continue
+        refused.append(name)
+    texts = {"--data.field", "--data.prompt-field", "--data.messages-field", "--data.train", "--data.val"}
+    names = {"--entropy-init", "--train.init", "--train.tracker", "--train.device", "--entropy-train.init"}
+    names |= {"--report.prompt", "--entropy-train.tracker", "--entropy-train.device", "--patching.after"}
+    whole = {"--train.seed", "--entropy-train.seed", "--report.seed"}  # a seed may be below zero
+    exempt = {"--patching.threshold", "--patching.rise"} | (whole if value == "-1" else set())
+    assert set(NUMBERS) - set(refused) <= texts | names | exempt
+
+
+@pytest.mark.parametrize("change", [{"target_bytes": 0.5}, {"target_bytes": 40, "max_length": 24}], ids=str)
+def test_patches_that_cannot_be_are_refused_with_the_recipe(change):
+    with pytest.raises(ValueError, match="target_bytes"):
+        PatchingConfig(kind="entropy", **change)
+    with pytest.raises(ValueError, match="target_bytes"):
+        PatchingConfig(kind="budget", **({"max_length": 24} | change))
+
+
+def test_an_attempt_that_came_to_no_corpus_claims_no_folder(text, tmp_path):
+    (bad := tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text": 2}\n')
+    made, run = recipe(text, "space"), tmp_path / "run"
+    with pytest.raises(UserError, match="must be a string"):
+        train(changed(made, "data", train=(str(bad),)), run)
+    assert (run / "recipe.toml").is_file()
+    assert train(made, run)["steps"] == 4
+    with pytest.raises(UserError, match="another recipe"):
+        train(changed(made, "data", val_every=3), run)
+
+
+def test_a_recipe_of_somebodys_own_is_not_written_over(text, tmp_path):
+    (tmp_path / "recipe.toml").write_text(own := "# mine\n" + to_toml(recipe(text, "space")))
+    with pytest.raises(UserError, match="another recipe"):
+        train(changed(recipe(text, "space"), "data", val_every=3), tmp_path)
+    assert (tmp_path / "recipe.toml").read_text() == own
 
 
 def test_a_tracker_hears_of_every_step(text, tmp_path, monkeypatch):

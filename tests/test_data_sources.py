@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from bytequilt.config import DataConfig, UserError, load_recipe
+from bytequilt.data.corpus import Corpus
 from bytequilt.data.sources import Document, documents
 from bytequilt.data.walk import identity
 from bytequilt.overrides import override
@@ -279,3 +280,43 @@ def test_own_data_on_the_command_line_resets_what_belongs_to_the_recipes_corpus(
     assert override(recipe, ["--data.train", "b", "c"]).data == DataConfig(train=("b", "c"))
     assert override(recipe, ["--data.share", "0.5", "--data.train", "b"]).data == DataConfig(train=("b",), share=0.5)
     assert override(recipe, ["--data.share", "0.5"]).data == DataConfig(train=("a",), where={"x": ("1",)}, share=0.5)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "a.lz4", "a.Z", "a.xlsx", "a.zip.xz"])
+def test_what_is_not_unpacked_is_refused_and_not_read_as_a_text(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    for source in (tmp_path / name, tmp_path):
+        with pytest.raises(UserError, match="not unpacked here"):
+            list(documents(str(source), DataConfig()))
+
+
+@pytest.mark.parametrize(
+    "source", ["", "package:", "package:/etc/passwd", "package:../recipes/demo.toml", "hf:", "hf::x"]
+)
+def test_sources_without_a_name(source):
+    pytest.importorskip("datasets")
+    with pytest.raises(UserError, match=r"no name|no data set|no corpus named"):
+        list(documents(source, DataConfig()))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "ndjson.gz"])
+def test_records_in_utf16_are_named(tmp_path, suffix):
+    data = '{"text": "Привет"}\n'.encode("utf-16")
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    with pytest.raises(UserError, match="is not UTF-8 text but UTF-16"):
+        list(documents(str(path), DataConfig()))
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("text,text\n1,2\n")
+    with pytest.raises(UserError, match="two columns 'text'"):
+        list(documents(str(tmp_path / "a.csv"), DataConfig()))
+
+
+def test_texts_that_are_not_utf8_are_told_once(tmp_path):
+    for name, encoding in (("a", "cp1251"), ("b", "utf-16"), ("c", "koi8-r"), ("d", "utf-8")):
+        (tmp_path / f"{name}.txt").write_bytes("Мороз и солнце".encode(encoding))
+    corpus = Corpus(DataConfig(train=(str(tmp_path),)))
+    assert sum(1 for _ in corpus.documents()) >= 4
+    assert "a.txt is other bytes (byte 0), not UTF-8, and so are 2 more" in corpus.not_utf8()

@@ -32,13 +32,17 @@ bytequilt --help lists all commands."""
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb. Bad input ends with one line on stderr and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _restart_in_utf8()
+        arguments = sys.argv[1:]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell has closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, and names of files may be any bytes
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         _run(arguments)
-        if sys.stdout is not None:  # the shell may have closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left to print
         raise SystemExit(141) from None
@@ -48,6 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
         if (line := _complaint(error)) is None:
             raise
         _fail(line)
+
+
+def _restart_in_utf8() -> None:
+    """Where Python was told to take names and texts for something else than UTF-8, begin again as if it was not."""
+    if os.name == "posix" and sys.executable and sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def overview() -> str:

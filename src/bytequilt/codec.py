@@ -1,11 +1,12 @@
 """Bytes to ids and back. An id is byte + 4; ids 0 to 3 are special, so the vocabulary has 260 entries."""
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-from .config import as_bytes
+from .config import UserError, as_bytes
 
 BOE, BOS, EOS, BPE_DELIMITER = range(4)
 OFFSET = 4
@@ -40,3 +41,18 @@ class TextStream:
     def close(self) -> str:
         """What is left at the end: U+FFFD for an unfinished character, otherwise nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def as_texts(texts: Any) -> Iterator[bytes]:
+    """Each of several texts as bytes, as they are asked for. Raises UserError, at once, for a single text or none."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise UserError(f"several texts are wanted, such as a list, not {type(texts).__name__}")
+    return map(as_bytes, texts)
+
+
+def as_pairs(pairs: Any) -> list[tuple[bytes, bytes]]:
+    """Pairs of texts as bytes. Raises UserError for anything else."""
+    pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise UserError("a context and its continuation are wanted, or a list of such pairs")
+    return [(as_bytes(before), as_bytes(after)) for before, after in pairs]

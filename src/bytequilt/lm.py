@@ -11,7 +11,7 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from .baselines.baseline import Baseline
-from .codec import VOCAB_SIZE, as_bytes, encode
+from .codec import VOCAB_SIZE, as_bytes, as_pairs, as_texts, encode
 from .config import TrainConfig, UserError
 from .files import read_json
 from .infer.batcher import Batcher, BLTDecoder
@@ -168,8 +168,7 @@ class LM(ModelHubMixin):
         Contexts that several pairs share are read once.
         """
         if continuation is None:
-            pairs = [(as_bytes(before), as_bytes(after)) for before, after in context]
-            return score_pairs(self.model, self.patcher, pairs)
+            return score_pairs(self.model, self.patcher, as_pairs(context))
         return self.score([(context, continuation)])[0]
 
     def score_documents(
@@ -182,7 +181,7 @@ class LM(ModelHubMixin):
 
         `advance` hears of ids done.
         """
-        return score_documents(BLTScorer(self.model, self.patcher), documents, advance, context)
+        return score_documents(BLTScorer(self.model, self.patcher), as_texts(documents), advance, context)
 
     @property
     def network(self) -> BLT:

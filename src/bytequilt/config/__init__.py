@@ -1,6 +1,6 @@
 """Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
 
-from .base import Config, Positive, UserError, as_bytes, is_file, one_line, read_text, shorten
+from .base import Config, Positive, Seed, UserError, as_bytes, foreign, is_file, one_line, read_text, shorten
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
 from .recipe import DataConfig, Draft, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
@@ -20,10 +20,12 @@ __all__ = [
     "Recipe",
     "ReportConfig",
     "RuleConfig",
+    "Seed",
     "StackConfig",
     "TrainConfig",
     "UserError",
     "as_bytes",
+    "foreign",
     "is_file",
     "load_recipe",
     "one_line",

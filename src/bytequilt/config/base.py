@@ -33,6 +33,7 @@ class UserError(Exception):
 
 
 LONGEST_LINE = 300  # characters of a message
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 
 
 def one_line(error: Exception) -> str:
@@ -74,11 +75,19 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"other bytes (byte {error.start})"
-        raise UserError(f"{path} is not UTF-8 text but {encoding}; save it as UTF-8") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text but {foreign(data)}; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read {str(path)[:100]}: {error.strerror}") from None
+
+
+def foreign(data: bytes) -> str | None:
+    """What bytes are that are not UTF-8, in words; None of those that are."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return "UTF-16" if data[:2] in UTF_16 else f"other bytes (byte {error.start})"
+    return None
 
 
 def is_file(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .base import Config, Positive
 
@@ -18,6 +18,8 @@ RULE_FIELDS = {
 """Fields of a rule that some kinds need, and the others do not take."""
 BUDGET_LENGTH = 16
 """Longest patch of kind `budget` unless another is given: text that costs nothing would never be cut."""
+WAIT = 3
+"""Bytes by which a patch that waits for the end of a character may be longer than `max_length`."""
 DIGITS = b"0123456789"
 
 
@@ -115,7 +117,7 @@ class RuleConfig(PatchOptions):
 class PatchingConfig(PatchOptions):
     """How a recipe patches: a rule whose threshold is calibrated on the corpus unless it is given."""
 
-    target_bytes: float | None = None
+    target_bytes: Annotated[float, Field(ge=1, le=65_536)] | None = None
     """Mean bytes per patch to calibrate to; gives `threshold` (or `rise` for kind `monotonic`)."""
     threshold: float | None = None
     """In nats."""
@@ -136,6 +138,10 @@ class PatchingConfig(PatchOptions):
             raise ValueError(f"patching of kind '{self.kind}' needs `{self.calibrated}` or `target_bytes`")
         if not self.calibrated and self.target_bytes is not None:
             raise ValueError(f"patching of kind '{self.kind}' has nothing left to calibrate with `target_bytes`")
+        if self.target_bytes and self.max_length and self.target_bytes > self.max_length + WAIT:
+            raise ValueError(
+                f"`target_bytes` {self.target_bytes:g} is more than `max_length` {self.max_length} lets be"
+            )
         calibrated = {self.calibrated: 0.0} if self.calibrated else {}
         check_rule_fields(self.kind, {name: getattr(self, name) for name in RULE_FIELDS} | calibrated)
         return self

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..config import DataConfig
+from ..config import DataConfig, foreign
 from .sources import Document, Part, files, nothing, parts
 from .walk import Identity, identity
 
@@ -43,6 +43,7 @@ class Corpus:
         """The number of its source and what reads it, for each file of the sources in order, those of `val` last."""
         self._border = len(self.parts)
         self.parts += self._parts(config.val, set())
+        self._foreign: list[str] = []
 
     def documents(self, counted: Mapping[int, np.ndarray] = EVERYTHING) -> Iterator[Row]:
         """Every document once, in the order of the sources, those of `val` last.
@@ -70,6 +71,12 @@ class Corpus:
         _, read_part = self.parts[number]
         texts = [(len(d.data), _kept(d.id, self.config.share)) for d in read_part(dropped) if d.data]
         return np.array([dropped["where"], *(size if kept else -size for size, kept in texts)], np.int64)
+
+    def not_utf8(self) -> str:
+        """Which of the documents that this process read are not UTF-8, as a line; empty where all are."""
+        count = len(self._foreign)
+        more = f", and so are {count - 1:,} more" if count > 1 else ""
+        return f"corpus: {self._foreign[0]}, not UTF-8{more}; bytes are taken as they are" if count else ""
 
     def left_out(self) -> str:
         """What `where` and `share` left out of the sources, as a line; empty where they left out nothing."""
@@ -104,7 +111,10 @@ class Corpus:
                 raise nothing(sources[index], self.config)
 
     def _read(self, number: int) -> Iterator[Document]:
-        return self.parts[number][1](self._dropped)
+        for document in self.parts[number][1](self._dropped):
+            if encoding := foreign(document.data):
+                self._foreign.append(f"{document.id[-100:]} is {encoding}")
+            yield document
 
     def _known(self, number: int, counts: np.ndarray) -> Iterator[Document]:
         self._dropped["where"] += int(counts[0])

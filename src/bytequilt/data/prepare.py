@@ -70,8 +70,9 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     with _kept_when_stopped(lambda: sum(split.shards for split in splits), folder):
         counted = _deal(corpus, splits, folder, mark)
         manifest = {"format": FORMAT, "corpus": mark} | _fill(corpus, splits, counted)
-    if splits[0].rank == 0 and (dropped := corpus.left_out()):
-        print(dropped, file=sys.stderr)
+    if splits[0].rank == 0:
+        for note in filter(None, (corpus.left_out(), corpus.not_utf8())):
+            print(note, file=sys.stderr)
     if _complete(folder, manifest):
         for name in SPLITS:
             remove_others(folder / name, [_name(index) for index in range(manifest[name]["shards"])])

@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import DataConfig, UserError, one_line
+from ..config import DataConfig, UserError, foreign, one_line
+from ..config.base import UTF_16
 from .chat import chat
 from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
 
 Record = tuple[str, bytes | dict[str, Any]]
 """Where it stands, and its JSON or its fields."""
+UNREAD = tuple(
+    f".{name}"
+    for name in (
+        *("7z", "br", "lz", "lz4", "lzma", "lzo", "rar", "sz", "tar", "tbz", "tbz2", "tgz", "txz", "tzst", "z", "zip"),
+        *("arrow", "avro", "feather", "ods", "orc", "xlsx"),
+    )
+)
+"""Suffixes of archives, compressions and tables that would be taken for a text of strange bytes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,9 @@ class Document:
 def file_records(path: Path, name: str, config: DataConfig) -> Iterator[Record] | None:
     """The records of a file, by its suffix; None where it is no file of records. `name` is what messages call it."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    for suffix in (path.suffix.lower(), plain.suffix.lower()):
+        if suffix in UNREAD:
+            raise UserError(f"{name[-150:]}: {suffix} is not unpacked here; unpack it, or save its table as .csv first")
     match plain.suffix.lower():
         case ".jsonl" | ".ndjson":
             return _jsonl_records(path, name)
@@ -50,6 +62,7 @@ def file_records(path: Path, name: str, config: DataConfig) -> Iterator[Record] 
 
 def _jsonl_records(path: Path, name: str) -> Iterator[Record]:
     with reading(name), open_file(path, name) as stream:
+        _check_utf8(stream, name)
         for number, line in enumerate(lines(stream, name), 1):
             if line.strip():
                 yield f"{name}:{number}", line
@@ -74,6 +87,7 @@ def _json_records(path: Path, name: str) -> Iterator[Record]:
 def _table_records(path: Path, name: str, config: DataConfig, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(LARGEST)
     with reading(name), open_file(path, name) as stream:
+        _check_utf8(stream, name)
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         columns: list[str] = []
@@ -112,6 +126,12 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
             raise UserError(f"{name} is not a sound Parquet file: {one_line(error)}") from None
 
 
+def _check_utf8(stream: io.BufferedReader, name: str) -> None:
+    """Raises UserError for records in UTF-16, which Windows writes as plain text."""
+    if (head := stream.peek(2)[:2]) in UTF_16:
+        raise UserError(f"{name} is not UTF-8 text but {foreign(head)}; save it as UTF-8")
+
+
 def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[str]:
     """The columns that texts come from. Raises UserError where one is missing."""
     if config.messages_field in columns:
@@ -120,6 +140,8 @@ def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[st
     for field in needed:
         if field not in columns:
             raise UserError(one_line(Exception(f"{name} has no column '{field}'; it has {', '.join(columns)}")))
+        if columns.count(field) > 1:
+            raise UserError(f"{name[-150:]} has two columns '{field[:60]}'")
     return needed
 
 
@@ -130,6 +152,8 @@ def hub_records(name: str, source: str) -> Iterator[Record]:
     except ImportError:
         raise UserError(f"{source} needs the datasets package: pip install 'bytequilt[data]'") from None
     name, _, split = name.partition(":")
+    if not name:
+        raise UserError(f"{source} names no data set: give hf:NAME or hf:NAME:SPLIT")
     try:
         for number, record in enumerate(load_dataset(name, split=split or "train", streaming=True), 1):
             yield f"{source}:{number}", record

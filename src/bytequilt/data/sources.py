@@ -76,8 +76,7 @@ def _from_file(path: Path, name: str, config: DataConfig, dropped: Counter[str])
         yield from from_records(records, config, dropped)
     else:
         with reading(name), open_file(path, name) as stream:
-            data = read_whole(stream, name)
-        yield Document(valid(name), data)
+            yield Document(valid(name), read_whole(stream, name))
 
 
 def _standard_input() -> bytes:
@@ -89,7 +88,8 @@ def _standard_input() -> bytes:
 
 def _shipped(name: str) -> Path:
     folder = Path(str(resources.files("bytequilt") / "corpus"))
-    if not (folder / name).is_file():
-        known = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")))
+    shipped = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if name not in shipped:
+        known = ", ".join(shipped)
         raise UserError(f"no corpus named '{name}' comes with the package; shipped are {known}")
     return folder / name

@@ -20,8 +20,8 @@ def files_of(source: str) -> list[Path]:
     Raises UserError where there is none.
     """
     with reading(source):
-        if "\0" in source:
-            raise UserError("a source has a NUL byte in its name")
+        if not source or "\0" in source:
+            raise UserError(f"a source has {'a NUL byte in its' if source else 'no'} name")
         path = Path(os.path.expanduser(source))
         if path.is_dir():
             paths, complaint = _reached(path, ["**", "*"]), f"directory {source} holds no files"
@@ -50,13 +50,18 @@ def _reached(root: Path, parts: list[str]) -> list[Path]:
     waiting = [(root, parts)]
     while waiting:
         for path in walk.matches(*waiting.pop(0)):
-            if path.is_file():
+            if _is_file(path):
                 paths.setdefault(identity(path), path)
             elif path.is_symlink() and not path.exists():
                 print(f"{path} is a link to nothing; passed over", file=sys.stderr)
         if not waiting:  # whatever has a name without links goes by that
             waiting, walk.links = walk.links, []
     return sorted(paths.values())
+
+
+def _is_file(path: Path) -> bool:
+    with reading(str(path)):  # some names below a folder may be forbidden
+        return path.is_file()
 
 
 class _Walk:

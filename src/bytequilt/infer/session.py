@@ -13,7 +13,7 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError
 from ..model.blt import BLT
 from ..model.rows import Rows, restored, rows_of
-from ..model.segments import Patches
+from ..model.segments import Patches, check_ids
 from ..patching.patcher import Patcher
 from . import saved
 from .boundaries import Boundaries
@@ -66,6 +66,7 @@ class Session:
     @torch.inference_mode()
     def feed(self, ids_n: Tensor, row: int = 0) -> Tensor:
         """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
+        check_ids(ids_n, 1)
         if not len(ids_n):
             return torch.zeros(0, VOCAB_SIZE, device=self.device)
         if len(ids_n) == 1:

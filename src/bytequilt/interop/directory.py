@@ -46,6 +46,8 @@ class Directory:
         `options` are those of the hub: revision, token, cache_dir, force_download, local_files_only.
         Raises UserError where there is no such model, before its weights are downloaded.
         """
+        if not isinstance(name, str | PathLike):
+            raise UserError(f"a model is named by a str or a path, not by {type(name).__name__}")
         if unknown := sorted(set(options) - set(hub.OPTIONS)):
             raise UserError(f"no option {unknown[0]}; the hub's are {', '.join(hub.OPTIONS)}")
         if (folder := hub.local(name)) is None:

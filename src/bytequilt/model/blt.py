@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from ..codec import BOS
-from ..config import BLTConfig
+from ..config import BLTConfig, UserError
 from .cache import StackChunk, StackStep
 from .decoder import Decoder
 from .encoder import Encoder
 from .initial import Network
 from .layers import Linear, Stack
-from .segments import Patches
+from .segments import Patches, check_ids
 
 
 class Latent(nn.Module):
@@ -49,6 +49,9 @@ class BLT(Network):
 
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
         """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
+        check_ids(ids_BN, 2)
+        if not isinstance(patches, Patches):
+            raise UserError(f"a model needs ids and their patches, not {type(patches).__name__}")
         encoder, decoder, opens_BN = self.encoder, self.decoder, ids_BN == BOS
         begun = encoder.stack.begin(opens_BN, single=patches.single)
         states = encoder(ids_BN, begun=begun)

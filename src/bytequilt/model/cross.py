@@ -44,9 +44,9 @@ class PatchReadsBytes(CrossAttention):
 
     def forward(self, slots_BPkd: Tensor, bytes_BNd: Tensor, patches: Patches) -> Tensor:
         rows, segment_S = len(bytes_BNd) * patches.count, patches.flat_of_byte
-        q = self.queries(slots_BPkd).flatten(0, 1).index_select(0, segment_S)  # (S, k, H, head_dim)
+        q = self.queries(slots_BPkd).float().flatten(0, 1).index_select(0, segment_S)  # (S, k, H, head_dim), fp32
         k, v = self.keys_values(bytes_BNd).flatten(0, 1).unbind(1)  # (S, H, head_dim)
-        scores = (q.float() * k.float()[:, None]).sum(-1)
+        scores = (q * k.float()[:, None]).sum(-1)
         weights = segment_softmax(scores.flatten(1), segment_S, rows).view_as(scores)
         values = (weights[..., None] * v[:, None]).flatten(1)  # (S, k * d), and summed in fp32
         pooled = values.new_zeros(rows, values.shape[1]).index_add(0, segment_S, values)
@@ -75,9 +75,10 @@ class ByteReadsPatch(CrossAttention):
     def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """`read_S` counts patches through the whole batch, one for each of the B*N bytes."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
-        k, v = patches_BPk2Hd.flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)
-        weights = (q[:, None].float() * k.float()).sum(-1).softmax(1)  # (S, k, H)
-        values = (weights[..., None] * v).sum(1).to(v.dtype)
+        # Gathered in fp32: the backward pass sums what the bytes of a patch say of it, on CUDA by atomic additions.
+        k, v = patches_BPk2Hd.float().flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)
+        weights = (q[:, None].float() * k).sum(-1).softmax(1)  # (S, k, H)
+        values = (weights[..., None] * v).sum(1).to(patches_BPk2Hd.dtype)
         return self.residual * bytes_BNd + self.out(values.flatten(1).view(bytes_BNd.shape))
 
     def step(self, bytes_Rd: Tensor, patches_Rk2Hd: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ D latent width (in this file the width of the stack), H query heads, G key heads
 R rows that take a step of one position each. Every module has its parallel `forward` and its single `step`.
 """
 
+import os
 from functools import lru_cache
 
 import torch
@@ -16,6 +17,10 @@ from .attention import Spans, attend
 from .cache import StackCache, StackChunk, StackStep
 from .initial import init_normal
 from .rope import rotate, rotate_, rotation
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of OpenMP's threads, and would wait for them for ever: it computes on one.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 Begun = tuple[Spans, Tensor]
 """What the positions of a call see, and their rotary factors: made once for all layers."""

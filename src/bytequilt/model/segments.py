@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..codec import BOS
+from ..config import UserError
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,10 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
     weights = (scores - top.index_select(0, segment_S)).exp()
     sums = weights.new_zeros(segments, weights.shape[1]).index_add(0, segment_S, weights)
     return weights / sums.index_select(0, segment_S)  # whose gradient adds up many times faster than that of indexing
+
+
+def check_ids(ids: Tensor, dims: int) -> None:
+    """Raises UserError for what is no tensor of whole numbers with so many dimensions."""
+    if not isinstance(ids, Tensor) or ids.dim() != dims or ids.is_floating_point():
+        shape = "(N,), one text" if dims == 1 else "(B, N), a row a text"
+        raise UserError(f"ids must be a torch tensor of whole numbers {shape}, as torch.from_numpy(encode(text)) gives")

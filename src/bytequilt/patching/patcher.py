@@ -16,7 +16,7 @@ from ..model.cache import StackCache
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramCache, NgramEntropy
 from ..model.rows import Rows
-from ..model.segments import Patches
+from ..model.segments import Patches, check_ids
 from . import rules
 from .calibration import Calibration, calibrated
 
@@ -54,6 +54,7 @@ class Patcher:
     @torch.no_grad()
     def __call__(self, ids_BN: Tensor) -> Patches:
         """Patches of ids (B, N) int64, BOS first, right padding 0. Rows do not see each other."""
+        check_ids(ids_BN, 2)
         return rules.patches(self.rule, ids_BN, self.entropy(ids_BN) if self.rule.needs_entropy else None)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from ..config import (
     EntropyConfig,
     PatchingConfig,
     Positive,
+    Seed,
     TrainConfig,
     read_toml,
     recipe_path,
@@ -29,7 +30,7 @@ class Budget(Config):
     bytes: Amount | None = None
     seconds: Amount | None = None
     """Of wall-clock time on this machine, as measured over the first steps."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
 
     @model_validator(mode="after")
     def _one_amount(self) -> "Budget":

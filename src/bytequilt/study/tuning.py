@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from ..config import Config, Positive
+from ..config import Config, Positive, Seed
 from ..evals.characters import TASKS
 from ..evals.words import Lengths
 
@@ -40,7 +40,7 @@ class FineTune(Config):
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     size: str
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Of the trained models; each seed has its own examples and questions."""
     tasks: tuple[str, ...] = ()
     """Tasks to learn, mixed in equal parts; all where none is named."""

@@ -1,13 +1,12 @@
 """One pass of checks before any work: whatever can be known to fail is said at once, in one line."""
 
-import glob
-from importlib import import_module, resources
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import torch
 
 from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
+from ..data.sources import documents
 from ..infer.sampling import Sampling
 from ..interop import Directory
 from ..interop.native import ModelConfig
@@ -43,18 +42,12 @@ def check_training(config: TrainConfig) -> None:
 
 
 def check_data(config: DataConfig) -> None:
-    """Whether there is something at every source; the hub and standard input are not asked."""
+    """Whether every source gives a first document; the hub and standard input are not asked."""
     if not config.train:
         raise UserError("`train` of [data] names no source")
     for source in (*config.train, *config.val):
-        scheme, _, name = source.partition(":")
-        if source == "-" or scheme == "hf":
-            continue
-        path = Path(str(resources.files("bytequilt") / "corpus" / name)) if scheme == "package" else Path(source)
-        if scheme != "package":
-            path = path.expanduser() if source.startswith("~/") else path
-        if not path.exists() and not next(glob.iglob(str(path), recursive=True), None):
-            raise UserError(f"no file at {source}: a source of [data] is a file, a folder, a glob, hf: or package:")
+        if source != "-" and not source.startswith("hf:"):
+            next(documents(source, config))
 
 
 def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:

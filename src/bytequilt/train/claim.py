@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Recipe, UserError, read_toml
-from ..files import locked, read_json, remove_folder, sweep, write_json, write_text
+from ..files import locked, read_json, read_text, remove_folder, sweep, write_json, write_text
 from ..view.progress import console
 
 OURS = {"lock"}
@@ -88,6 +88,8 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
     former = read_toml(path, Recipe)
     steps = min(former.train.steps, recipe.train.steps)
     if _at(former, steps) != _at(recipe, steps):
+        if _came_to_nothing(folder, former):
+            return None
         raise UserError(
             f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
         )
@@ -97,6 +99,13 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
             "give --out another directory for another recipe"
         )
     return former
+
+
+def _came_to_nothing(folder: Path, former: Recipe) -> bool:
+    """Whether a folder holds no more than an attempt at a run that did not come to a corpus."""
+    begun = {path.name for path in folder.iterdir()} <= OURS | {"recipe.toml", "corpus"}
+    ours = read_text(folder / "recipe.toml") == to_toml(former)  # no file of somebody's own
+    return begun and ours and not (folder / "corpus" / "manifest.json").exists()
 
 
 def _at(recipe: Recipe, steps: int) -> Recipe:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import TrainConfig, UserError, one_line
+from ..config import TrainConfig
+from ..interop.devices import choose_device
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of <malloc.h>
 WIDE_ENOUGH = 64  # width of a stack from which bf16 is not slower than fp32 on a CPU
@@ -25,12 +26,7 @@ def device_of(config: TrainConfig) -> torch.device:
 
 def check_device(name: str) -> None:
     """Raises UserError where there is no such device."""
-    if name == "auto":
-        return
-    try:
-        torch.empty(1, device=name)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"cannot use device '{name}': {one_line(error)}"[:300]) from None
+    choose_device(name)
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -37,7 +37,7 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     if recipe.train.init is not None:
         report["example"] = example(load(recipe.train.init), lm, records, shown)
     patched = lm.patch(paragraph(documents))
-    report["paragraph"] = patched.json()
+    report["paragraph"] = patched.json() | {"summed": patched.summed}
     training_curve(metrics.read(folder / "metrics.jsonl"), folder / "curve.png")
     write_text(folder / "patches.html", page(patched, title=f"Patches of {folder.name}"))
     write_json(folder / "report.json", report, indent=2)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from ..codec import BOS, encode
+from ..config import RuleConfig
 from ..patching import rules
+from ..patching.kinds import parts, threshold_parts
 from ..patching.patcher import CHUNK, Patcher
 from .patched import Patch, PatchedText
 
@@ -23,13 +25,27 @@ def patched(patcher: Patcher, data: bytes) -> PatchedText:
     starts = [start - 1 for start in rules.patches(rule, ids, nats).starts[0][1:]]
     if nats is None:
         return PatchedText.cut(data, starts)
-    natural = set(rules.patches(rules.natural(rule), ids, nats).starts[0])
+    opened = set(_opened(rule, ids, nats, starts))
     bits = (nats[0, : len(data)] / math.log(2)).tolist()
     patches = tuple(
-        Patch(start, end - start, data[start:end], bits[start] if start and start + 1 in natural else None)
+        Patch(start, end - start, data[start:end], bits[start] if start and start in opened else None)
         for start, end in pairwise([*starts, len(data)])
     )
-    return PatchedText(data, patches, rule.threshold_bits, tuple(bits))
+    return PatchedText(data, patches, rule.threshold_bits, tuple(bits), summed=rule.kind == "budget")
+
+
+def _opened(rule: RuleConfig, ids: torch.Tensor, nats: torch.Tensor, starts: list[int]) -> list[int]:
+    """Where an entropy is reason enough for a patch, among these starts of a text and other places of it."""
+    if rule.kind != "budget":
+        return [start - 1 for start in rules.patches(_by_entropy(rule), ids, nats).starts[0][1:]]
+    spent = parts(nats[0]).cumsum(0).tolist()
+    limit = threshold_parts(rule)
+    return [end for start, end in pairwise(starts) if spent[end] - (spent[start - 1] if start else 0) > limit]
+
+
+def _by_entropy(rule: RuleConfig) -> RuleConfig:
+    """The rule without all that cuts whatever the entropies are."""
+    return rules.natural(rule).model_copy(update={"after": "", "digits": None})
 
 
 def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[int, PatchedText]]:
@@ -52,7 +68,7 @@ class _Cutter:
 
     def __init__(self, patcher: Patcher) -> None:
         self.patcher, self.cache = patcher, patcher.cache()
-        self.rules = patcher.rule, rules.natural(patcher.rule)
+        self.rules = patcher.rule, _by_entropy(patcher.rule)
         weights = chain(patcher.model.parameters(), patcher.model.buffers()) if patcher.model is not None else ()
         self.device = next((weight.device for weight in weights), torch.device("cpu"))
         self.states = [rules.start(rule, 1, self.device) for rule in self.rules]
@@ -64,6 +80,8 @@ class _Cutter:
         self.starts: list[int] = []
         self.opened: list[float | None] = []
         """The entropy that opened each patch, in bits, where one did."""
+        self.spent = 0
+        """What the open patch has of a budget, the next byte included."""
         self._decide(np.array([BOS]))
         self.opened = [None]
 
@@ -94,7 +112,7 @@ class _Cutter:
             self.bits[end:],
         )
         self.starts, self.opened = [start - end for start in self.starts[count:]], self.opened[count:]
-        return place, PatchedText(data, patches, limit, bits)
+        return place, PatchedText(data, patches, limit, bits, summed=self.rules[0].kind == "budget")
 
     def _decide(self, ids: np.ndarray) -> None:
         ids_N = torch.from_numpy(ids).to(self.device)
@@ -102,6 +120,8 @@ class _Cutter:
         both = [rules.feed(rule, state, ids_N, nats_N) for rule, state in zip(self.rules, self.states, strict=True)]
         self.states = [states_NF[-1:] for _, states_NF in both]
         closes, natural = (closes_N.tolist() for closes_N, _ in both)
+        if self.rules[0].kind == "budget" and nats_N is not None:
+            natural = self._exceeded(closes, parts(nats_N).tolist())
         bits = None if nats_N is None else (nats_N / math.log(2)).tolist()
         self.bits += bits or []
         for at, closed in enumerate(closes):
@@ -109,3 +129,12 @@ class _Cutter:
                 self.starts.append(self.decided + at)
                 self.opened.append(bits[at] if bits is not None and natural[at] else None)
         self.decided += len(ids)
+
+    def _exceeded(self, closes: list[bool], costs: list[int]) -> list[bool]:
+        """After which bytes the budget of the patch that was open is exceeded."""
+        limit, exceeded = threshold_parts(self.rules[0]), []
+        for closed, cost in zip(closes, costs, strict=True):
+            self.spent += cost
+            exceeded.append(self.spent > limit)
+            self.spent = cost if closed else self.spent
+        return exceeded

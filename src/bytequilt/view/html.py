@@ -1,7 +1,8 @@
-"""Patches as a figure: the entropy of each byte above the text, the threshold, and a patch wherever it is crossed."""
+"""Patches as a figure: above the text the entropy of each byte, or for budgets their sums within a patch."""
 
 from collections.abc import Iterator
 from html import escape
+from itertools import accumulate
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ def fragment(patched: "PatchedText") -> str:
     if scale is not None:
         swatches = "".join(f'<i class="bytequilt-c{at}"></i>' for at in scale.levels)
         words += f" · opened by {scale.ends[0]} {swatches} {scale.ends[1]}, grey by none"
+    if patched.summed and patched.entropy_bits:
+        words += " · the curve adds up within a patch"
     tokens = f'<p class="bytequilt-words">{escape(token_summary(patched))}</p>\n' if patched.tokens else ""
     figure = f'<figure class="bytequilt-figure">{_figure(patched)}</figure>'
     return (
@@ -89,15 +92,19 @@ def svg(patched: "PatchedText") -> str:
 
 
 class _Layout:
-    """Heights of the figure: bits to y, counted from the top of a row; and its colours."""
+    """Heights of the figure: bits to y, counted from the top of a row; and its colours.
+
+    `bits` are what the curve shows, one a byte: entropies, or where the threshold is about them their sums.
+    """
 
     def __init__(self, patched: "PatchedText") -> None:
-        self.bits = patched.entropy_bits
+        self.bits = _sums(patched) if patched.summed else patched.entropy_bits
         self.colours = Scale.of(patched)
         self.plot = 0 if self.bits is None else PLOT
         self.row = self.plot + LINE + (STRIP if patched.tokens else 0) + GAP
         highest = max([*(self.bits or ()), patched.threshold_bits or 0.0])
-        self.top = max(4, 2 * ceil(highest / 2))
+        self.tick = max(2, 2 * ceil(highest / 8))  # in bits; four of them fit, and more do not
+        self.top = self.tick * max(ceil(highest / self.tick), 2 if self.tick == 2 else 1)
 
     def y(self, bits: float) -> str:
         return _short(self.plot * (1 - bits / self.top))
@@ -131,7 +138,7 @@ def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
     if layout.bits is None:
         return out[0]
     right = CELL * min(COLUMNS, max(len(patched.data) - row, 1))
-    ticks = range(0, layout.top + 1, 2)
+    ticks = range(0, layout.top + 1, layout.tick)
     out.append(f'<path class="grid" d="{"".join(f"M0 {layout.y(bits)}h{right}" for bits in ticks)}"/>')
     out += [
         f'<text class="axis" x="-6" y="{_short(float(layout.y(bits)) + 3)}">{bits}'
@@ -145,6 +152,14 @@ def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
             f'<text class="limit" x="{right + 5}" y="{_short(float(y) + 3)}">{patched.threshold_bits:.2f} bits</text>'
         )
     return "".join(out)
+
+
+def _sums(patched: "PatchedText") -> tuple[float, ...] | None:
+    """The entropies of a patch up to each byte."""
+    bits = patched.entropy_bits
+    if bits is None:
+        return None
+    return tuple(total for patch in patched for total in accumulate(bits[patch.start : patch.start + patch.length]))
 
 
 def _curve(layout: _Layout, row: int) -> str:

@@ -55,14 +55,16 @@ def level(scale: Scale | None, patch: "Patch") -> int | None:
 
 def summary(patched: "PatchedText") -> str:
     """Numbers of a patched text on one line."""
-    return totals(len(patched), len(patched.data), patched.threshold_bits)
+    return totals(len(patched), len(patched.data), patched.threshold_bits, patched.summed)
 
 
-def totals(patches: int, size: int, threshold_bits: float | None) -> str:
-    """Numbers of so many patches of so many bytes."""
+def totals(patches: int, size: int, threshold_bits: float | None, summed: bool) -> str:
+    """Numbers of so many patches of so many bytes; `summed` as in PatchedText."""
     mean = size / patches if patches else 0.0
     words = f"{patches:,} patch{'es' * (patches != 1)}, mean {mean:.2f} bytes"
-    return words if threshold_bits is None else f"{words} · threshold {threshold_bits:.2f} bits"
+    if threshold_bits is None:
+        return words
+    return f"{words} · threshold {threshold_bits:.2f} bits{', summed over a patch' * summed}"
 
 
 def token_summary(patched: "PatchedText") -> str:

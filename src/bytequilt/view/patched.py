@@ -15,7 +15,8 @@ class Patch:
     """In bytes."""
     data: bytes
     entropy_bits: float | None
-    """The entropy that opened it; None where no entropy did: the first patch, and those of spaces or a fixed stride."""
+    """That of its first byte, where it opened the patch; None for the first patch, and where something else did: a
+    space, a stride, a digit, the longest length."""
 
     @property
     def text(self) -> str:
@@ -65,11 +66,13 @@ class PatchedText:
     data: bytes
     patches: tuple[Patch, ...]
     threshold_bits: float | None
-    """The entropy above which a patch starts; None where the rule has no threshold."""
+    """What an entropy, or with `summed` a sum of them, must exceed for a patch to start; None where nothing must."""
     entropy_bits: tuple[float, ...] | None
     """How hard each byte was: the entropy of the distribution from which it was predicted."""
     tokens: Tokens | None = None
     """What to show beside the patches."""
+    summed: bool = False
+    """Whether the threshold is about the sum of a patch's entropies and that of the next byte, as in kind `budget`."""
 
     def __post_init__(self) -> None:
         at = 0
@@ -95,6 +98,7 @@ class PatchedText:
         *,
         entropy_bits: Sequence[float] | None = None,
         threshold_bits: float | None = None,
+        summed: bool = False,
     ) -> "PatchedText":
         """A text cut before the bytes `starts`, which ascend from 0 (none for an empty text).
 
@@ -109,7 +113,7 @@ class PatchedText:
             Patch(start, end - start, data[start:end], bits[start] if bits and 0 < start < len(bits) else None)
             for start, end in zip(places, ends, strict=True)
         )
-        return cls(data, patches, threshold_bits, bits)
+        return cls(data, patches, threshold_bits, bits, summed=summed)
 
     @property
     def mean_patch_bytes(self) -> float:
@@ -131,12 +135,13 @@ class PatchedText:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PatchedText":
-        """What `json` gave, without the entropies inside patches and the tokens."""
+        """What `json` gave, without the entropies inside patches and the tokens; `summed` where it was added."""
         patches = tuple(
             Patch(patch["start"], patch["length"], bytes.fromhex(patch["hex"]), patch["entropy_bits"])
             for patch in value["patches"]
         )
-        return cls(b"".join(patch.data for patch in patches), patches, value["threshold_bits"], None)
+        data = b"".join(patch.data for patch in patches)
+        return cls(data, patches, value["threshold_bits"], None, summed=value.get("summed", False))
 
     def __iter__(self) -> Iterator[Patch]:
         return iter(self.patches)

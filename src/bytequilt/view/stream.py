@@ -16,14 +16,14 @@ Write = Callable[[str], object]
 def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, plain: bool, render: Callable) -> None:
     """Write parts as `terminal.shown` would; colours span the entropies of the first. `render` makes ANSI codes."""
     size = patches = 0
-    scale, limit = None, None
+    scale, limit, summed = None, None, False
     last = ""
     for place, part in parts:
-        scale, limit = scale or Scale.of(part), part.threshold_bits
+        scale, limit, summed = scale or Scale.of(part), part.threshold_bits, part.summed
         drawn = barred(part.data, [patch.start for patch in part]) if plain else render(body(part, scale))
         write(("|" if plain and place else "") + drawn)
         size, patches, last = size + len(part.data), patches + len(part), part.data[-1:]
-    words = totals(patches, size, limit)
+    words = totals(patches, size, limit, summed)
     write("\n" * (last != b"\n") + (words if plain else render(legend(words, scale))) + "\n")
 
 
