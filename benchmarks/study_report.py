@@ -113,7 +113,9 @@ def section_of(name: str, results: dict[str, Any]) -> str:
     sizes = progress(study, rows)
     parts = [grid(["test, bits per byte", *study.budgets], figures)]
     if lead.shown(results):
-        parts += [lead.table(study, results, sizes), f"![bits per byte above the best baseline]({name}/{lead.PLOT})"]
+        parts.append(lead.table(study, results, sizes))
+    if lead.drawn(results):
+        parts.append(f"![bits per byte above the best baseline]({name}/{lead.PLOT})")
     parts += [progress_table(sizes), *(part for part in advice(study, results) if not part.startswith("#"))]
     return "\n\n".join(parts) + "\n"
 

@@ -17,9 +17,10 @@ from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.cli import main
 from bytequilt.codec import OFFSET
-from bytequilt.config import BaselineConfig
+from bytequilt.config import BaselineConfig, recipe_path
 from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
+from bytequilt.model.flops import flops_per_byte
 from bytequilt.study.budget import count_batches, mean_flops, training_flops
 from bytequilt.study.compare import compare, results_of, train
 from bytequilt.study.corpus import prepared
@@ -30,6 +31,8 @@ from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tr
 from bytequilt.study.trial import Trial, entropy_cost
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
+
+STUDIES = recipe_path("evidence", "recipes/studies").parent
 
 STACK = {"dim": 16, "layers": 1, "heads": 2, "ffn_dim": 24, "window": 32}
 BLT = {
@@ -429,7 +432,17 @@ def test_a_budget_of_time_is_met_by_the_speed_that_is_measured(texts, tmp_path):
 
 def test_shipped_studies_are_in_order():
     assert set(load_study("study").budgets) == {"S", "M", "L"}
-    assert load_study("ablations").models
+    assert all(load_study(path.stem).models for path in STUDIES.glob("*.toml"))
+
+
+def test_patches_of_8_bytes_pay_for_a_larger_latent_transformer():
+    chosen = load_study("evidence")
+    for size in chosen.sizes("blt-entropy-8"):
+        short, long = (
+            flops_per_byte(chosen.network(model, size), chosen.entropy, unit, 1024)["total"]
+            for model, unit in (("blt-entropy", 4.5), ("blt-entropy-8", 8.0))
+        )
+        assert long == pytest.approx(short, rel=0.02)
 
 
 def test_the_verb_writes_its_results(texts, tmp_path, capsys):
@@ -551,7 +564,7 @@ def test_stages_come_one_after_another(texts):
     assert stages == ["quilt", "bpe+ngrams"] * 2 + ["frozen"] * 2
 
 
-@pytest.mark.parametrize("name", ["evidence", "evidence-russian", "evidence-code"])
+@pytest.mark.parametrize("name", [path.stem for path in STUDIES.glob("evidence*.toml")])
 def test_totals_of_the_shipped_studies_can_be_met(name):
     chosen = load_study(name)
     for model, contender in chosen.models.items():

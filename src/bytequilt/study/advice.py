@@ -34,12 +34,12 @@ def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 
 def _counts(results: Mapping[str, Any]) -> list[str]:
-    """Where a model that only counts is as good as a trained one, or better."""
+    """Where a trained model is not shown to be better than one that only counts."""
     lines = [line for line in shown(results) if line["matching"] == "bytes" and line["high"] > 0]
     if not lines:
         return []
     places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
-    return [f"- **Counting does as well or better** on as much text: {places}. It needs no training at all."]
+    return [f"- **Counting is not beaten** on as much text: {places}. It needs no training at all."]
 
 
 def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
@@ -59,8 +59,10 @@ def _range(results: Mapping[str, Any]) -> str:
     """Outside of what nothing follows."""
     rows = [row for row in results["rows"] if not row["search"] and row["train_flops"]]
     parameters, text = ([row[field] for row in rows] for field in ("parameters", "trained_bytes"))
+    sizes = " to ".join(dict.fromkeys(scaled(end(parameters)) for end in (min, max)))
+    amounts = " to ".join(dict.fromkeys(scaled(end(text), "B") for end in (min, max)))
+    kind = {"english": "English text", "russian": "Russian text", "code": "code"}[rows[0]["corpus"]]
     return (
-        f"All this is of models of {scaled(min(parameters))} to {scaled(max(parameters))} parameters, trained on "
-        f"{scaled(min(text), 'B')} to {scaled(max(text), 'B')} of {rows[0]['corpus'].capitalize()} text. "
-        "Of larger models, more text or other text it says nothing."
+        f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}. Of larger models, more text or "
+        "other text it says nothing."
     )

@@ -30,6 +30,11 @@ def shown(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [line for line in results.get("differences", []) if line["best"] and line["low"] is not None]
 
 
+def drawn(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that the figure has: models that count may be too far away for it."""
+    return [line for line in shown(results) if line["matching"] != "bytes"]
+
+
 def verdicts(study: Study, results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """What the rule says of each BLT at each size of whose difference there is an interval; by size and model."""
     lines = shown(results)
@@ -47,8 +52,8 @@ def markdown(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progr
         tables = any(model.patching for model in study.models.values())
         baselines = any(row["model"].endswith("+ngrams") for row in results["rows"])
         return [NO_INTERVALS, *([ONE_SIDED] if tables and not baselines else [])]
-    picture = f"![bits per byte above the best baseline]({PLOT})"
-    return ["## Against the best baseline", table(study, results, sizes), picture, RULE]
+    picture = [f"![bits per byte above the best baseline]({PLOT})"] if drawn(results) else []
+    return ["## Against the best baseline", table(study, results, sizes), *picture, RULE]
 
 
 def table(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> str:

@@ -89,7 +89,7 @@ def pictures(results: Row, scratch: Path) -> dict[str, str]:
     """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
     trained = [row for row in results["rows"] if row["train_flops"] or row["search"]]  # what counts has no FLOPs
     plots = {name: partial(bpb_by_cost, summary(trained), cost) for cost, name in PLOTS.items()}
-    if lines := lead.shown(results):
+    if lines := lead.drawn(results):
         plots[lead.PLOT] = partial(leads, lines)
     if results["finetuned"]:
         plots[ANSWERS] = partial(accuracy_by_examples, results["finetuned"])
