@@ -274,6 +274,10 @@ DAMAGE = {
     "half a scale": (lambda f: changed(f, SCALE, lambda s: s[:-1].clone()), "with an F32 for each row"),
     "a scale of halves": (lambda f: changed(f, SCALE, lambda s: s.half()), "with an F32 for each row"),
     "a scale of one number": (lambda f: changed(f, SCALE, lambda s: s[0].clone()), "with an F32 for each row"),
+    "no rows": (
+        lambda f: (changed(f, SCALE, lambda s: s[:0]), changed(f, WEIGHT, lambda w: w[:0])),
+        "with an F32 for each row",
+    ),
     "zero": (lambda f: changed(f, SCALE, lambda s: s.index_fill(0, torch.tensor(3), 0)), "must be above 0"),
     "below zero": (lambda f: changed(f, SCALE, lambda s: -s), "must be above 0"),
     "no number": (lambda f: changed(f, SCALE, lambda s: s.index_fill(0, torch.tensor(3), torch.nan)), "and finite"),

@@ -211,7 +211,7 @@ class LM(ModelHubMixin):
 
     @property
     def stored_config(self) -> ModelConfig:
-        """What config.json of its model directory says."""
+        """What config.json of its model directory says, but for weights of eight bits."""
         scorer = self.patcher.model
         return ModelConfig(
             format=FORMAT,
@@ -261,8 +261,8 @@ def load(
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
     A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
-    the BLT, a name or torch's own, but n-gram tables stay as they are stored where that is narrower; int8 is that of
-    its weights alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
+    the BLT, a name or torch's own, but n-gram tables of narrower floats stay as they are stored; int8 is that of
+    its matrices alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
     `native` tells whether single steps are compiled, which takes the extra `fast`, and which int8 needs; None compiles
     them where it can. `hub_options` are revision, token, cache_dir, force_download and local_files_only.
     Raises UserError where there is no such model or device, or the model is damaged or of another kind.

@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -88,7 +88,7 @@ class Stored:
             for begin in range(part.begin, part.end, step):
                 yield self.read(replace(part, begin=begin, end=min(begin + step, part.end)), mapped)
 
-    def read(self, part: Rows, files: "Callable[[Path], Mapping[str, Tensor]]") -> Tensor:
+    def read(self, part: Rows, files: Callable[[Path], Mapping[str, Tensor]]) -> Tensor:
         """Some rows, or their scales, in its type. Raises UserError where eight bits cannot hold them."""
         rows = files(part.path)[part.name][part.begin : part.end]
         if part.scale is None and self.dtype != "I8" and not self.scales:
@@ -105,7 +105,7 @@ class Stored:
 
 def load_tensors(tensors: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The tensors themselves: mapped, not read, where rows lie together. Writing to them does not change a file."""
-    files = lru_cache(None)(mapped)
+    files = cache(mapped)
     pieces = {name: [stored.read(part, files) for part in stored.parts] for name, stored in tensors.items()}
     return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
 
@@ -127,12 +127,13 @@ def with_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 def without_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """The way back: rows of eight bits that know where their scales are. Raises UserError where these do not fit."""
-    files, taken, known = lru_cache(None)(mapped), set(), dict(tensors)
+    files, taken, known = cache(mapped), set(), dict(tensors)
     for name, stored in tensors.items():
         if stored.dtype != "I8":
             continue
         (part,), scale = stored.parts, tensors.get(scale_of(name))
-        if scale is None or (scale.dtype, scale.shape) != ("F32", stored.shape[:1]) or len(stored.shape) != 2:
+        matrix = len(stored.shape) == 2 and 0 not in stored.shape
+        if not matrix or scale is None or (scale.dtype, scale.shape) != ("F32", stored.shape[:1]):
             raise UserError(f"{part.path}: {name} is torch.int8, and has no {scale_of(name)} with an F32 for each row")
         low, high = files(scale.parts[0].path)[scale_of(name)].aminmax()
         if not 0 < low <= high < torch.inf:

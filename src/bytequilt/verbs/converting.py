@@ -51,9 +51,8 @@ def convert(
         dst: The directory to write, which must not exist.
         files: Text to calibrate another rule on.
         to: The layout to write.
-        dtype: What the BLT's weights are stored in; as they are unless given. int8 is for its matrices, with a scale
-            for each row.
-        entropy_dtype: The same of the entropy model, which decides where patches open.
+        dtype: What the BLT's weights become; int8 is for its matrices, a scale for each row.
+        entropy_dtype: What those of the entropy model become, which decides where patches open.
         lossy: Convert even what the layout cannot express, and say what changes.
         rule: Patch by this rule instead of the model's, with the same entropy model.
         target_bytes: Mean bytes per patch that its threshold is calibrated to, on FILE...
