@@ -79,7 +79,10 @@ def main() -> None:
     command = f"python benchmarks/serve.py {shlex.join(sys.argv[1:])}".strip()
     result: dict[str, Any] = {"command": command, "machine": machine(), "options": asdict(options)}
     with served(options.model) as model:
-        result["streams"] = [streams(options, model, count) for count in options.streams]
+        result["streams"] = []
+        for count in options.streams:
+            result["streams"].append(streams(options, model, count))
+            print(result["streams"][-1], file=sys.stderr)
         result["overload"] = overload(options, model)
     if options.json:
         print(json.dumps(result))

@@ -102,7 +102,7 @@ def test_an_engine_that_hangs_ends_the_process():
 
 def test_the_process_waits_for_its_engine_before_it_ends():
     """A step that is under way when the server ends is finished: cut off in native code, it would abort the process."""
-    slow = "import torch\n" + BREAKS.replace("ACTION", "torch.ones(4000, 4000) @ torch.ones(4000, 4000)")
+    slow = "import torch\n" + BREAKS.replace("ACTION", "torch.ones(3000, 3000) @ torch.ones(3000, 3000)")
     with process("--grace", "0.1", program=slow) as (running, address, _):
         reader = Reader(address, "Once", 5000)
         threading.Thread(target=status, args=[post(address, "break", 5, stream=False)], daemon=True).start()
