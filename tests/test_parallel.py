@@ -1,5 +1,6 @@
 """Several processes beside one: the same global batches must give the same gradients, losses and weights."""
 
+import errno
 import json
 import math
 import os
@@ -11,9 +12,10 @@ import pytest
 import torch
 from conftest import blt, blt_config
 from ranks import spawn
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
-from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig
+from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
 from bytequilt.data.batches import Batch, Batches, held_out
 from bytequilt.data.packed import packed
 from bytequilt.data.prepare import ingest
@@ -31,6 +33,7 @@ from bytequilt.train.optim import clip_, optimizers, row_optimizers
 from bytequilt.train.parallel import fill, is_cut, is_sharded, spread, sum_gradients
 from bytequilt.train.rows import like, own
 from bytequilt.train.run import entropy_stage
+from bytequilt.train.saver import Saver
 from bytequilt.train.tasks import LanguageTask, PackedTask
 from bytequilt.train.world import ALONE, joined
 
@@ -187,6 +190,23 @@ def entropy_model_of(corpus, folder, shard, world):
     return {name: weight.clone() for name, weight in network.state_dict().items()}
 
 
+def full_disk(corpus, folder, world):
+    """What is said of a checkpoint that the first process cannot finish."""
+
+    def finish(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config, task = TRAIN.model_copy(update=WAYS["full"]), task_of(corpus)
+    spread(task.network, config, world, "cpu")
+    saver = Saver.of(folder / "full disk", task.network, optimizers(task.network, config), 2, world)
+    before, FileSystemWriter.finish = FileSystemWriter.finish, finish
+    saver.save(1, {})
+    with pytest.raises(UserError) as caught:
+        saver.publish()
+    FileSystemWriter.finish = before
+    return str(caught.value)
+
+
 def drawn(way, world):
     """The weights of a network that was built without any, cut, and filled."""
     parallel.group_size = (lambda *_: 1) if way == "full-copies" else group_size
@@ -211,6 +231,7 @@ def all_ways(folder, corpus):
         results |= {way: one_way(corpus, folder, way, world) for way in IN_BF16}
         results |= {f"entropy {shard}": entropy_model_of(corpus, folder, shard, world) for shard in ("none", "full")}
         results |= {f"drawn {way}": drawn(way, world) for way in ("full", "full-copies")}
+        results["full disk"] = full_disk(corpus, folder, world)
         results["blind"] = one_way(corpus, folder, "full", world, blind=True)
         return results
 
@@ -287,6 +308,12 @@ def apart(ours, theirs):
 def bits(records):
     """Bits per byte of each step, that of the step with an infinite loss aside."""
     return [record["bpb"] for record in records if record["bpb"] and math.isfinite(record["bpb"])]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_in_a_line(several):
+    for mine in several:
+        assert mine["full disk"].endswith("step-00000001: [Errno 28] No space left on device")
+        assert mine["full disk"].startswith("cannot write checkpoint")
 
 
 @pytest.mark.parametrize("shard", ["none", "full"])

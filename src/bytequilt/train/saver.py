@@ -17,7 +17,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 
+from ..config import UserError, one_line
 from ..files import read_json, remove_folder, sync, write_json
 from . import checkpoint
 from .checkpoint import DAMAGED, damaged, found
@@ -84,10 +86,15 @@ class ShardedSaver(Saver):
         return self.writing is not None and self.writing[1].done()
 
     def publish(self) -> None:
+        """Raises UserError where a process could not write its part."""
         if self.writing is None:
             return
         (final, future), self.writing = self.writing, None
-        future.result()
+        try:
+            future.result()
+        except CheckpointException as error:  # that of whoever could not write, raised by all
+            (reason, _), *_ = error.failures.values()
+            raise UserError(f"cannot write checkpoint {final}: {one_line(reason)}"[:300]) from None
         self.world.total([0])
         if self.world.first:
             partial = final.with_name(f".{final.name}.partial")

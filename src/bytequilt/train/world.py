@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -115,7 +115,8 @@ def joined(timeout: float, device: str = "auto", apart: bool = False) -> Iterato
     finally:
         console.quiet = was_quiet
         if dist.is_initialized():
-            dist.destroy_process_group()
+            with suppress(RuntimeError):  # of others that are gone
+                dist.destroy_process_group()
 
 
 def _store(rank: int, timeout: timedelta) -> dist.Store:
