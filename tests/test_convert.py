@@ -513,6 +513,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, to, limit):
     """A limit on the size of files stands for the disk: the error comes amid the weights, and amid the .pth."""
     entropy = {"dim": 192, "ffn_dim": 512, "window": 10}
     lm = metas_widths(RuleConfig(threshold=1.0), entropy=entropy) if to == "meta" else load("tiny")
+    lm.patcher.rule = RuleConfig(threshold=1.0)  # which every layout can express
     lm.save(tmp_path / "source" / "model")
     code = """
 import resource, signal, sys
