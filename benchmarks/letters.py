@@ -1,42 +1,66 @@
-"""Letters and numbers: the examples that `letters` learns, what a model answers, and a BPE transformer beside a BLT.
+"""Letters and numbers: the examples that `letters` learns, what a model answers, and BPE transformers beside the BLT.
 
     python benchmarks/letters.py records letters.jsonl --examples 1000000
     python benchmarks/letters.py measure letters --items 200
-    python benchmarks/letters.py compare runs/compare --examples 300000
+    python benchmarks/letters.py compare runs/compare --sides blt own default llama3/tokenizer.model
+    python benchmarks/letters.py draw runs/compare/results.json docs/letters.svg
 
-`compare` trains the recipe `letters` and a transformer over the tokens of a BPE, learnt from the same examples, on the
-same examples in the same number of steps, from random weights; its width is the one whose FLOPs an example are nearest
-to the BLT's. Each answers held-out questions on the way, and all is in `OUT/results.json`. What is interrupted goes on
-where it was.
+`compare` trains the recipe `letters`, and transformers over the tokens of a BPE: `own`, learnt from the same questions,
+`default`, which ships with the package, or a file of the user's. All have the same examples in the same order, from
+random weights, and a transformer has the width whose FLOPs an example are nearest to the BLT's. Each answers held-out
+questions on the way, and all is in `OUT/results.json`. What is interrupted goes on where it was; several processes may
+each train other sides in one OUT.
+
+- Of a vocabulary those tokens are kept that occur in the questions, and single bytes; another token is cut into its
+  bytes. Rows of the others would learn nothing, and of Llama 3's 128,000 they would be 95 % of the FLOPs.
+- The learning rate of a transformer is the best of three, each tried for so many steps; the BLT keeps its recipe's.
 """
 
 import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import tyro
 from torch import Tensor
 
 from bytequilt import BLT, LM, Patcher, load
 from bytequilt.baselines.baseline import Baseline, build
+from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.tokenizer import Tokenizer
 from bytequilt.baselines.vocabulary import BPE
-from bytequilt.config import BaselineConfig, DataConfig, Recipe, StackConfig, load_recipe
+from bytequilt.codec import BOS, EOS, OFFSET, as_bytes
+from bytequilt.config import BaselineConfig, Recipe, StackConfig, TrainConfig, load_recipe
 from bytequilt.data.batches import Batch
 from bytequilt.data.prepare import ingest
-from bytequilt.evals.ask import examine
+from bytequilt.evals.ask import ask, examine, read_question
 from bytequilt.evals.questions import records
 from bytequilt.evals.wordings import LANGUAGES
 from bytequilt.files import replacing, write_json
 from bytequilt.train.loop import Task, fit
 from bytequilt.train.tasks import LanguageTask
 
-RANKS = 4096  # of the BPE: half a vocabulary of 8,192 is left without merges by words as short as these
-LAYERS, WIDTHS = 3, range(32, 257, 8)
-SAMPLE = 20_000  # examples that the BPE and sizes are learnt from
+RANKS = 4096  # of `own`: half a vocabulary of 8,192 is left without merges by words as short as these
+LAYERS, WIDTHS = 3, range(16, 257, 8)
+SAMPLE = 20_000  # questions that vocabularies and sizes are learnt from
+RATES, TRIAL = (1.5e-3, 3e-3, 6e-3), 300  # learning rates of a transformer, and steps of a trial
+KNOWN = (
+    "How many r in strawberry?",
+    "Spell strawberry",
+    "Reverse strawberry",
+    "Does strawberry contain r?",
+    "Сколько букв р в слове карбюратор?",
+    "Which is larger, 380 or 381?",
+    "Does 380 come before 381?",
+    "Does 381 come before 380?",
+)
 
 
 @dataclass(frozen=True)
@@ -70,66 +94,151 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train both models, and write what they answer on the way."""
+    """Train models on the same examples, and write what they answer on the way and in the end."""
 
     out: tyro.conf.Positional[Path]
-    examples: int = 300_000
-    items: int = 25
+    sides: tuple[str, ...] = ("blt", "own", "default")
+    """blt; or the tokens of a transformer: own, default, or a file of the user's."""
+    examples: int = 376_000
+    """As many as the shipped `letters` had."""
+    items: int = 50
     """Questions of a task in a language at each point of a curve."""
+    final_items: int = 200
+    """The same in the end."""
     points: int = 6
-    sides: tuple[str, ...] = ("blt", "bpe")
 
     def run(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        recipe = load_recipe("letters")
-        train = self.out / "examples.jsonl"
+        recipe, train = load_recipe("letters"), self.out / "examples.jsonl"
         if not train.is_file():
-            write_records(train, self.examples, seed=0)
+            write_records(train, max(1_000_000, self.examples), seed=0)
         data = recipe.data.model_copy(update={"train": (str(train),)})
         ingest(data, self.out / "corpus")
-        results = {side: self._side(side, recipe, data) for side in self.sides}
-        write_json(self.out / "results.json", {"command": sys.argv, "examples": self.examples} | results, indent=2)
-        print(json.dumps(results, indent=2))
+        for side in self.sides:
+            folder = self.out / (Path(side).parent.name if "/" in side else side)
+            if not (folder / "side.json").is_file():
+                write_json(folder / "side.json", self._side(side, folder, recipe), indent=2)
+        done = sorted(self.out.glob("*/side.json"))
+        results = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in done}
+        write_json(self.out / "results.json", {"command": sys.argv, "sides": results}, indent=2)
+        print(json.dumps(results, indent=2, ensure_ascii=False))
 
-    def _side(self, side: str, recipe: Recipe, data: DataConfig) -> dict[str, Any]:
-        sample = list(islice(records(SAMPLE), SAMPLE))
-        texts = [(record["prompt"] + record["text"]).encode() for record in sample]
+    def _side(self, side: str, folder: Path, recipe: Recipe) -> dict[str, Any]:
+        """Train one model, and all that is measured of it."""
+        torch.manual_seed(recipe.train.seed)
+        texts = [(record["prompt"] + record["text"]).encode() for record in islice(records(SAMPLE), SAMPLE)]
         size = sum(map(len, texts)) / len(texts)
         blt = LM(BLT(recipe.model), Patcher(recipe.patching.rule(), None), recipe.patching.stride)
         flops = blt.flops(float(recipe.patching.stride or 1), size)["total"] * size
-        model = blt if side == "blt" else self._tokens(texts, size, flops)
-        units = 1.0 if isinstance(model, LM) else model.config.token_bytes
-        row = round(recipe.train.row_bytes / units)
-        steps = round(self.examples * (size + 2) / (recipe.train.rows * recipe.train.row_bytes))
+        row, model = recipe.train.row_bytes, blt
+        if side != "blt":
+            model = like_tokens(self._tokens(side, texts), texts, size, flops)
+            row, flops = (
+                round(row / model.config.token_bytes),
+                model.flops(model.config.token_bytes, size)["total"] * size,
+            )
+        config = recipe.train.model_copy(update={"row_bytes": row})
+        rates = {} if side == "blt" else self._rates(model, config, folder)
+        per_step = self._examples_a_step(model, config)
+        steps = round(self.examples / per_step)
         every = max(1, steps // self.points)
-        update = {"row_bytes": row, "steps": steps, "eval_every": every, "save_every": every}
-        config = recipe.train.model_copy(update=update)
-        task = Examined(model, self.items)
-        fit(task, model.batches(self.out / "corpus" / "train", config), config, self.out / side, side)
-        model.save(self.out / side / "model")
-        spent = model.flops(units if side == "bpe" else float(recipe.patching.stride or 1), size)["total"] * size
-        points = curve(self.out / side / "metrics.jsonl", self.examples / steps)
+        update = {
+            "steps": steps,
+            "eval_every": every,
+            "save_every": every,
+            "lr": min(rates, key=rates.get, default=config.lr),
+        }
+        config = config.model_copy(update=update)
+        fit(Examined(model, self.items), model.batches(self._shards, config), config, folder, "model")
         parameters = sum(weight.numel() for weight in model.network.parameters())
-        return {"parameters": parameters, "flops_per_example": spent, "items": self.items, "points": points}
+        return {
+            "parameters": parameters,
+            "flops_per_example": flops,
+            "steps": steps,
+            "lr": config.lr,
+            "rates": rates,
+            "vocabulary": None if side == "blt" else model.config.vocabulary,
+            "token_bytes": None if side == "blt" else model.config.token_bytes,
+            "items": self.items,
+            "points": curve(folder / "metrics.jsonl", per_step),
+            "final": {"items": self.final_items, "right": examine(model, self.final_items, seed=1)},
+            "known": known(model),
+        }
 
-    def _tokens(self, texts: list[bytes], size: float, flops: float) -> Baseline:
-        """A transformer over the tokens of these texts, of about so many FLOPs an example."""
-        saved = self.out / "tokenizer.model"
-        if not saved.is_file():
-            BPE.learn(texts, RANKS).save(saved)
-        vocabulary = BPE.read(saved)
-        token_bytes = sum(map(len, texts)) / sum(len(vocabulary.encode(text, bos=False)) for text in texts)
+    @property
+    def _shards(self) -> Path:
+        return self.out / "corpus" / "train"
 
-        def of(width: int) -> Baseline:
-            stack = StackConfig(dim=width, layers=LAYERS, heads=4, ffn_dim=3 * width)
-            config = BaselineConfig(stack=stack, vocabulary=vocabulary.size, token_bytes=token_bytes)
-            return Baseline(build(config), vocabulary, config)
+    def _tokens(self, side: str, texts: list[bytes]) -> "Tokens":
+        """The vocabulary of a side, kept to what occurs in these texts."""
+        if side == "own":
+            learnt = self.out / "own.model"
+            if not learnt.is_file():
+                BPE.learn(texts, RANKS).save(learnt)
+            side = str(learnt)
+        return Tokens(Tokenizer.find(side), texts)
 
-        return of(min(WIDTHS, key=lambda width: abs(of(width).flops(token_bytes, size)["total"] * size - flops)))
+    def _rates(self, model: Baseline, config: TrainConfig, folder: Path) -> dict[float, float]:
+        """Bits per byte that were learnt at the end of a trial of each rate."""
+        begin = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+        reached = {}
+        for rate in RATES:
+            trial = config.model_copy(update={"steps": TRIAL, "lr": rate, "eval_every": TRIAL, "save_every": TRIAL})
+            own = folder / "rates" / f"{rate:g}"
+            fit(Examined(model, 0), model.batches(self._shards, trial), trial, own, "model")
+            last = [json.loads(line) for line in (own / "metrics.jsonl").read_text("utf-8").splitlines()][
+                -TRIAL // 10 :
+            ]
+            learnt = sum(record["learnt"] for record in last)
+            reached[rate] = round(sum(record["bpb"] * record["learnt"] for record in last) / learnt, 4)
+            model.network.load_state_dict(begin)
+        return reached
+
+    def _examples_a_step(self, model: LM | Baseline, config: TrainConfig) -> float:
+        batches = model.batches(self._shards, config)
+        return sum(int((batch.ids_BN == BOS).sum()) for batch in islice(batches, 40)) / 40
+
+
+def like_tokens(vocabulary: "Tokens", texts: list[bytes], size: float, flops: float) -> Baseline:
+    """A transformer over these tokens, of about so many FLOPs an example of `size` bytes."""
+    token_bytes = sum(map(len, texts)) / sum(len(vocabulary.encode(text, bos=False)) for text in texts)
+
+    def of(width: int) -> BaselineConfig:
+        stack = StackConfig(dim=width, layers=LAYERS, heads=4, ffn_dim=3 * width)
+        return BaselineConfig(stack=stack, vocabulary=vocabulary.size, token_bytes=token_bytes)
+
+    config = min(map(of, WIDTHS), key=lambda config: abs(baseline_flops(config, size)["total"] * size - flops))
+    return Baseline(build(config), vocabulary, config)
+
+
+class Tokens:
+    """A tokenizer's tokens as ids of a baseline: those that occur in some texts, and every single byte."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Iterable[bytes]) -> None:
+        self.tokenizer = tokenizer
+        often = Counter(piece for text in texts for piece in self._pieces(text))
+        self._texts = [bytes([byte]) for byte in range(256)] + sorted(piece for piece in often if len(piece) > 1)
+        self._ids = {text: number for number, text in enumerate(self._texts, OFFSET)}
+
+    @property
+    def size(self) -> int:
+        return len(self._texts) + OFFSET
+
+    def encode(self, text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
+        ids = [BOS] if bos else []
+        for piece in self._pieces(as_bytes(text)):
+            ids += [self._ids[piece]] if piece in self._ids else [byte + OFFSET for byte in piece]
+        return np.array(ids + [EOS] * eos, dtype=np.int64)
+
+    def text(self, id: int) -> bytes:
+        return self._texts[id - OFFSET] if id >= OFFSET else b""
+
+    def _pieces(self, text: bytes) -> list[bytes]:
+        return [text[start : start + length] for start, length in self.tokenizer.pieces(text)]
 
 
 class Examined:
-    """Trains a model as its own task does; held-out measurements are its answers."""
+    """Trains a model as its own task does; held-out measurements are its answers to so many questions, if any."""
 
     def __init__(self, model: LM | Baseline, items: int) -> None:
         self.model, self.items, self.task = model, items, LanguageTask(model, [])
@@ -142,6 +251,8 @@ class Examined:
         return self.task.bytes_of(batch)
 
     def evaluate(self) -> dict[str, float]:
+        if not self.items:
+            return {}
         right = examine(self.model, self.items)
         shares = {f"{task}, {name}": count / self.items for task, own in right.items() for name, count in own.items()}
         mean = sum(shares.values()) / len(shares)
@@ -149,6 +260,12 @@ class Examined:
 
 
 _: type[Task] = Examined
+
+
+def known(model: LM | Baseline) -> dict[str, str]:
+    """What a model writes below the questions that it is known for, none of which any example had."""
+    replies = ask(model, [read_question(text) for text in KNOWN])
+    return {reply.question.text: reply.text for reply in replies}
 
 
 def curve(metrics: Path, step_examples: float) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ class Count(Config):
 class Study(Config):
     """Everything that a comparison depends on."""
 
-    corpus: Literal["english", "russian", "code"] = "english"
+    corpus: Literal["english", "russian", "code", "multilingual"] = "english"
     """What the texts are; it stands in every row of the results."""
     data: DataConfig
     test: tuple[str, ...] = ()
