@@ -28,7 +28,7 @@ from typing import Any
 
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
-from bytequilt.study import lead, table
+from bytequilt.study import choices, lead, table
 from bytequilt.study.advice import advice
 from bytequilt.study.markdown import grid
 from bytequilt.study.progress import progress
@@ -37,6 +37,10 @@ from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
 
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
+TRIES = (
+    "The search for learning rates, as far as it has come: held-out bits per byte of the best try, with its rate and "
+    "the multiple for tables, one seed and {share:g} of the budget each. It chooses rates; nobody is ahead by it."
+)
 FIGURE = re.compile(r"(?<![\d.])\d\.\d{3}(?!\d)")
 
 
@@ -111,12 +115,14 @@ def section_of(name: str, results: dict[str, Any]) -> str:
         [model, *(f"{bpb[model, s]:.3f}" if (model, s) in bpb else "" for s in study.budgets)] for model in models
     ]
     sizes = progress(study, rows)
-    parts = [grid(["test, bits per byte", *study.budgets], figures)]
+    parts = [grid(["test, bits per byte", *study.budgets], figures)] if figures else []
     if lead.shown(results):
         parts.append(lead.table(study, results, sizes))
     if lead.drawn(results):
         parts.append(f"![bits per byte above the best baseline]({name}/{lead.PLOT})")
     parts += [progress_table(sizes), *(part for part in advice(study, results) if not part.startswith("#"))]
+    if study.sweep and (tried := choices.best_tries(study, rows)):
+        parts += [TRIES.format(share=study.sweep.share), tried]
     return "\n\n".join(parts) + "\n"
 
 
