@@ -6,7 +6,7 @@
 
 Two pages speak of a study. In `results.md` beside the folder, what stands between `<!-- study: made -->` and
 `<!-- study: end -->` (the folder's name) is written from the results. So is the row of the README above the folder that
-begins with `| study |`, where that row has the link to the report. --check compares both, too.
+begins with `| study |`, once a difference has an interval. --check compares both, too.
 
 Another study's section of results.md is written by people, between `<!-- first-study: begin -->` and
 `<!-- first-study: end -->`. --check holds it to the results: a table row that begins with a model must have its bits
@@ -28,15 +28,18 @@ from typing import Any
 
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
-from bytequilt.study import lead, table
+from bytequilt.study import choices, lead, table
 from bytequilt.study.advice import advice
 from bytequilt.study.markdown import grid
 from bytequilt.study.progress import progress
-from bytequilt.study.progress import shown as progress_table
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
 
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
+TRIES = (
+    "The search for learning rates, as far as it has come: held-out bits per byte of the best try, with its rate and "
+    "the multiple for tables, one seed and {share:g} of the budget each. It chooses rates; nobody is ahead by it."
+)
 FIGURE = re.compile(r"(?<![\d.])\d\.\d{3}(?!\d)")
 
 
@@ -95,10 +98,10 @@ def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
         mark = re.compile(f"(?<=<!-- {folder.name}: made -->\n).*?(?=<!-- {folder.name}: end -->)", re.S)
         renewed[page] = mark.sub(lambda _: section_of(folder.name, results), read_text(page))
     readme = folder.parent.parent / "README.md"
-    if readme.is_file():
-        row = re.compile(r"^\| study \|.*" + re.escape(f"({folder.parent.name}/{folder.name}/{REPORT})") + ".*$", re.M)
+    if readme.is_file() and lead.drawn(results):
         link = f"[report]({folder.parent.name}/{folder.name}/{REPORT})"
-        renewed[readme] = row.sub(lambda _: readme_row(link, results), read_text(readme))
+        row = re.compile(rf"^\| {folder.name} \|.*$", re.M)
+        renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, results), read_text(readme))
     return renewed
 
 
@@ -111,16 +114,23 @@ def section_of(name: str, results: dict[str, Any]) -> str:
         [model, *(f"{bpb[model, s]:.3f}" if (model, s) in bpb else "" for s in study.budgets)] for model in models
     ]
     sizes = progress(study, rows)
-    parts = [grid(["test, bits per byte", *study.budgets], figures)]
+    parts = [grid(["test, bits per byte", *study.budgets], figures)] if figures else []
     if lead.shown(results):
         parts.append(lead.table(study, results, sizes))
+    else:
+        parts += lead.markdown(study, results, sizes)
     if lead.drawn(results):
         parts.append(f"![bits per byte above the best baseline]({name}/{lead.PLOT})")
-    parts += [progress_table(sizes), *(part for part in advice(study, results) if not part.startswith("#"))]
+    parts.append(
+        "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
+    )
+    parts += [*(part for part in advice(study, results) if not part.startswith("#"))]
+    if study.sweep and (tried := choices.best_tries(study, rows)):
+        parts += [TRIES.format(share=study.sweep.share), tried]
     return "\n\n".join(parts) + "\n"
 
 
-def readme_row(link: str, results: dict[str, Any]) -> str:
+def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
     """The first BLT of the recipe against the best baseline at each size."""
     study = Study.model_validate(results["study"])
     sizes = progress(study, results["rows"])
@@ -136,7 +146,7 @@ def readme_row(link: str, results: dict[str, Any]) -> str:
         f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, n-gram "
         f"tables on both sides, 95 % intervals, verdicts by a rule written beforehand; {done} of {all_runs} runs done"
     )
-    return f"| study | {what}, {link} | {'; '.join(values) or 'no interval yet'} | `bytequilt compare evidence` |"
+    return f"| {name} | {what}, {link} | {'; '.join(values)} | `bytequilt compare evidence` |"
 
 
 def made(results: dict[str, Any]) -> dict[str, str]:

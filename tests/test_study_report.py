@@ -353,7 +353,21 @@ def test_any_study_has_a_report(tmp_path):
     assert "### L: 60 seconds of training" in text
     assert "stride = 4" in text
     with pytest.raises(UserError, match="no run of the study is done"):
-        markdown(written(tmp_path, rows=[row("quilt", "S", 2.5, rate=(2e-3, 4.0))]))
+        markdown(written(tmp_path, rows=[]))
+
+
+def test_a_study_that_has_only_tried_rates_has_a_report(tmp_path):
+    tries = [row("quilt", "S", 2.5, rate=(2e-3, 4.0)), row("quilt", "S", 2.4, rate=(1e-3, 4.0))]
+    results = written(tmp_path, rows=[*tries, row("merged", "S", None, rate=(2e-3, 4.0))])
+    assert pictures(results, tmp_path) == {}
+    text = markdown(results)
+    assert cells(text)["S"][0] == ["0 of 8", "quilt x 2, byte x 2, merged x 2, learnt x 2"]
+    assert "No run with a full budget is done" in text
+    assert "## Results" not in text
+    assert ".svg" not in text
+    section = script.section_of("mine", results)
+    assert cells(section)["quilt"] == [["2.400 (0.001 x 4)"]]
+    assert "0.5 of the budget" in section
 
 
 FIXED = {"kind": "fixed", "stride": 4}
@@ -439,7 +453,7 @@ def test_results_are_taken_and_the_pages_that_speak_of_them_made_again(tmp_path,
     folder, page, readme = tmp_path / "docs" / "mine", tmp_path / "docs" / "results.md", tmp_path / "README.md"
     folder.mkdir(parents=True)
     page.write_text("By hand.\n<!-- mine: made -->\nold\n<!-- mine: end -->\nBy hand, too.\n")
-    readme.write_text("| row |\n| study | old, [report](docs/mine/report.md) |\n| study | another's |\n")
+    readme.write_text("| row |\n| mine | old |\n| study | another's |\n")
     assert script.main([str(folder), "--take", str(tmp_path / "out")]) == 0
     assert "| merged | 2.405 | 2.050 |" in page.read_text()
     assert "(mine/difference-to-the-best.svg)" in page.read_text()

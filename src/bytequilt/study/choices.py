@@ -61,6 +61,23 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
 
 
+def best_tries(study: Study, rows: Sequence[Row]) -> str | None:
+    """The lowest held-out BPB among the tries of each model at each size so far, and its rates; None without tries."""
+    lowest: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        place = row["model"], row["size"]
+        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(place, {"val_bpb": math.inf})["val_bpb"]:
+            lowest[place] = row
+    sizes = [size for size in study.budgets if any(at == size for _, at in lowest)]
+    lines = []
+    for model in dict.fromkeys(model for model, _ in lowest):
+        best = [lowest.get((model, size)) for size in sizes]
+        lines.append(
+            [model, *(f"{r['val_bpb']:.3f} ({r['lr']:g} x {r['hash_lr_factor']:g})" if r else "" for r in best)]
+        )
+    return grid(["best try", *sizes], lines) if lines else None
+
+
 def checks(rows: Sequence[Row], machine: str) -> str:
     """The leak test, how well budgets were met, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]

@@ -17,6 +17,7 @@ that size are missing, and a baseline among them could be better than the best o
 models that are no BLT. Models that only count have read the same text, and are no part of the rule. Intervals are of
 documents, drawn again in pairs, and of seeds, whose variance is pooled over the models of a size. Each row stands for
 itself: of twenty comparisons without any difference, one is expected to look like one."""
+NO_RUNS = "No run with a full budget is done: only learning rates have been tried. Nobody is called ahead."
 NO_INTERVALS = "No difference below has an interval: no model of a size has a second seed. Nobody is called ahead."
 ONE_SIDED = (
     "**One seed each, and n-gram tables on one side alone**: only the BLTs have tables of hashed n-grams. So these "
@@ -51,6 +52,8 @@ def markdown(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progr
     if not lines:
         tables = any(model.patching for model in study.models.values())
         baselines = any(row["model"].endswith("+ngrams") for row in results["rows"])
+        if all(row["search"] for row in results["rows"]):
+            return [NO_RUNS]
         return [NO_INTERVALS, *([ONE_SIDED] if tables and not baselines else [])]
     picture = [f"![bits per byte above the best baseline]({PLOT})"] if drawn(results) else []
     return ["## Against the best baseline", table(study, results, sizes), *picture, RULE]

@@ -88,7 +88,8 @@ def write_report(
 def pictures(results: Row, scratch: Path) -> dict[str, str]:
     """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
     trained = [row for row in results["rows"] if row["train_flops"] or row["search"]]  # what counts has no FLOPs
-    plots = {name: partial(bpb_by_cost, summary(trained), cost) for cost, name in PLOTS.items()}
+    quantities = summary(trained)
+    plots = {name: partial(bpb_by_cost, quantities, cost) for cost, name in PLOTS.items()} if quantities else {}
     if lines := lead.drawn(results):
         plots[lead.PLOT] = partial(leads, lines)
     if results["finetuned"]:
@@ -104,11 +105,10 @@ def pictures(results: Row, scratch: Path) -> dict[str, str]:
 def markdown(results: Row) -> str:
     """The report on the content of a results.json; its plots are links to files beside it.
 
-    Raises UserError where no run but tries is done.
+    Raises UserError where nothing is done, not even a try of a learning rate.
     """
     study, rows = Study.model_validate(results["study"]), results["rows"]
-    quantities = summary(rows)
-    if not quantities:
+    if not rows:
         raise UserError("no run of the study is done: nothing to report")
     tables = {
         "Corpus": choices.corpus(results["corpus"], rows),
@@ -121,7 +121,7 @@ def markdown(results: Row) -> str:
     parts = ["# Comparison at equal budgets", *lead.markdown(study, results, sizes)]
     parts += ["## What is done and what is missing", progress_table(sizes)]
     parts += [*advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
-    parts += ["## Results", *_results(study, quantities)]
+    parts += ["## Results", *_results(study, summary(rows))] if summary(rows) else []
     for title, text in tables.items():
         parts += [f"## {title}", text] if text else []
     if results["finetuned"]:
