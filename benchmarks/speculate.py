@@ -4,7 +4,7 @@ First greedy text of `--model` after a few openings of books, with and without g
 random weights: the decoder of the `small` shape of `peers.py` under latent transformers of about `--sizes` times its
 parameters. They are fed what the trained model was fed, round by round: its bytes, its guesses, as many of them taken
 back, and its patcher, so patches close where they did. Beside that stands one step for each byte that stayed. Drawing
-bytes is left out on both sides of this second part.
+bytes is left out on both sides of this second part, which is in processor seconds.
 """
 
 import json
@@ -43,6 +43,8 @@ class Options:
     """Bytes generated after each prompt."""
     sizes: tuple[int, ...] = tuple(LATENTS)
     """Of these 5, 25 and 100; the last takes 2 GiB of memory."""
+    native: bool | None = None
+    """Compiled steps, or not; where nothing is said, wherever numba is installed."""
     threads: int = 1
     repeats: int = 3
     json: bool = False
@@ -59,7 +61,7 @@ def main() -> None:
     from bytequilt import load
 
     torch.set_num_threads(options.threads)
-    lm = load(options.model)
+    lm = load(options.model, native=options.native)
     report = {"machine": machine(), "command": shlex.join(sys.argv), "options": asdict(options)}
     report |= {"trained": trained(lm, options), "replayed": replayed(lm, options)}
     if options.json:
@@ -111,18 +113,18 @@ def replayed(lm: Any, options: Options) -> list[dict[str, Any]]:
     recorded = {most: [rounds(lm, prompt, options.output, most) for prompt in PROMPTS] for most in options.guesses}
     rows = []
     for size in options.sizes:
-        network = enlarged(size)
+        network = enlarged(size, lm.native)
         latent, decoder = (sum(p.numel() for p in part.parameters()) for part in (network.latent, network.decoder))
         times = latent / decoder
         for run, reserve in ((stepped, 0), (guessing, max(recorded) + 1)):
-            timed(network, lm.patcher, begins[0], recorded[max(recorded)][0][:WARMUP], run, reserve)
+            timed(network, lm, begins[0], recorded[max(recorded)][0][:WARMUP], run, reserve)
         for most, texts in recorded.items():
             gains, plain_speeds, guessed_speeds = [], [], []
             for _ in range(options.repeats):
                 plain = guessed = kept = 0.0
                 for begin, text in zip(begins, texts, strict=True):
-                    plain += timed(network, lm.patcher, begin, text, stepped, 0)
-                    guessed += timed(network, lm.patcher, begin, text, guessing, most + 1)
+                    plain += timed(network, lm, begin, text, stepped, 0)
+                    guessed += timed(network, lm, begin, text, guessing, most + 1)
                     kept += sum(len(ids) - back for ids, back in text)
                 plain_speeds.append(kept / plain)
                 guessed_speeds.append(kept / guessed)
@@ -152,13 +154,13 @@ def rounds(lm: Any, prompt: str, output: int, most: int) -> list[Round]:
             found.append((self.drafted, count))
             super().crop(count, row)
 
-    session = Recorder(lm.model, lm.patcher, most + 1)
+    session = Recorder(lm.model, lm.patcher, most + 1, native=lm.native)
     for _ in speculate(session, prompt.encode(), Sampling(max_bytes=output, temperature=0), most):
         pass
     return found
 
 
-def enlarged(size: int) -> Any:
+def enlarged(size: int, native: bool) -> Any:
     """The small shape with a latent transformer of about so many times the decoder's size, random weights."""
     import peers
     import torch
@@ -171,19 +173,20 @@ def enlarged(size: int) -> Any:
     latent = StackConfig(dim=width, layers=layers, heads=heads, ffn_dim=11 * width // 4, rope_theta=500_000.0)
     torch.manual_seed(0)
     network = BLT(peers.SMALL.model_copy(update={"latent": latent})).eval()
-    lay_out(network)
+    if not native:
+        lay_out(network)
     return network
 
 
-def timed(network: Any, patcher: Any, begin: Any, text: list[Round], run: Any, reserve: int) -> float:
-    """Seconds that the rounds take after a prompt."""
+def timed(network: Any, lm: Any, begin: Any, text: list[Round], run: Any, reserve: int) -> float:
+    """Processor seconds that the rounds take after a prompt."""
     from bytequilt.infer.session import Session
 
-    session = Session(network, patcher, reserve)
+    session = Session(network, lm.patcher, reserve, native=lm.native)
     session.feed(begin)
-    begun = time.perf_counter()
+    begun = time.process_time()
     run(session, text)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def stepped(session: Any, text: list[Round]) -> None:

@@ -144,15 +144,34 @@ def test_taking_back_and_going_on(kind):
         sessions = forks if turn % 2 else sessions
 
 
-def test_guesses_and_their_verification():
-    sessions = twins(blt(), patcher("entropy"), reserve=8)
+@pytest.mark.parametrize(
+    ("kind", "cross"), [(kind, ("last", "all")) for kind in RULES] + [("entropy", cross) for cross in CROSS]
+)
+def test_guesses_and_their_verification(kind, cross):
+    """Rounds of guesses, some of which are taken back, over windows and a document's end; then plain steps."""
+    patch = patcher(kind)
+    assert not undecided(patch, DOCUMENTS)
+    sessions, at = twins(blt(encoder_cross=cross[0], decoder_cross=cross[1]), patch, reserve=9), 7
     for session in sessions:
-        session.feed(DOCUMENTS[0, :7])
-    guesses = DOCUMENTS[0, 7:13]
-    drafted = [torch.stack([session.draft(int(id)) for id in guesses]) for session in sessions]
-    assert_equal(*drafted)
-    assert_equal(*[s.verify(guesses, d) for s, d in zip(sessions, drafted, strict=True)])
-    assert_same_steps(sessions, DOCUMENTS[:, 13:30])
+        session.feed(DOCUMENTS[0, :at])
+    for count, back in ((6, 0), (8, 3), (1, 0), (9, 9), (8, 7), (9, 2), (9, 0)):
+        guesses = DOCUMENTS[0, at : at + count]
+        drafted = [torch.stack([session.draft(int(id)) for id in guesses]) for session in sessions]
+        assert_equal(*drafted)
+        assert_equal(*[s.verify(guesses, d) for s, d in zip(sessions, drafted, strict=True)])
+        for session in sessions:
+            session.crop(back)
+        at += count - back
+    assert_same_steps(sessions, DOCUMENTS[:, at : at + 12])
+    assert sessions[0].counts == sessions[1].counts
+
+
+@pytest.mark.parametrize("guesses", [1, 4, 16])
+def test_greedy_text_is_the_same_with_guesses(guesses):
+    lm = LM(blt(), patcher("entropy"), native=True)
+    options = {"max_bytes": 60, "temperature": 0.0}
+    for prompt in (b"", b"a prompt", noise(30, 3)):
+        assert lm.generate(prompt, speculate=guesses, **options).data == lm.generate(prompt, **options).data
 
 
 def test_a_saved_session_goes_on_with_either():

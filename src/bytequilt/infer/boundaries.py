@@ -43,7 +43,7 @@ class Boundaries:
 
         `single`: no id is a BOS but the row's first of all.
         """
-        nats_N = self.patcher.nats_feed(ids_N, self.cache, rows, single)
+        nats_N = self.steps.nats_feed(ids_N, self.cache, rows, single)
         closes_N, states_NF = rules.feed(self.patcher.rule, self.state_RF[row : row + 1], ids_N, nats_N)
         self.state_RF[row] = states_NF[-1]
         if self.kept:

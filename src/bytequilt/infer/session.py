@@ -17,6 +17,7 @@ from ..model.segments import Patches, check_ids
 from ..patching.patcher import Patcher
 from . import saved
 from .boundaries import Boundaries
+from .few import decode_few
 from .row import Row
 from .steps import steps_of
 
@@ -41,7 +42,7 @@ class Session:
         weight = model.decoder.norm.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
-        self.steps = steps_of(model, patcher, native)
+        self.native, self.steps = native, steps_of(model, patcher, native)
         self.boundaries = Boundaries(patcher, self.steps, rows, reserve, self.device)
         self.encoder = model.encoder.cache(rows, reserve)
         self.latent = model.latent.stack.cache(rows, reserve)
@@ -223,12 +224,13 @@ class Session:
     def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
         """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
         text, rows, ids_BN = self.rows[0], self._at([0]), ids_n.to(self.device)[None]
-        waiting, before = text.open_bytes, text.patches
+        waiting, before, self.undecided = text.open_bytes, text.patches, 0
         closes_N = self._decide(ids_BN, 0, False)
-        self.undecided = 0
         if text.patches == before:
             return drafted_nV
         true = int(closes_N.long().argmax())
+        if self.native and not bool((ids_n == BOS).any()):
+            return torch.cat([drafted_nV[:true], decode_few(self, closes_N, waiting, true)])
         states = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting + len(ids_n))
         self.decoder.crop(0, len(ids_n) - true)
         decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)

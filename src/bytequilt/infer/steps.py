@@ -14,10 +14,16 @@ from ..patching.patcher import Patcher
 
 
 class Steps(Protocol):
-    """Four functions, each of which takes n rows of caches one position further."""
+    """Functions that take n rows of caches one position further, and one that takes a row several."""
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
         """Entropies (n,) after the next id of some rows, where the rule needs them; `text`: no id is a BOS."""
+        ...
+
+    def nats_feed(
+        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
+    ) -> Tensor | None:
+        """The same (N,) after each of the next ids of one row; `single`: no id is a BOS but the row's first of all."""
         ...
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
@@ -55,6 +61,11 @@ class TorchSteps:
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
         return self.patcher.nats_step(ids_n, cache, rows, text)
+
+    def nats_feed(
+        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
+    ) -> Tensor | None:
+        return self.patcher.nats_feed(ids_N, cache, rows, single)
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
         return self.model.encoder.step(ids_n, cache, rows, opens_n)[-1]

@@ -1,7 +1,7 @@
 """One step of each network, compiled: entropy model, encoder, patches with the latent transformer, decoder.
 
 Every function takes n rows of the caches, `rows_n`, and changes the caches as its PyTorch twin does. `opens_n` says
-where a document begins.
+where a document begins. A row that comes several times takes so many positions, one after another.
 """
 
 from collections import namedtuple
@@ -184,26 +184,26 @@ def read_of(x_nD, cross, weight_2, slots, local):
 
 
 @kernel
-def decoder_step(x_nd, rows_n, opens_n, patch_RX, slots, cross, ends, stack, ring):
-    """Logits (n, V) of the next byte of each row, which reads the patch of its row; x is used up."""
+def decoder_step(x_nd, rows_n, opens_n, patch_nX, slots, cross, ends, stack, ring):
+    """Logits (n, V) of the next byte of each row, which reads its patch; x is used up."""
     positions_n, since_n = begin(ring, rows_n, opens_n)
     if not len(cross.weights_L52):
         for r in range(len(rows_n)):
-            x_nd[r] += patch_RX[rows_n[r]]
+            x_nd[r] += patch_nX[r]
     for layer in range(len(stack.weights_L62)):
         if layer < len(cross.weights_L52):
-            _bytes_read(x_nd, rows_n, patch_RX, slots, cross, layer)
+            _bytes_read(x_nd, patch_nX, slots, cross, layer)
         block(x_nd, layer, stack, ring, rows_n, positions_n, since_n)
     return logits_of(x_nd, ends)
 
 
 @kernel
-def _bytes_read(x_nd, rows_n, patch_RX, slots, cross, layer):
-    """One byte of each row reads the slots of its patch, in place."""
+def _bytes_read(x_nd, patch_nX, slots, cross, layer):
+    """Each byte reads the slots of its patch, in place."""
     weights_52, out_nd, width = cross.weights_L52[layer], np.empty_like(x_nd), x_nd.shape[1] // cross.heads
     q_nd, scores_k = _queries(x_nd, cross, weights_52), np.empty(slots, f32)
-    for r in range(len(rows_n)):
-        kv_kX = patch_RX[rows_n[r]].reshape(-1, 2 * x_nd.shape[1])[layer * slots : (layer + 1) * slots]
+    for r in range(len(x_nd)):
+        kv_kX = patch_nX[r].reshape(-1, 2 * x_nd.shape[1])[layer * slots : (layer + 1) * slots]
         for head in range(cross.heads):
             at, values = head * width, x_nd.shape[1] + head * width
             read(out_nd[r, at : at + width], q_nd[r, at : at + width], kv_kX, at, kv_kX, values, 0, scores_k)

@@ -21,6 +21,7 @@ from .products import BRAIN, PLAIN
 
 NOWHERE = np.zeros(2, np.int64)
 UNBOUNDED = 2**62
+FEW = 32  # ids of one row that are taken by steps; PyTorch's products are better at more
 
 
 def weight(layer: nn.Module | None) -> np.ndarray:
@@ -80,10 +81,10 @@ def ring_of(cache: StackCache) -> layers.Ring:
     return layers.Ring(*(tensor.numpy() for tensor in tensors))
 
 
-def begun(cache: StackCache, rows: Rows, opens_n: Tensor | None) -> layers.Ring:
-    """A cache that has room for the next position of some rows; the host counts it, its tensors do not yet."""
-    cache.make_room(max(cache.lengths[row] for row in rows.numbers) + 1)
-    cache.count(rows, 1, opens_n is None)
+def begun(cache: StackCache, rows: Rows, opens_n: Tensor | None, count: int = 1) -> layers.Ring:
+    """A cache that has room for the next positions of some rows; the host counts them, its tensors do not yet."""
+    cache.make_room(max(cache.lengths[row] for row in rows.numbers) + count)
+    cache.count(rows, count, opens_n is None)
     return ring_of(cache)
 
 
@@ -115,6 +116,19 @@ class CompiledSteps:
         nats_n = networks.entropies(ids_n.numpy(), rows.index.numpy(), flags(opens_n, rows), ends, stack, ring)
         return torch.from_numpy(nats_n)
 
+    def nats_feed(
+        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
+    ) -> Tensor | None:
+        """Entropies (N,) after the next ids of one row; many of them are left to PyTorch."""
+        scorer = self.patcher.model
+        few = 1 < len(ids_N) <= FEW and isinstance(cache, StackCache)
+        if not few or self.scorer is None or not isinstance(scorer, EntropyModel):
+            return self.patcher.nats_feed(ids_N, cache, rows, single)
+        opens_N, (ends, stack) = scorer.opens(ids_N), self.scorer
+        ring = begun(cache, rows, opens_N, len(ids_N))
+        at_N = np.full(len(ids_N), rows.first)
+        return torch.from_numpy(networks.entropies(ids_N.numpy(), at_N, opens_N.numpy(), ends, stack, ring))
+
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
         """Byte states (n, d) of the next id of some rows; the cache keeps what patches read."""
         ends, hashed, stack = self.encoder
@@ -140,9 +154,34 @@ class CompiledSteps:
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
         """Logits (n, V) of the next byte of some rows, each of which reads the patch of its row."""
         ends, stack = self.decoder
-        ring, patch_RX = begun(cache, rows, opens_n), patch_R.view(len(patch_R), -1).numpy()
+        ring, patch_nX = begun(cache, rows, opens_n), rows.take(patch_R).view(rows.count, -1).numpy()
         logits_nV = networks.decoder_step(
-            x_nd.numpy(), rows.index.numpy(), flags(opens_n, rows), patch_RX, self.slots, self.reads, ends, stack, ring
+            x_nd.numpy(), rows.index.numpy(), flags(opens_n, rows), patch_nX, self.slots, self.reads, ends, stack, ring
+        )
+        return torch.from_numpy(logits_nV)
+
+    def patches(
+        self, bytes: EncoderCache, latents: StackCache, rows: Rows, ends: list[int], lengths: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Latents (n, D) of the next patches of one row, and what bytes read of them (n, X).
+
+        They have so many bytes, and end before these positions; no document begins in them.
+        """
+        ring, states = begun(latents, rows, None, len(ends)), bytes.states.data_SRLd.numpy()
+        at_n = np.full(len(ends), rows.first)
+        latent_nD, read_nX = networks.patch_step(
+            at_n, np.zeros(len(ends), np.bool_), np.array(lengths), np.array(ends), states,
+            self.writes, self.reads, self.joins, self.slots, self.latent, ring,
+        )  # fmt: skip
+        return torch.from_numpy(latent_nD), torch.from_numpy(read_nX)
+
+    def decode_bytes(self, x_nd: Tensor, read_nX: Tensor, cache: StackCache, rows: Rows) -> Tensor:
+        """Logits (n, V) after the next bytes of one row, each of which reads its own patch; x is used up."""
+        (ends, stack), count = self.decoder, len(x_nd)
+        ring, opens_n = begun(cache, rows, None, count), np.zeros(count, np.bool_)
+        x_nd, at_n = x_nd.contiguous().numpy(), np.full(count, rows.first)
+        logits_nV = networks.decoder_step(
+            x_nd, at_n, opens_n, read_nX.contiguous().numpy(), self.slots, self.reads, ends, stack, ring
         )
         return torch.from_numpy(logits_nV)
 

@@ -38,11 +38,11 @@ def bench(
     json: Flag = False,
     plot: File = None,
 ) -> None:
-    """Measure how fast a model decodes, trains or scores on this machine, alone or beside a peer.
+    """Measure how fast a model decodes, trains or scores on this machine.
 
-    Sides take turns. Peers are of Hugging Face: a Llama of equal work per byte over 32k or 128k tokens, each as long as
-    one of the model's patches, with random weights and a cache; and its own BLT with the model's weights, which has no
-    cache.
+    Alone, or beside a peer of Hugging Face, with which it takes turns: a Llama of equal work per byte over 32k or 128k
+    tokens, each as long as one of the model's patches, with random weights and a cache; or the model's own weights in
+    Hugging Face's BLT, which has no cache.
 
     Examples:
       bytequilt bench decode
