@@ -34,7 +34,7 @@ def recipe(folder, steps):
 
 
 def test_two_that_train_in_one_folder(tmp_path):
-    recipe(tmp_path, 60)
+    recipe(tmp_path, 4)
     codes, last = both(tmp_path, "train", "small.toml", "--out", "run", "--train.device", "cpu")
     assert codes in ([0, 2], [0, 0])  # the second may begin when the first has ended
     assert all("another process is at work in run" in line and len(line) <= 300 for line in last)
