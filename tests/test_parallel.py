@@ -35,7 +35,7 @@ from bytequilt.train.rows import like, own
 from bytequilt.train.run import entropy_stage
 from bytequilt.train.saver import Saver
 from bytequilt.train.tasks import LanguageTask, PackedTask
-from bytequilt.train.world import ALONE, joined
+from bytequilt.train.world import ALONE, World, joined
 
 SPACE = RuleConfig(kind="space")
 TRAIN = TrainConfig(
@@ -413,3 +413,10 @@ def test_a_run_goes_on_with_another_number_of_processes(corpus, tmp_path):
     ):
         assert step == 5
         assert_close(weights, wanted, rtol=1e-3, atol=2e-5)
+
+
+def test_muon_is_refused_when_matrices_are_cut():
+    config = TRAIN.model_copy(update={"shard": "full", "optimizer": "muon"})
+    with pytest.raises(UserError, match="depend on how matrices are cut"):
+        parallel.check_parallel(config, World(0, 2))
+    parallel.check_parallel(config, ALONE)

@@ -121,18 +121,18 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
 
 def memory_of(recipe: Recipe, world: int) -> Memory:
     """The bytes of the first process of so many."""
-    held, network = rehearse(recipe, world), _network(recipe)
+    state, network = rehearse(recipe, world), _network(recipe)
     cut = world if recipe.train.shard == "full" and world > 1 else 1
     columns = group_size(cut, [table.weight.shape[1] for table in tables_of(network)])
-    largest = max(held.touched, default=0)
+    largest = max(state.touched, default=0)
     return Memory(
-        held.parameters,
-        held.gradients,
-        held.optimizer,
+        state.parameters,
+        state.gradients,
+        state.optimizer,
         activations(recipe),
         _gathered(network, recipe.train) if cut > 1 else 0,
         # the gradient of a pass is added to that of the passes before
-        sum(held.touched) + largest + (_exchange(recipe, columns) if cut > 1 else 0),
+        sum(state.touched) + largest + (_exchange(recipe, columns) if cut > 1 else 0),
         5 * largest,
     )
 
