@@ -42,10 +42,11 @@ from bytequilt.data.batches import Batch
 from bytequilt.data.prepare import ingest
 from bytequilt.evals.ask import ask, examine, read_question
 from bytequilt.evals.questions import records
-from bytequilt.evals.wordings import LANGUAGES
+from bytequilt.evals.wordings import LANGUAGES, TASKS
 from bytequilt.files import replacing, write_json
 from bytequilt.train.loop import Task, fit
 from bytequilt.train.tasks import LanguageTask
+from bytequilt.view.figures import STYLE, drawable
 
 RANKS = 4096  # of `own`: half a vocabulary of 8,192 is left without merges by words as short as these
 LAYERS, WIDTHS = 3, range(16, 257, 8)
@@ -90,6 +91,47 @@ class Measure:
         print(
             json.dumps({"model": self.model, "items": self.items, "right": right, "processor_seconds": spent}, indent=2)
         )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw the curves of a comparison, a panel a task, with 95 % intervals over the held-out questions."""
+
+    results: tyro.conf.Positional[Path]
+    plot: tyro.conf.Positional[Path]
+
+    def run(self) -> None:
+        drawable(self.plot)
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        sides = json.loads(self.results.read_text(encoding="utf-8"))["sides"]
+        with rc_context(STYLE):
+            figure = Figure(figsize=(11, 5), layout="constrained")
+            panels = figure.subplots(2, 4, sharex=True, sharey=True).flat
+            for axes, task in zip(panels, TASKS, strict=True):
+                axes.set_title(task)
+                for name, side in sides.items():
+                    examples = [0, *(point["examples"] / 1000 for point in side["points"])]
+                    spans = [interval(task_share(point, task), 2 * side["items"]) for point in side["points"]]
+                    low, middle, high = zip((0, 0, 0), *spans, strict=True)
+                    (line,) = axes.plot(examples, middle, marker="o", markersize=3, label=name)
+                    axes.fill_between(examples, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+            figure.supxlabel("thousands of examples")
+            figure.supylabel("right, of held-out questions")
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+            figure.savefig(self.plot)
+
+
+def task_share(point: dict[str, Any], task: str) -> float:
+    """Of a point of a curve, the share of right answers of a task in both languages."""
+    return sum(point[f"{task}, {language.name}"] for language in LANGUAGES) / len(LANGUAGES)
+
+
+def interval(share: float, count: int, z: float = 1.96) -> tuple[float, float, float]:
+    """Lower end, share and upper end of Wilson's interval of a share of so many answers."""
+    middle, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return (middle - spread) / (1 + z**2 / count), share, (middle + spread) / (1 + z**2 / count)
 
 
 @dataclass(frozen=True)
@@ -288,7 +330,7 @@ def write_records(path: Path, examples: int, seed: int) -> None:
 
 
 def main() -> None:
-    verbs = {"records": Records, "measure": Measure, "compare": Compare}
+    verbs = {"records": Records, "measure": Measure, "compare": Compare, "draw": Draw}
     chosen = tyro.extras.subcommand_cli_from_dict(verbs, description=__doc__)
     chosen.run()
 
