@@ -9,6 +9,7 @@ turns, and the median of their ratios counts. Nothing but 127.0.0.1 is asked, an
 
 import asyncio
 import json
+import math
 import os
 import shlex
 import socket
@@ -194,7 +195,7 @@ def quantiles(name: str, values: list[float], unit: float) -> dict[str, float]:
     ordered = sorted(values)
     return {
         f"{name}_p50": statistics.median(ordered) * unit,
-        f"{name}_p99": ordered[int(0.99 * (len(ordered) - 1))] * unit,
+        f"{name}_p99": ordered[math.ceil(0.99 * (len(ordered) - 1))] * unit,
     }
 
 
