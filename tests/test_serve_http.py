@@ -265,8 +265,9 @@ def test_patches_are_those_of_the_model(address, tiny):
     assert tokens["count"] == len(tokens["pieces"])
     assert sum(piece["length"] for piece in tokens["pieces"]) == len(TEXTS[0])
     assert post(address, "/v1/patches", {"input": "a", "tokens": "/etc/passwd"})[0] == 400
-    higher = post(address, "/v1/patches", {"input": TEXTS[0], "threshold_bits": 7.0})[1]
-    assert len(higher["patches"]) < len(tiny.patch(TEXTS[0]))
+    patched = tiny.patch(TEXTS[0])
+    higher = post(address, "/v1/patches", {"input": TEXTS[0], "threshold_bits": 2 * patched.threshold_bits})[1]
+    assert len(higher["patches"]) < len(patched)
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

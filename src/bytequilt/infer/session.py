@@ -44,9 +44,8 @@ class Session:
         self.rows = [Row(reserve) for _ in range(rows)]
         self.native, self.steps = native, steps_of(model, patcher, native)
         self.boundaries = Boundaries(patcher, self.steps, rows, reserve, self.device)
-        self.encoder = model.encoder.cache(rows, reserve)
+        self.encoder, self.decoder = model.encoder.cache(rows, reserve), model.decoder.cache(rows, reserve)
         self.latent = model.latent.stack.cache(rows, reserve)
-        self.decoder = model.decoder.cache(rows, reserve)
         kept = reserve + 1 if reserve else 0
         self.latents_RKD = torch.zeros(rows, kept, model.config.latent.dim, device=self.device, dtype=weight.dtype)
         """Latents of the newest patches: that of patch i in column i mod K."""
