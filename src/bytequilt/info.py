@@ -20,7 +20,7 @@ PATCH_BYTES = 4.5  # assumed where neither the model nor the recipe says what it
 
 @dataclass(frozen=True)
 class Description:
-    """What a model or a recipe comes to."""
+    """Parameters, FLOPs per byte and configuration of a model or recipe."""
 
     config: ModelConfig | Recipe
     parameters: dict[str, int]

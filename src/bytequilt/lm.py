@@ -177,15 +177,15 @@ class LM(ModelHubMixin):
         advance: Callable[[int], None] = lambda _: None,
         context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS and patches included, each in its full context or in one of so many ids.
+        """Scores of documents, EOS and patches included, each in its full context or in at most `context` ids.
 
-        `advance` hears of ids done.
+        `advance` is called with the number of ids just scored.
         """
         return score_documents(BLTScorer(self.model, self.patcher), as_texts(documents), advance, context)
 
     @property
     def network(self) -> BLT:
-        """What training trains."""
+        """The network that training changes."""
         return self.model
 
     def loss(self, batch: "Batch") -> Tensor:

@@ -68,10 +68,10 @@ class Baseline:
         advance: Callable[[int], None] = lambda _: None,
         context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS included, each in its full context or in one of so many tokens.
+        """Scores of documents, EOS included, each in its full context or in at most `context` tokens.
 
-        Of all the tokens that could spell a text, those that the tokenizer makes of it are scored. `advance` hears of
-        bytes, about.
+        Of all the tokens that could spell a text, those that the tokenizer makes of it are scored. `advance` is called
+        with the bytes scored since its last call, about.
         """
         size = self.config.token_bytes
         return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)), context)

@@ -30,7 +30,7 @@ class Index:
         self.begin_G = np.concatenate([[0], np.cumsum(sizes)])
 
     def rows(self, documents: np.ndarray) -> list[np.ndarray]:
-        """Places of these documents, numbered through all shards in rising order, within each row group."""
+        """For each row group, the places in it of those `documents` (sorted numbers, over all shards) that it has."""
         bounds = np.searchsorted(documents, self.begin_G)
         return [documents[a:b] - first for a, b, first in zip(bounds, bounds[1:], self.begin_G, strict=False)]
 

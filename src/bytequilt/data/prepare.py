@@ -238,7 +238,7 @@ def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int],
 
 
 def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path, dict[str, Any], bool]]:
-    """Every training shard of a corpus, what its twin in `folder` will say of itself, and whether that is missing.
+    """For each training shard: its path, the metadata of its scored copy, and whether `folder` lacks that copy.
 
     Raises UserError where the corpus is not finished.
     """

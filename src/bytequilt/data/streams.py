@@ -73,7 +73,7 @@ class Streams:
 
 
 def check_deal(accumulate: int, streams: int, world: int) -> None:
-    """Raises UserError unless the batches of a step can be dealt to so many processes from so many streams."""
+    """Raises UserError unless `accumulate` is a multiple of the number of streams and of the number of processes."""
     for number, name in ((world, "processes"), (streams, "streams")):
         if accumulate % number:
             raise UserError(f"accumulate = {accumulate} cannot be dealt evenly to {number} {name}: make it a multiple")

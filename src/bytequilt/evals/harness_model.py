@@ -32,7 +32,7 @@ HARNESS_ARGS = ("batch_size", "max_batch_size")  # always given; batches are cut
 
 
 class Model(Protocol):
-    """What can be asked: an LM, or another model with these two methods of its."""
+    """A model that the harness can use: an LM, or any other with these two methods."""
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
         """What the second text of each pair costs after the first."""

@@ -1,4 +1,4 @@
-"""The machine that something was measured on."""
+"""Name, memory bandwidth and peak memory of this machine, to state beside measurements."""
 
 import os
 import platform

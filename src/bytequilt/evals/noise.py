@@ -76,11 +76,11 @@ class Noised:
         self.model, self.name, self.seed = model, name, seed
 
     def score(self, pairs: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]:
-        """Score the second text of each pair after the first with noise."""
+        """Put noise into the first text of each pair, and score the second, clean, after it."""
         return self.model.score([(self._noised(context), continuation) for context, continuation in pairs])
 
     def generate(self, prompt: Sequence[str | bytes], **sampling: Any) -> Sequence[Any]:
-        """Continue each prompt with noise."""
+        """Put noise into each prompt, and continue it."""
         return self.model.generate([self._noised(text) for text in prompt], **sampling)
 
     def _noised(self, text: str | bytes) -> bytes:

@@ -77,7 +77,7 @@ class Lexicon:
 
 
 class NoFit(Exception):
-    """What was drawn does not suit the task; another draw may."""
+    """The words or numbers drawn do not suit the task; another draw may."""
 
 
 class Deck:
@@ -141,7 +141,7 @@ class Deck:
         raise NoFit
 
     def neighbour(self, number: str, within: int) -> str:
-        """Another number that is no farther away than that."""
+        """Another number, at most that far from `number`."""
         every = (int(number) + step for step in range(-within, within + 1) if step)
         return self.one_of(str(other) for other in every if other > 0 and self._has_number(str(other)))
 
@@ -155,7 +155,7 @@ class Deck:
         return self.some_of(those, 1)[0]
 
     def some_of(self, those: Iterable[str], count: int) -> list[str]:
-        """So many different ones, in any order. Raises NoFit where there are fewer."""
+        """`count` different items in random order. Raises NoFit where there are fewer."""
         choice = sorted(set(those))
         if len(choice) < count:
             raise NoFit

@@ -42,7 +42,7 @@ class Decoder(Protocol):
         ...
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row, in place of the one that was there."""
+        """Empty a row for a new text."""
         ...
 
     def prefill(self, ids_n: Tensor, row: int) -> Tensor:
@@ -116,7 +116,7 @@ class Batcher:
         self._waiting: deque[_Text] = deque()
         self._reading: _Text | None = None
         self._running: list[_Text] = []
-        """By row."""
+        """The texts in generation, by their row."""
         self._ids_n: Tensor | None = None
         """The ids drawn last, of the texts in `_running`."""
         self._sampler: tuple[list[_Text], Sampler] | None = None

@@ -52,7 +52,7 @@ class Boundaries:
         return closes_N
 
     def crop(self, row: int, count: int, place: int) -> None:
-        """Take back the newest ids of a row, which leaves so many."""
+        """Take back the newest ids of a row, so that `place` ids remain."""
         if self.cache is not None:
             self.cache.crop(row, count)
         start_F = rules.start(self.patcher.rule, 1, self.device)[0]

@@ -79,7 +79,7 @@ class Row:
         return {"marks": [list(mark) for mark in self.marks]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state. Raises ValueError where it is none."""
+        """Take over what `state` returned. Raises ValueError where it is of another form."""
         marks = [(int(a), int(b), bool(c), int(d), int(e)) for a, b, c, d, e in state["marks"]]
         if not 1 <= len(marks) <= self.reserve + 1 or any(min(mark) < 0 for mark in marks):
             raise ValueError("the counts of a row are none")

@@ -46,7 +46,7 @@ class Past:
         self.counts[id] += 1
 
     def after(self, id: int) -> "Past":
-        """What it would be after an id."""
+        """A copy, as it would be after an id."""
         past = Past(self.recent, self.left, self.counts.copy())
         past.push(id)
         return past

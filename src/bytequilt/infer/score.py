@@ -144,7 +144,7 @@ def score_documents(
 
     Each is read in its full context, which takes time that grows as the square of its patches. With a `context` of so
     many ids a longer document is cut into windows of that size, each of which reads the second half of the window
-    before it again and scores only what is new. `advance` hears of ids scored, each BOS counted.
+    before it again and scores only what is new. `advance` is called with the number of ids just scored, BOS included.
     """
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise UserError(f"context must be a whole number of at least 2, not {context!r}")

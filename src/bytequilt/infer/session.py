@@ -92,7 +92,7 @@ class Session:
     def step(self, ids_n: Tensor | Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
         """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given.
 
-        Ids that are given as numbers cost least: those of a tensor must be read, and may open documents until then.
+        Ids given as Python numbers cost least. A tensor costs one read of the device, to learn which ids are a BOS.
         """
         rows = range(len(self.rows)) if rows is None else rows
         if not isinstance(ids_n, Tensor):

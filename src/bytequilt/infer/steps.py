@@ -36,16 +36,16 @@ class Steps(Protocol):
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Latents (n, D) of the newest patches of some rows, of so many bytes, and what bytes read of them (n, ...)."""
+        """Latents (n, D) of the newest patch, `lengths` bytes long, of each row; and what bytes read of it (n, ...)."""
         ...
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) of the next byte of some rows, each of which reads what there is for its row; x is used up."""
+        """Logits (n, V) of the next byte of some rows, each of which reads its own patch; `x_nd` is overwritten."""
         ...
 
 
 def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
-    """Those of a model and its patcher."""
+    """The steps of a model and its patcher: compiled where `native` says so."""
     if not native:
         return TorchSteps(model, patcher)
     from ..native.steps import CompiledSteps

@@ -19,7 +19,7 @@ TopLogprobs = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Stats:
-    """What a generation took."""
+    """Counts and times of a generation."""
 
     bytes: int
     """Bytes drawn, those of a stop string among them."""
@@ -42,7 +42,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Step:
-    """What one more byte brought to light: mostly itself; nothing while it may be part of a stop string."""
+    """What one drawn byte adds to the output: usually that byte, nothing while it may be part of a stop string."""
 
     text: str
     data: bytes
@@ -50,7 +50,7 @@ class Step:
     logprobs: tuple[float, ...] = ()
     """Log-probability of each byte of `data` under the model itself, in nats, where asked for."""
     stats: Stats | None = None
-    """What the text took; with its last step."""
+    """Counts and times of the text; None but in its last step."""
     top_logprobs: tuple[TopLogprobs, ...] = ()
     """The likeliest bytes at the place of each byte of `data`, where asked for."""
 

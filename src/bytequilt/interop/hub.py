@@ -13,7 +13,7 @@ DESCRIPTION = ["config.json", "*params.json"]
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.pth", "tokenizer.model"]
 """What is taken from a repository of the hub."""
 OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-"""Those of huggingface_hub that a download takes."""
+"""Options of `huggingface_hub` that a download takes."""
 
 
 def local(name: str | os.PathLike[str]) -> Path | None:

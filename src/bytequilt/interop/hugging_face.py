@@ -170,7 +170,10 @@ def _check(blt: BLTConfig) -> None:
     """Raises UserError for networks that Transformers has no equal of."""
     own = tuple((stack.heads, stack.num_kv_heads) for stack in (blt.encoder, blt.decoder))
     if blt.cross_shapes != own:
-        raise UserError(f"in Transformers cross-attention has the heads of its stack, {own}, not {blt.cross_shapes}")
+        raise UserError(
+            "in Transformers cross-attention has the heads of its stack: (heads, num_kv_heads) must be "
+            f"{own}, not {blt.cross_shapes}, in encoder and decoder"
+        )
     if "none" in (blt.encoder_cross, blt.decoder_cross):
         raise UserError("Transformers has no BLT without cross-attention")
     if not blt.hash.sizes:

@@ -148,7 +148,7 @@ def blocked(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Ten
 
 
 def wide(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """The same in fp32."""
+    """Like `blocked`, in fp32."""
     with torch.autocast(q_BHND.device.type, enabled=False):
         way = causal if spans.causal else blocked
         return way(q_BHND.float(), k_BGMD.float(), v_BGMD.float(), spans)

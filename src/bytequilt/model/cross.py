@@ -53,7 +53,7 @@ class PatchReadsBytes(CrossAttention):
         return self.residual * slots_BPkd + self.out(pooled.to(v.dtype).view(slots_BPkd.shape))
 
     def step(self, slots_Rkd: Tensor, bytes_RLd: Tensor, absent_RL: Tensor | None) -> Tensor:
-        """The slots of one patch of each row read its bytes, but for those that are absent."""
+        """The slots of one patch of each row read its L bytes, except where `absent_RL` is true: -> (R, k, d)."""
         rows, slots, dim = slots_Rkd.shape
         q = product(self.query_norm.step(slots_Rkd), self.query).view(rows, slots, self.heads, -1).transpose(1, 2)
         k, v = self.keys_values(bytes_RLd).transpose(1, 3).unbind(2)  # (R, H, L, head_dim)
@@ -82,7 +82,7 @@ class ByteReadsPatch(CrossAttention):
         return self.residual * bytes_BNd + self.out(values.flatten(1).view(bytes_BNd.shape))
 
     def step(self, bytes_Rd: Tensor, patches_Rk2Hd: Tensor) -> Tensor:
-        """One byte of each row reads the patch of that row."""
+        """Cross-attention of one byte of each row to the k slots of its patch, keys and values: -> (R, d)."""
         q = product(self.query_norm.step(bytes_Rd), self.query).view(len(bytes_Rd), self.heads, 1, -1)
         k, v = patches_Rk2Hd.transpose(1, 3).unbind(2)  # (R, H, k, head_dim)
         values = F.scaled_dot_product_attention(q, k, v).flatten(1)

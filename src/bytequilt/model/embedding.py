@@ -1,4 +1,4 @@
-"""Tables of vectors, looked up by row. An optimizer may put itself between a table and its readers."""
+"""Embedding tables. An optimizer of touched rows may replace the look-up while it trains a table (`gather`)."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from .initial import init_normal
 
 Gather = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Rows to read -> the vectors to read from, and where in them the rows are."""
+"""Row numbers -> a smaller table that has these rows, and the number of each row in it."""
 
 
 class Embedding(nn.Embedding):
-    """The vectors of ids: (...) -> (..., d)."""
+    """Embedding vectors of ids: (...) -> (..., d)."""
 
     gather: Gather | None = None
     """Set by an optimizer of touched rows while it trains this table."""

@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         return EncoderCache(self.stack.config, len(self.reading), reach, rows, reserve, weight.device, weight.dtype)
 
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:
-        """What each patch makes of its bytes: (B, P, k*d). The first states are pooled, all are read in turn."""
+        """Patch inputs (B, P, k*d): max-pool the first states, then cross-attend to each of `states` in turn."""
         first = states[0].flatten(0, 1)
         pooled = segment_max(first, patches.flat_of_byte, len(states[0]) * patches.count)
         slots = self.project(pooled).to(first.dtype).view(len(states[0]), patches.count, self.slots, -1)

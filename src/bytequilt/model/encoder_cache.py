@@ -97,7 +97,7 @@ class ByteStates:
 
 
 class EncoderCache:
-    """The three of them as one; the stack counts the positions."""
+    """Stack, recent ids and byte states as one cache; the stack counts the positions."""
 
     def __init__(
         self,

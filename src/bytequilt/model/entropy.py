@@ -27,7 +27,7 @@ class EntropyModel(Transformer):
         return entropy(self(ids_BN, cache, rows, single))
 
     def nats_step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
-        """The same (R,) after the next id of some rows of a cache; `text`: none of them is a BOS."""
+        """Entropy in nats (R,) after the next id of some rows of a cache; `text`: none of them is a BOS."""
         return entropy(self.step(ids_R, cache, rows, text))
 
 

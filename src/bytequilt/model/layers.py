@@ -49,7 +49,7 @@ def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def look_up(ids_R: Tensor, table: nn.Embedding) -> Tensor:
-    """`table(ids)`, likewise."""
+    """`table(ids)`, without the cost of calling a module."""
     return table(ids_R) if table.weight.dtype is torch.int8 else table.weight.index_select(0, ids_R)
 
 
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         return self.out(attend(q, k, v, spans).transpose(1, 2).flatten(-2))
 
     def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
-        """What attention reads (R, H * head_dim), before the last projection."""
+        """Attention output before the last projection: (R, H * head_dim)."""
         rows, keys = len(x_RD), self.kv_heads
         qkv = product(x_RD, self.qkv).view(rows, -1, 1, self.head_dim)
         rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C)
@@ -123,7 +123,7 @@ class FeedForward(nn.Module):
         return self.down(self.gated(self.gate_up(x_BND)))
 
     def step(self, x_RD: Tensor) -> Tensor:
-        """What the last projection takes: (R, hidden width)."""
+        """The input of the last projection: (R, hidden width)."""
         return self.gated(product(x_RD, self.gate_up))
 
     def gated(self, gate_up: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class NgramEntropy(nn.Module):
         return self._look_up(cache.extend(rows or cache.rows(), ids_BN))[:, -ids_BN.shape[1] :]
 
     def nats_step(self, ids_R: Tensor, cache: NgramCache, rows: Rows | None = None, text: bool = False) -> Tensor:
-        """The same (R,) after the next id of some rows of a cache."""
+        """Entropy in nats (R,) after the next id of some rows of a cache."""
         return self.nats(ids_R[:, None], cache, rows)[:, 0]
 
     def learn(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -34,7 +34,7 @@ class Rows:
 
 @lru_cache(maxsize=1024)
 def rows_of(numbers: tuple[int, ...], device: torch.device) -> Rows:
-    """The same object for the same rows: a decoder asks for them at every byte."""
+    """`Rows` of these numbers, kept between calls: a decoder asks for them at every byte."""
     return Rows(numbers, device)
 
 

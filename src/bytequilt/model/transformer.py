@@ -33,7 +33,7 @@ class Transformer(Network):
         return opens
 
     def opens_step(self, ids_R: Tensor, text: bool) -> Tensor | None:
-        """The same for a step; None where it opens nowhere because no id is a BOS, as `text` says."""
+        """`opens` for a step; None where no context can open, because `text` says that no id is a BOS."""
         return None if text and self.opening == (BOS,) else self.opens(ids_R)
 
     def forward(

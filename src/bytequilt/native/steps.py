@@ -35,7 +35,7 @@ def weight(layer: nn.Module | None) -> np.ndarray:
 
 
 def weights(*modules: nn.Module | None) -> np.ndarray:
-    """Those of several layers: (layers, 2)."""
+    """Addresses of weights and scales of several layers: (layers, 2)."""
     return np.stack([weight(layer) for layer in modules])
 
 

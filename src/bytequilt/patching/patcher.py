@@ -85,7 +85,7 @@ class Patcher:
     def nats_step(
         self, ids_R: Tensor, cache: StackCache | NgramCache | None, rows: Rows | None = None, text: bool = False
     ) -> Tensor | None:
-        """The same (R,) after the next id (R,) of each of several rows; `text`: none of them is a BOS."""
+        """Entropies in nats (R,) after the next id (R,) of each of several rows; `text`: none of them is a BOS."""
         if cache is None or self.model is None:
             return None
         with exact(ids_R.device):

@@ -89,7 +89,7 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
 
 
 def feed(rule: RuleConfig, state_1F: Tensor, ids_N: Tensor, nats_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The same for the next ids (N,) of one row at once: (N,) bool, and the states (N, F) after them."""
+    """Like `step`, for the next ids (N,) of one row at once: (N,) bool, and the states (N, F) after them."""
     chunk = Chunk(rule, state_1F, ids_N[None], None if nats_N is None else nats_N[None])
     return chunk.closes_BN[0], chunk.states_BNF[0]
 

@@ -51,7 +51,7 @@ async def answer(request: Request, plan: Plan) -> Response:
 
 
 class Events(EventSourceResponse):
-    """Server-sent events to a client that has so many seconds to read them all, and a little for the rest."""
+    """Server-sent events, which end `seconds` + 5 seconds after their start even where the client reads slowly."""
 
     def __init__(self, events: AsyncIterator[bytes], seconds: float) -> None:
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})

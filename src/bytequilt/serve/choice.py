@@ -71,7 +71,7 @@ def entries_of(steps: list[Step]) -> list[Entry]:
 
 
 def finish_reason_of(step: Step) -> str | None:
-    """OpenAI's word for it: a text that came to its own end has stopped."""
+    """The finish reason in OpenAI's words, where `eos` is "stop"; None while the text goes on."""
     return "stop" if step.finish_reason == "eos" else step.finish_reason
 
 
@@ -83,7 +83,7 @@ def token(byte: int | None) -> str:
 
 
 def tops_of(entry: Entry, count: int) -> Top:
-    """The likeliest `count`, and the byte itself where it is not among them."""
+    """The `count` likeliest bytes, and the entry's own byte where it is not among them."""
     top = entry.top[:count]
     return top if any(byte == entry.byte for byte, _ in top) else (*top, (entry.byte, entry.logprob))
 

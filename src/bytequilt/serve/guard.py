@@ -116,7 +116,7 @@ class Guard:
 
 
 async def _discard(receive: Receive, most: int) -> None:
-    """Read a body of up to so many bytes for nothing: clients that are still sending would not see the answer."""
+    """Read up to `most` bytes of a body and drop them: a client that is still sending would not see the answer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             while most > 0:
@@ -134,7 +134,7 @@ class Rates:
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: bytes) -> None:
-        """One request. Raises Overloaded where the bucket is empty."""
+        """Count one request of a caller. Raises Overloaded where its bucket is empty."""
         now = time.monotonic()
         tokens, then = self._buckets.pop(caller, (self.size, now))
         tokens = min(self.size, tokens + (now - then) * self.per_second)

@@ -1,4 +1,4 @@
-"""What the server grants to a request, and to all of them together."""
+"""Limits of a single request, and of all requests together."""
 
 from typing import Annotated
 

@@ -74,7 +74,7 @@ class Generation(Request):
     stream_options: StreamOptions | None = None
 
     def sampling(self, index: int, max_bytes: int, top: int | None, stops: Sequence[str] = ()) -> Sampling:
-        """What is asked of choice `index` of a prompt; `top` as `logprobs` of completions, None for none."""
+        """Options of choice `index` of a prompt. `top`: log-probabilities of so many likeliest bytes, None for none."""
         fields = {
             "max_bytes": max_bytes,
             "temperature": self.temperature,

@@ -24,7 +24,7 @@ PILOT = 64  # batches that tell the mean size of patches or tokens
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """What a number of batches holds."""
+    """Counts of some batches: how many there are, and their bytes, units and ids."""
 
     batches: int = 0
     bytes: int = 0

@@ -19,7 +19,7 @@ NATS = 0.6931471805599453  # of a bit
 
 @dataclass(frozen=True)
 class Counting:
-    """The job of counting and scoring; it takes minutes and is not resumed in the middle."""
+    """The job of one model: count n-grams, score the test text. It takes minutes and is not resumed in the middle."""
 
     study: Study
     folder: Path
@@ -72,7 +72,7 @@ class Counting:
 
 
 def countings(study: Study, folder: Path, corpus: Corpus, results: Results) -> list[Counting]:
-    """Those whose sizes are known: a run of the model that they are told by is done."""
+    """Jobs whose amount of text is known, because the run that tells it (`text_of`) is done."""
     jobs = []
     for name, count in study.counts.items():
         for size in study.sizes(count.text_of):

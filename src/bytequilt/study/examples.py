@@ -33,7 +33,7 @@ KEPT_OUT = re.compile(rf"\b({'|'.join(sorted({f for _, item in ASKED for f in it
 
 
 def examples_of(settings: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
-    """So many questions with their answers, about training words and numbers; fewer are the first of more."""
+    """The first `count` questions, with answers, about training words and numbers: a smaller count gives a prefix."""
     endless = records(lexicon, maxsize, settings.tasks, seed, settings.lengths.ranges)
     return list(islice((e for e in endless if not KEPT_OUT.search(f"{e['prompt']} {e['text']}")), count))
 

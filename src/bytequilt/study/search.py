@@ -117,7 +117,7 @@ def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
 
 
 def budget_of(study: Study, run: Run) -> tuple[str, float]:
-    """What a run may take: flops, bytes or seconds, and how many."""
+    """The budget of a run: its unit (flops, bytes or seconds) and its amount."""
     share = study.sweep.share if run.rate and study.sweep else 1.0
     ((unit, amount),) = study.budgets[run.size].amounts.items()
     return unit, amount * share

@@ -46,7 +46,7 @@ def share(recipe: Recipe, folder: Path) -> None:
 
 @contextmanager
 def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None]:
-    """The same for work that is described by JSON, kept in the file of that name."""
+    """Like `claimed`, for work that a JSON file of that name describes instead of a recipe."""
     about = json.loads(json.dumps(about))
 
     def check() -> None:

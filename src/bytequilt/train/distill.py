@@ -35,7 +35,7 @@ TIMED = 500  # steps of which the median is the time a byte takes
 
 
 class Lean(Config):
-    """What to make."""
+    """Options of the cheap patcher to make."""
 
     kind: Literal["ngram", "window"] = "ngram"
     sample_bytes: Positive = 2_000_000
@@ -43,7 +43,7 @@ class Lean(Config):
     val_every: Annotated[int, Field(ge=2)] = 10
     """Every so many documents, one is held out for the report."""
     test_bytes: Positive = 50_000
-    """Held-out bytes that the report is about."""
+    """Held-out bytes that the report measures."""
     ngram: NgramConfig = NgramConfig()
     window: EntropyConfig = EntropyConfig(dim=64, layers=1, heads=2, ffn_dim=128, window=64)
     train: TrainConfig = TrainConfig(

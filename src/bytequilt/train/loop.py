@@ -115,7 +115,7 @@ class Training:
     def begun(
         cls, task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE
     ) -> "Training":
-        """A fresh one, or as the newest checkpoint has it."""
+        """A new training, or one that goes on from its newest checkpoint."""
         check_parallel(config, world)
         device, saved = device_of(config), folder / "checkpoints" / stage
         torch.manual_seed(config.seed)
@@ -138,7 +138,7 @@ class Training:
         return training
 
     def records(self, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-        """What each step gave, until the last, or until there is a reason to stop."""
+        """The metrics of each step, until `config.steps` or until `stop` returns true."""
         config, done = self.config, self.done
         bf16 = uses_bf16(config, self.task.network)
         saver = Saver.of(self.saved, self.task.network, self.optimizers, config.keep, self.world)

@@ -67,7 +67,7 @@ def _kinds(network: nn.Module, tables: set[int]) -> tuple[list[nn.Parameter], ..
 
 
 def row_optimizers(chosen: list[torch.optim.Optimizer]) -> list[Rows]:
-    """Those of them that let rows fall behind."""
+    """The optimizers of touched rows, which let the other rows fall behind."""
     return [optimizer for optimizer in chosen if isinstance(optimizer, Rows)]
 
 

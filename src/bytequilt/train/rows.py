@@ -119,7 +119,7 @@ class Rows(torch.optim.Optimizer):
         return [leaf for weight in self.reads for leaf in self.leaves_of(weight)]
 
     def leaves_of(self, weight: Tensor) -> list[Tensor]:
-        """Those of one table: one, or none where nothing was read."""
+        """The leaf of one table; none where no row was read."""
         return [view.values_UD for view in self._merged(weight)]
 
     def rows_of(self, weight: Tensor) -> list[Tensor | slice]:

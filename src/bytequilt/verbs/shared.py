@@ -30,7 +30,7 @@ def bytes_of(text: str) -> bytes:
 
 
 def bytes_up_to(text: str, most: int) -> bytes:
-    """The same, but no more than so many from standard input; all where that is negative."""
+    """Like `bytes_of`, but at most `most` bytes of standard input; all of them where `most` is negative."""
     from ..codec import as_bytes
 
     return standard_input(most) if text == "-" else as_bytes(text)
@@ -52,7 +52,7 @@ def load_model(model: str, device: str) -> "LM":
 
 
 def load_any_model(model: str, device: str) -> "LM | Baseline":
-    """The same, or a baseline."""
+    """Like `load_model`, but the model may be a baseline."""
     from ..lm import load_any
 
     return load_any(model, device)

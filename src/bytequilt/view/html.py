@@ -66,7 +66,7 @@ def page(patched: "PatchedText", title: str = "Patches") -> str:
 
 
 def fragment(patched: "PatchedText") -> str:
-    """The text in its patches and tokens, the legend, and the figure; it takes the text colour of what is around it."""
+    """HTML of the text with patches, tokens, legend and figure, in the text colour of the page that it is put into."""
     scale = Scale.of(patched)
     words = escape(summary(patched))
     if scale is not None:

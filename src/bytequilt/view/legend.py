@@ -54,12 +54,12 @@ def level(scale: Scale | None, patch: "Patch") -> int | None:
 
 
 def summary(patched: "PatchedText") -> str:
-    """Numbers of a patched text on one line."""
+    """One line: count and mean length of the patches, and the threshold where there is one."""
     return totals(len(patched), len(patched.data), patched.threshold_bits, patched.summed)
 
 
 def totals(patches: int, size: int, threshold_bits: float | None, summed: bool) -> str:
-    """Numbers of so many patches of so many bytes; `summed` as in PatchedText."""
+    """Count and mean length of the patches, and the threshold if any; `summed` as in PatchedText."""
     mean = size / patches if patches else 0.0
     words = f"{patches:,} patch{'es' * (patches != 1)}, mean {mean:.2f} bytes"
     if threshold_bits is None:
@@ -68,7 +68,7 @@ def totals(patches: int, size: int, threshold_bits: float | None, summed: bool) 
 
 
 def token_summary(patched: "PatchedText") -> str:
-    """Numbers of the tokens beside the patches on one line; empty where there are none."""
+    """One line: bytes, characters, token count and mean bytes of a token; empty where there are no tokens."""
     if patched.tokens is None:
         return ""
     size, count = len(patched.data), len(patched.tokens.pieces)
