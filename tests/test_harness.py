@@ -12,7 +12,7 @@ from conftest import blt, ids_of, noise, patcher, undecided
 
 from bytequilt import LM, UserError, load
 from bytequilt.cli import main
-from bytequilt.evals.answers import evaluate, exam
+from bytequilt.evals.answers import evaluate, task_items
 from bytequilt.evals.characters import TASKS, find_tasks
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -224,8 +224,8 @@ def test_every_task_on_characters_is_one_of_the_harness_and_their_group_has_them
 
 def test_accuracy_through_the_harness_is_that_of_evaluate(tiny):
     names = ["reverse", "contains_word", "compare"]
-    exams = [exam(task, lexicon(), 200, 0, "few-shot") for task in find_tasks(names)]
-    known = {prompt: item.answer for one in exams for prompt, item in zip(one.prompts, one.items, strict=True)}
+    sets = [task_items(task, lexicon(), 200, 0, "few-shot") for task in find_tasks(names)]
+    known = {prompt: item.answer for one in sets for prompt, item in zip(one.prompts, one.items, strict=True)}
     model = Knowing(known)
     found = HarnessTasks([f"bytequilt_{name}" for name in names]).evaluate(model)["tasks"]
     for name, row in evaluate(model, names, lexicon=lexicon())["tasks"].items():

@@ -47,7 +47,7 @@ class PairScorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Exam:
+class TaskItems:
     """A task's items, and the prompts that ask for them."""
 
     task: Task
@@ -80,30 +80,32 @@ def evaluate(
     if items < 1:
         raise UserError(f"items must be at least 1, not {items}")
     chosen, lexicon = find_tasks(tasks), lexicon or Lexicon.read()
-    exams = [exam(task, lexicon, items, seed, form, lengths) for task in chosen]
+    sets = [task_items(task, lexicon, items, seed, form, lengths) for task in chosen]
     results = {}
     with progress() as bar:
-        line = bar.add_task("answer", total=items * len(exams))
-        for task, questions in zip(chosen, exams, strict=True):
-            results[task.name] = sit(model, questions, max_bytes)
+        line = bar.add_task("answer", total=items * len(sets))
+        for task, questions in zip(chosen, sets, strict=True):
+            results[task.name] = evaluate_task(model, questions, max_bytes)
             bar.update(line, advance=items)
     return {"form": form, "seed": seed, "tasks": results, "means": _means(list(results.values()))}
 
 
-def exam(task: Task, lexicon: Lexicon, items: int, seed: int, form: Form, lengths: Lengths = LENGTHS) -> Exam:
+def task_items(
+    task: Task, lexicon: Lexicon, items: int, seed: int, form: Form, lengths: Lengths = LENGTHS
+) -> TaskItems:
     """So many items of a task, as prompts."""
     chosen = held_out_items(task, lexicon, items, seed, lengths)
     if form == "fine-tuned":
-        return Exam(task, chosen, [task.question(item) for item in chosen])
+        return TaskItems(task, chosen, [task.question(item) for item in chosen])
     examples = shots(task, lexicon, seed, lengths)
-    return Exam(task, chosen, [task.few_shot(item, examples) for item in chosen])
+    return TaskItems(task, chosen, [task.few_shot(item, examples) for item in chosen])
 
 
-def sit(model: Generator, exam: Exam, max_bytes: int | None = None) -> dict[str, Any]:
+def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None = None) -> dict[str, Any]:
     """What a model reaches in one task."""
-    task, items = exam.task, exam.items
+    task, items = questions.task, questions.items
     limit = max_bytes or ROOM + max(len(item.answer) for item in items)
-    completions = model.generate(exam.prompts, max_bytes=limit, temperature=0, stop=["\n"])
+    completions = model.generate(questions.prompts, max_bytes=limit, temperature=0, stop=["\n"])
     texts = [completion.text for completion in completions]
     answers = [answer_in(text) for text in texts]
     right = [answer is not None and task.accepts(answer, item) for answer, item in zip(answers, items, strict=True)]
@@ -113,7 +115,9 @@ def sit(model: Generator, exam: Exam, max_bytes: int | None = None) -> dict[str,
         **_share(right),
         "unparsed": answers.count(None) / len(items),
         **baselines(task, items),
-        "likelihood": _share(_likelier(model, exam)) if items[0].choices and isinstance(model, PairScorer) else None,
+        "likelihood": _share(_likelier(model, questions))
+        if items[0].choices and isinstance(model, PairScorer)
+        else None,
     }
 
 
@@ -133,14 +137,16 @@ def baselines(task: Task, items: Sequence[Item]) -> dict[str, float]:
     return {"constant": max(labels.values()) / len(items), "copy": copied / len(items)}
 
 
-def _likelier(model: PairScorer, exam: Exam) -> list[bool]:
+def _likelier(model: PairScorer, questions: TaskItems) -> list[bool]:
     """Whether the right answer, with its closing quote, costs the fewest bits of all choices."""
     pairs = [
-        (prompt, f'{choice}"') for prompt, item in zip(exam.prompts, exam.items, strict=True) for choice in item.choices
+        (prompt, f'{choice}"')
+        for prompt, item in zip(questions.prompts, questions.items, strict=True)
+        for choice in item.choices
     ]
     bits = iter([cost.bits for cost in model.score(pairs)])
-    costs = [{choice: next(bits) for choice in item.choices} for item in exam.items]
-    return [min(cost, key=cost.__getitem__) == item.answer for cost, item in zip(costs, exam.items, strict=True)]
+    costs = [{choice: next(bits) for choice in item.choices} for item in questions.items]
+    return [min(cost, key=cost.__getitem__) == item.answer for cost, item in zip(costs, questions.items, strict=True)]
 
 
 def _share(right: Sequence[bool]) -> dict[str, float]:

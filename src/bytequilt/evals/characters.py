@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import UserError
-from .words import LENGTHS, LETTERS, TRIES, WORDS, Deck, Kind, Lengths, Lexicon, NoFit, Parts, levenshtein
+from .words import LENGTHS, LETTERS, TRIES, WORDS, ItemSampler, Kind, Lengths, Lexicon, Parts, Retry, levenshtein
 
 Level = Literal["char", "word", "number"]
 YES_NO = ("Yes", "No")
@@ -53,27 +53,27 @@ class Task:
     instruction: str
     wording: str
     """The question, with the places of fields in braces."""
-    draw: Callable[[Deck], Item]
-    """Raises NoFit where what it draws makes no question."""
+    draw: Callable[[ItemSampler], Item]
+    """Raises Retry where what it draws makes no question."""
 
-    def item(self, deck: Deck) -> Item:
-        """The next item of a deck. Raises UserError where it seems to have none."""
+    def item(self, sampler: ItemSampler) -> Item:
+        """The next item of a sampler. Raises UserError where it seems to have none."""
         for _ in range(TRIES**2):
-            with suppress(NoFit):
-                return self.draw(deck)
-        raise UserError(f"{self.name}: {deck.about(self.kind)} give no item")
+            with suppress(Retry):
+                return self.draw(sampler)
+        raise UserError(f"{self.name}: {sampler.about(self.kind)} give no item")
 
-    def items(self, deck: Deck, count: int) -> list[Item]:
+    def items(self, sampler: ItemSampler, count: int) -> list[Item]:
         """So many different items, each of two choices as often right. Raises UserError where there are too few."""
         items, labels = dict[Item, None](), Counter[str | int]()
         for _ in range(TRIES * count):
-            item = self.item(deck)
+            item = self.item(sampler)
             if item not in items and not (item.choices and 2 * labels[item.label] >= count):
                 items[item] = None
                 labels[item.label] += 1
             if len(items) == count:
                 return list(items)
-        raise UserError(f"{self.name}: {count} items are needed, and {deck.about(self.kind)} give {len(items)}")
+        raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give {len(items)}")
 
     def question(self, item: Item) -> str:
         """The question, and the cue of its answer up to the opening quote."""
@@ -99,12 +99,12 @@ def find_tasks(names: Sequence[str] = ()) -> list[Task]:
 
 def held_out_items(task: Task, lexicon: Lexicon, count: int, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
     """Different items to test with, of held-out words and numbers."""
-    return task.items(Deck(lexicon, True, lengths, f"test {task.name} {seed}"), count)
+    return task.items(ItemSampler(lexicon, True, lengths, f"test {task.name} {seed}"), count)
 
 
 def shots(task: Task, lexicon: Lexicon, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
     """The examples of four-shot prompts, of training words and numbers."""
-    return task.items(Deck(lexicon, False, lengths, f"shots {task.name} {seed}"), SHOTS)
+    return task.items(ItemSampler(lexicon, False, lengths, f"shots {task.name} {seed}"), SHOTS)
 
 
 def records(
@@ -114,9 +114,11 @@ def records(
 
     Each has `id`, `prompt` and `text`, of which the last is to be learnt: `prompt_field = "prompt"` in `[data]`.
     """
-    decks = [(task, Deck(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)]
-    for number, (task, deck) in enumerate(islice(cycle(decks), count)):
-        item = task.item(deck)
+    samplers = [
+        (task, ItemSampler(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)
+    ]
+    for number, (task, sampler) in enumerate(islice(cycle(samplers), count)):
+        item = task.item(sampler)
         yield {"id": f"{task.name}-{seed}-{number}", "prompt": task.question(item), "text": f'{item.answer}"'}
 
 
@@ -131,107 +133,107 @@ def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
 # --------------------------------------------------------------------------------------------------- letters, counted
 
 
-def _spell(deck: Deck) -> Item:
-    word = deck.word()
+def _spell(sampler: ItemSampler) -> Item:
+    word = sampler.word()
     return Item((word,), " ".join(word))
 
 
-def _spell_inverse(deck: Deck) -> Item:
-    word = deck.word()
+def _spell_inverse(sampler: ItemSampler) -> Item:
+    word = sampler.word()
     return Item((" ".join(word),), word)
 
 
-def _reverse(deck: Deck) -> Item:
-    word = deck.word()
+def _reverse(sampler: ItemSampler) -> Item:
+    word = sampler.word()
     return Item((word,), word[::-1])
 
 
-def _count_char(deck: Deck) -> Item:
+def _count_char(sampler: ItemSampler) -> Item:
     """Half of the items ask for a letter that is there several times; few would, were letters drawn alike."""
-    word, several = deck.word(), deck.coin()
-    letter = deck.one_of(letter for letter, count in Counter(word).items() if (count > 1) == several)
+    word, several = sampler.word(), sampler.coin()
+    letter = sampler.one_of(letter for letter, count in Counter(word).items() if (count > 1) == several)
     return Item((word, letter), str(word.count(letter)))
 
 
-def _count_sentence(deck: Deck) -> Item:
-    sentence = deck.sentence()
+def _count_sentence(sampler: ItemSampler) -> Item:
+    sentence = sampler.sentence()
     letters = [letter for letter in sentence.lower() if letter.isalpha()]
-    letter = deck.one_of(letters)
+    letter = sampler.one_of(letters)
     return Item((sentence, letter), str(letters.count(letter)))
 
 
-def _orth(deck: Deck) -> Item:
+def _orth(sampler: ItemSampler) -> Item:
     """Both candidates are equally long and start alike: in CUTE, the first letter alone settles 78% of the items."""
-    word = deck.word()
-    near = deck.one_of(deck.near(word))
-    far = deck.one_of(deck.alike(near))
+    word = sampler.word()
+    near = sampler.one_of(sampler.near(word))
+    far = sampler.one_of(sampler.alike(near))
     if levenshtein(word, far) <= levenshtein(word, near):
-        raise NoFit
-    choices = tuple(deck.some_of((near, far), 2))
+        raise Retry
+    choices = tuple(sampler.some_of((near, far), 2))
     return Item((word, *choices), near, choices)
 
 
 # ------------------------------------------------------------------------ letters of words, words of sentences
 
 
-def _contains(parts: Parts, deck: Deck) -> Item:
+def _contains(parts: Parts, sampler: ItemSampler) -> Item:
     """What is not there is taken from another text, for what is frequent is there more often."""
-    text, there = parts.text(deck), deck.coin()
+    text, there = parts.text(sampler), sampler.coin()
     own = set(parts.of(text))
-    part = deck.one_of(own if there else set(parts.of(parts.text(deck))) - own)
+    part = sampler.one_of(own if there else set(parts.of(parts.text(sampler))) - own)
     return Item((text, part), YES_NO[not there], YES_NO)
 
 
-def _insert(parts: Parts, deck: Deck) -> Item:
-    text = parts.text(deck)
-    old = deck.one_of(parts.of(text))
-    new = deck.one_of({parts.another(deck)} - {old})
+def _insert(parts: Parts, sampler: ItemSampler) -> Item:
+    text = parts.text(sampler)
+    old = sampler.one_of(parts.of(text))
+    new = sampler.one_of({parts.another(sampler)} - {old})
     return Item((text, old, new), parts.edited(text, {old: [old, new]}))
 
 
-def _delete(parts: Parts, deck: Deck) -> Item:
+def _delete(parts: Parts, sampler: ItemSampler) -> Item:
     """Something else is there, and stays."""
-    text = parts.text(deck)
-    old, _ = deck.some_of(parts.of(text), 2)
+    text = parts.text(sampler)
+    old, _ = sampler.some_of(parts.of(text), 2)
     return Item((text, old), parts.edited(text, {old: []}))
 
 
-def _substitute(parts: Parts, deck: Deck) -> Item:
-    text = parts.text(deck)
-    old = deck.one_of(parts.of(text))
-    new = deck.one_of({parts.another(deck)} - {old})
+def _substitute(parts: Parts, sampler: ItemSampler) -> Item:
+    text = parts.text(sampler)
+    old = sampler.one_of(parts.of(text))
+    new = sampler.one_of({parts.another(sampler)} - {old})
     return Item((text, old, new), parts.edited(text, {old: [new]}))
 
 
-def _swap(parts: Parts, deck: Deck) -> Item:
+def _swap(parts: Parts, sampler: ItemSampler) -> Item:
     """Parts that are there once, as in CUTE."""
-    text = parts.text(deck)
-    a, b = deck.some_of((part for part, count in Counter(parts.of(text)).items() if count == 1), 2)
+    text = parts.text(sampler)
+    a, b = sampler.some_of((part for part, count in Counter(parts.of(text)).items() if count == 1), 2)
     return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
-def _compare(deck: Deck) -> Item:
+def _compare(sampler: ItemSampler) -> Item:
     """The first digit that differs is anywhere with equal chance, or later."""
-    digits = deck.digits()
-    a = deck.number(digits)
-    b = deck.number(digits, start=a[: deck.random.randrange(digits)])
+    digits = sampler.digits()
+    a = sampler.number(digits)
+    b = sampler.number(digits, start=a[: sampler.random.randrange(digits)])
     if a == b:
-        raise NoFit
+        raise Retry
     return Item((a, b), max(a, b), (a, b))
 
 
-def _add(deck: Deck) -> Item:
-    digits = deck.digits()
-    a, b = deck.number(digits), deck.number(digits)
+def _add(sampler: ItemSampler) -> Item:
+    digits = sampler.digits()
+    a, b = sampler.number(digits), sampler.number(digits)
     return Item((a, b), str(int(a) + int(b)))
 
 
-def _order(deck: Deck) -> Item:
-    a = deck.number(deck.digits())
-    b = deck.neighbour(a, WITHIN)
+def _order(sampler: ItemSampler) -> Item:
+    a = sampler.number(sampler.digits())
+    b = sampler.neighbour(a, WITHIN)
     return Item((a, b), YES_NO[int(a) > int(b)], YES_NO)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from .answers import answer_in, exam
+from .answers import answer_in, task_items
 from .characters import TASKS, Item, find_tasks
 from .words import Lexicon
 
@@ -19,7 +19,7 @@ def documents(task: str, items: int = 200, item_seed: int = 0, **_: Any) -> dict
     """
     from datasets import Dataset
 
-    asked = exam(find_tasks([task])[0], lexicon(), items, item_seed, "few-shot")
+    asked = task_items(find_tasks([task])[0], lexicon(), items, item_seed, "few-shot")
     pairs = zip(asked.prompts, asked.items, strict=True)
     rows = [{"task": task, "prompt": prompt, "answer": item.answer} for prompt, item in pairs]
     return {"test": Dataset.from_list(rows)}

@@ -11,7 +11,7 @@ from random import Random
 from ..config import DataConfig
 from ..data.sources import documents
 from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question
-from .words import TRIES, Lexicon, NoFit, is_held_out
+from .words import TRIES, Lexicon, Retry, is_held_out
 from .working import answer, prompt, worked
 
 RUSSIAN_WORDS = "package:words-ru.txt.xz"
@@ -102,7 +102,7 @@ class Draw:
             question = Question(task, language, make(task, language))
             if self.fits(question):
                 return question
-        raise NoFit
+        raise Retry
 
     # ------------------------------------------------------------------------------------------------------- words
 
@@ -180,7 +180,7 @@ def held_out_questions(task: Name, language: Language, items: int, seed: int = 0
         questions[draw.question(task, language)] = None
         if len(questions) == items:
             return list(questions)
-    raise NoFit
+    raise Retry
 
 
 def _kept_words() -> dict[str, Words]:

@@ -76,11 +76,11 @@ class Lexicon:
         return cls(tuple(frequent[:most]), tuple(sentences))
 
 
-class NoFit(Exception):
+class Retry(Exception):
     """The words or numbers drawn do not suit the task; another draw may."""
 
 
-class Deck:
+class ItemSampler:
     """Draws words and sentences of one part of a lexicon, and numbers, as its seed has it."""
 
     def __init__(self, lexicon: Lexicon, held_out: bool, lengths: Lengths, seed: str) -> None:
@@ -138,7 +138,7 @@ class Deck:
             number = start + "".join(self.random.choices(string.digits, k=digits - len(start)))
             if number[0] != "0" and self._has_number(number):
                 return number
-        raise NoFit
+        raise Retry
 
     def neighbour(self, number: str, within: int) -> str:
         """Another number, at most that far from `number`."""
@@ -155,10 +155,10 @@ class Deck:
         return self.some_of(those, 1)[0]
 
     def some_of(self, those: Iterable[str], count: int) -> list[str]:
-        """`count` different items in random order. Raises NoFit where there are fewer."""
+        """`count` different items in random order. Raises Retry where there are fewer."""
         choice = sorted(set(those))
         if len(choice) < count:
-            raise NoFit
+            raise Retry
         return self.random.sample(choice, count)
 
     # ------------------------------------------------------------------------------------------------ like words
@@ -207,8 +207,8 @@ class Parts:
 
     name: str
     whole: str
-    text: Callable[[Deck], str]
-    another: Callable[[Deck], str]
+    text: Callable[[ItemSampler], str]
+    another: Callable[[ItemSampler], str]
     """Draws a part, of no text in particular."""
     split: Callable[[str], list[str]]
     join: Callable[[list[str]], str]
@@ -226,9 +226,14 @@ def _join_sentence(parts: list[str]) -> str:
     return " ".join(parts[:-1]) + parts[-1]
 
 
-LETTERS = Parts("letter", "word", Deck.word, Deck.letter, list, "".join)
+LETTERS = Parts("letter", "word", ItemSampler.word, ItemSampler.letter, list, "".join)
 WORDS = Parts(
-    "word", "sentence", Deck.sentence, Deck.word, lambda sentence: [*words_of(sentence), sentence[-1]], _join_sentence
+    "word",
+    "sentence",
+    ItemSampler.sentence,
+    ItemSampler.word,
+    lambda sentence: [*words_of(sentence), sentence[-1]],
+    _join_sentence,
 )
 
 
