@@ -41,21 +41,12 @@ def test_one_row_is_enough(tmp_path, row):
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(UserError, match="no bits per byte"):
         figures.training_curve([{"step": 0, "bytes": 0}], tmp_path / "curve.png")
-    with pytest.raises(ValueError):
-        figures.patch_histogram({}, tmp_path / "patches.png")
-
-
-@pytest.mark.parametrize("counts", [{1: 3}, {2: 1, 4: 7, 90: 1}])
-def test_patch_histogram(tmp_path, counts):
-    pytest.importorskip("matplotlib")
-    figures.patch_histogram(counts, tmp_path / "patches.png")
-    assert size(tmp_path / "patches.png") == (1050, 540)
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"bytequilt\[plot\]"):
-        figures.patch_histogram({1: 1}, tmp_path / "patches.png")
+        figures.training_curve([{"bytes": 1, "bpb": 1.0}], tmp_path / "curve.png")
 
 
 def test_smoothing_keeps_a_constant():

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import UserError
-from .histogram import mean, shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HUES = ("#4263eb", "#e8590c", "#0c8599", "#9c36b5")  # one a stage
-LONGEST = 24
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -49,33 +47,6 @@ def training_curve(records: Iterable[Mapping], path: Path) -> None:
         for index, (stage, rows) in enumerate(stages.items()):
             _stage(loss, rate, stage, rows, HUES[index % len(HUES)])
         _finish(loss, rate)
-        figure.savefig(path, format="png")
-
-
-def patch_histogram(counts: Mapping[int, int], path: Path) -> None:
-    """Share of patches of each length, as a PNG. Counts are by length in bytes; ValueError where there are none."""
-    parts = shares(counts, LONGEST)
-    average = mean(counts)
-    figure = _figure(7, 3.6)
-    with _style():
-        axes = figure.subplots()
-        axes.bar(range(1, len(parts) + 1), [100 * part for part in parts], width=0.86, color=HUES[0])
-        axes.axvline(average, color=HUES[1], linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"mean {average:.2f}",
-            (average, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, -4),
-            textcoords="offset points",
-            color=HUES[1],
-            va="top",
-        )
-        last = len(parts)
-        ticks = sorted({1, last, *range(4, last - 1, 4)})
-        axes.set_xticks(ticks, [f"{tick}+" if tick == last < max(counts) else str(tick) for tick in ticks])
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("patch length (bytes)")
-        axes.set_ylabel("patches (%)")
         figure.savefig(path, format="png")
 
 
