@@ -84,7 +84,7 @@ def plan(draft: Draft) -> dict[str, Any]:
         measured = _measured(stages, corpus)
         memory += max(activations for _, activations in measured.values())
         a_byte = scoring_seconds(recipe, corpus.sample[0][1].data[:SCORED])
-        seconds = _seconds(recipe, corpus.bytes, stages, {name: time for name, (time, _) in measured.items()}, a_byte)
+        seconds = _seconds(corpus.bytes, stages, {name: time for name, (time, _) in measured.items()}, a_byte)
     return {
         "documents": corpus.documents,
         "bytes": corpus.bytes,
@@ -181,7 +181,7 @@ def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
 
 
 def _seconds(
-    recipe: Recipe, size: dict[str, int], stages: dict[str, Stage], measured: dict[str, float], a_byte: float
+    size: dict[str, int], stages: dict[str, Stage], measured: dict[str, float], a_byte: float
 ) -> dict[str, float]:
     """Of each stage, and of all: steps, held-out text that is read meanwhile, entropies, the report."""
     seconds, reading = {}, 0.0
