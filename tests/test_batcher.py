@@ -81,12 +81,13 @@ def test_texts_that_wait_for_each_other_are_as_if_they_did_not(name, patience, m
                 batcher.insert(noise(9, seed), Sampling(max_bytes=size, seed=seed)) for seed, size in enumerate(sizes)
             ]
             texts[steps], silent = dict.fromkeys(keys, b""), dict.fromkeys(keys, 0)
+            running = set(keys)
             while len(batcher):
                 told = dict(batcher.step())
-                for key in keys:
+                for key in running:
                     texts[steps][key] += told[key].data if key in told else b""
-                    begun = 0 < len(texts[steps][key]) < sizes[key - 1]
-                    silent[key] = silent[key] + 1 if begun and key not in told else 0
+                    silent[key] = silent[key] + 1 if texts[steps][key] and key not in told else 0
+                running -= {key for key, step in told.items() if step.finish_reason is not None}
                 assert max(silent.values()) <= steps
             calls[steps] = batcher.decoder.session.counts["latent_calls"]
     assert texts[0] == texts[patience]

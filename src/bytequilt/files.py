@@ -80,7 +80,7 @@ def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
         sync(folder.parent)
     except OSError as error:
         if not replace and folder.exists():
-            raise UserError(f"{folder} exists already: another process has made it meanwhile") from None
+            raise UserError(f"cannot write {folder}: another process has made it meanwhile") from None
         raise UserError(f"cannot write {folder}: {error.strerror or one_line(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

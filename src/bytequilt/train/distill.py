@@ -78,9 +78,9 @@ def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict
     before any work.
     """
     data = DataConfig(train=files, val_every=lean.val_every)
+    check_entropy(name)
     check_data(data)
     check_training(lean.train)
-    check_entropy(name)
     device = device_of(lean.train) if lean.kind == "window" else torch.device("cpu")  # tables are filled on the CPU
     lm = load(name, str(device))
     about = {"patcher": lm.patcher.fingerprint, "files": files, "lean": lean.model_dump(mode="json")}
