@@ -14,7 +14,7 @@ from .corpus import Corpus
 
 
 def counts_of(corpus: Corpus, folder: Path, rank: int, world: int) -> dict[int, np.ndarray]:
-    """What each part of a corpus counts, this process's own first; kept in `folder`."""
+    """`Corpus.count` of every part of a corpus by its number, this process's own parts first; kept in `folder`."""
     size = len(corpus.parts)
     begin = rank * size // world
     counts = {}

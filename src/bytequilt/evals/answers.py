@@ -93,7 +93,7 @@ def evaluate(
 def task_items(
     task: Task, lexicon: Lexicon, items: int, seed: int, form: Form, lengths: Lengths = LENGTHS
 ) -> TaskItems:
-    """So many items of a task, as prompts."""
+    """`items` held-out items of a task, with their prompts."""
     chosen = held_out_items(task, lexicon, items, seed, lengths)
     if form == "fine-tuned":
         return TaskItems(task, chosen, [task.question(item) for item in chosen])
@@ -102,7 +102,7 @@ def task_items(
 
 
 def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None = None) -> dict[str, Any]:
-    """What a model reaches in one task."""
+    """A model's results in one task: shares of right and of unreadable answers, and those of simple baselines."""
     task, items = questions.task, questions.items
     limit = max_bytes or ROOM + max(len(item.answer) for item in items)
     completions = model.generate(questions.prompts, max_bytes=limit, temperature=0, stop=["\n"])

@@ -1,4 +1,4 @@
-"""Words, sentences and numbers that tasks are made of, and the part of them that fine-tuning never sees."""
+"""Words, sentences and numbers for the tasks, and the part of them that fine-tuning never sees."""
 
 import re
 import string

@@ -19,7 +19,7 @@ def visible_keys(positions: float, window: int | None) -> float:
 
 
 def stack_flops(config: StackConfig, positions: float, keys: float | None = None) -> float:
-    """A transformer stack over so many positions; `keys` per query are those visible where not given."""
+    """FLOPs of a stack over so many positions; `keys` per query: all visible ones if None."""
     keys = visible_keys(positions, config.window) if keys is None else keys
     kv_dim = config.num_kv_heads * config.head_dim
     weights = config.dim * (2 * config.dim + 2 * kv_dim) + 3 * config.dim * config.hidden_dim
@@ -27,12 +27,12 @@ def stack_flops(config: StackConfig, positions: float, keys: float | None = None
 
 
 def entropy_flops(config: EntropyConfig, ids: float, keys: float | None = None) -> float:
-    """The entropy model over so many ids. A newline reset is not credited: how much it saves is up to the text."""
+    """FLOPs of the entropy model over `ids`. A newline reset is not credited: its saving depends on the text."""
     return stack_flops(config, ids, keys) + 2 * ids * config.dim * VOCAB_SIZE
 
 
 def blt_flops(config: BLTConfig, ids: float, patches: float, dense: bool = False) -> dict[str, float]:
-    """A BLT by module, over so many ids in so many patches. `dense` counts masked keys too, as a counter does.
+    """FLOPs of a BLT by module over ids and patches. `dense` counts masked keys too, as a profiler does.
 
     `products`, the multiplications of cross-attention, are part of encoder and decoder and shown for reference.
     """

@@ -65,7 +65,7 @@ class Patcher:
             return self.model.nats(ids_BN)
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache | NgramCache | None:
-        """What streaming remembers of texts; None where the rule needs no entropy."""
+        """An empty cache of the entropy model, for `rows` texts; None where the rule needs no entropy."""
         return self.model.cache(rows, reserve) if self.model is not None and self.rule.needs_entropy else None
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ Amount = Annotated[float, Field(gt=0)]
 
 
 class Spans(Config):
-    """Shortest and longest of what questions are made of."""
+    """Shortest and longest words, sentences and numbers of questions."""
 
     words: tuple[Positive, Positive]
     """In letters."""

@@ -24,7 +24,7 @@ PARAGRAPH = 600  # bytes of held-out text that are shown in colour
 
 
 def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[str, Any]:
-    """Measure a trained model on all held-out text, where it is; write report.json, curve.png and patches.html."""
+    """Measure a trained model on all held-out text, on its device; write report.json, curve.png and patches.html."""
     records = held_out(folder / "corpus")
     documents = [document.data for document in records]
     report = measure(lm, records) | training(done)
