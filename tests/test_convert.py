@@ -193,11 +193,8 @@ NOT_METAS = {
     "theta": ({"latent": StackConfig(dim=64, layers=1, heads=2, ffn_dim=40, rope_theta=7.0)}, "one rope_theta"),
     "width": ({"latent": StackConfig(dim=64, layers=1, heads=2, ffn_dim=500)}, "does not give"),
     "window": ({"latent": StackConfig(dim=64, layers=1, heads=2, ffn_dim=40, window=7)}, "one window"),
-    "key heads": ({"cross_kv_heads": 2}, "allows num_kv_heads below heads"),
-    "no projection": (
-        {"slots": 1, "latent": StackConfig(dim=32, layers=1, heads=2, ffn_dim=40)},
-        "latent width that differs",
-    ),
+    "key heads": ({"cross_kv_heads": 2}, "shares key heads"),
+    "no projection": ({"slots": 1, "latent": StackConfig(dim=32, layers=1, heads=2, ffn_dim=40)}, "no decoder proj"),
 }
 
 

@@ -221,4 +221,7 @@ def _rule(args: dict[str, Any]) -> tuple[RuleConfig, list[str]]:
 def check(blt: BLTConfig) -> None:
     """Raises UserError for networks that the layout has no equal of."""
     if blt.latent.dim == blt.decoder.dim:
-        raise UserError("Meta's layout needs a latent width that differs from the decoder's")
+        raise UserError(
+            "Meta's layout has no decoder projection between equal widths: "
+            "the latent width must differ from the decoder's"
+        )

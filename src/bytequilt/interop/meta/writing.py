@@ -86,8 +86,8 @@ def _exportable(blt: BLTConfig) -> None:
     (heads, kv_heads), decoder = blt.cross_shapes
     if (heads, kv_heads) != decoder or heads != kv_heads or any(s.num_kv_heads != s.heads for s in stacks[::2]):
         raise UserError(
-            "Meta's layout allows num_kv_heads below heads in the latent transformer alone, and cross-attention needs "
-            "the same number of heads everywhere"
+            "Meta's layout shares key heads (num_kv_heads below heads) in the latent transformer alone, "
+            "and cross-attention needs the same number of heads everywhere"
         )
     if blt.encoder_cross == "none" or blt.decoder_cross == "none":
         raise UserError("Meta's layout cannot hold a BLT without cross-attention: its code builds another one")
