@@ -13,7 +13,6 @@ from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.codec import OFFSET
 from bytequilt.config import BaselineConfig, StackConfig, UserError
-from bytequilt.infer import batcher as module
 from bytequilt.infer.sampling import Sampling
 from bytequilt.lm import LM
 
@@ -64,47 +63,6 @@ def test_texts_that_come_and_go_at_any_time_are_as_if_alone(data, name, rows):
         for key, step in batcher.step():
             found[key] += step.data
     assert {key: found[key] for key in wanted} == wanted
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from(["entropy", "space-max"]), st.integers(1, 3), st.integers(2, 4), st.data())
-def test_texts_that_wait_for_each_other_are_as_if_they_did_not(name, patience, many, data):
-    """Same seeds, same bytes; no text is late by more than its patience after each byte, and patches share passes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MANY", many)
-        texts, calls = {}, {}
-        sizes = data.draw(st.lists(st.integers(1, 20), min_size=many, max_size=6))
-        for steps in (0, patience):
-            batcher = LMS[name].batcher(5)
-            batcher.decoder.patience = steps
-            keys = [
-                batcher.insert(noise(9, seed), Sampling(max_bytes=size, seed=seed)) for seed, size in enumerate(sizes)
-            ]
-            texts[steps], silent = dict.fromkeys(keys, b""), dict.fromkeys(keys, 0)
-            running = set(keys)
-            while len(batcher):
-                told = dict(batcher.step())
-                for key in running:
-                    texts[steps][key] += told[key].data if key in told else b""
-                    silent[key] = silent[key] + 1 if texts[steps][key] and key not in told else 0
-                running -= {key for key, step in told.items() if step.finish_reason is not None}
-                assert max(silent.values()) <= steps
-            calls[steps] = batcher.decoder.session.counts["latent_calls"]
-    assert texts[0] == texts[patience]
-    assert calls[patience] <= calls[0]
-
-
-def test_waiting_saves_passes_of_the_latent_transformer():
-    calls = []
-    for steps in (0, 2):
-        batcher = LMS["entropy"].batcher(8)
-        batcher.decoder.patience = steps
-        for seed in range(8):
-            batcher.insert(noise(9, seed), Sampling(max_bytes=40, seed=seed))
-        while len(batcher):
-            batcher.step()
-        calls.append(batcher.decoder.session.counts["latent_calls"])
-    assert calls[1] < calls[0]
 
 
 class Reads(TorchFunctionMode):

@@ -14,9 +14,6 @@ from .vocabulary import Vocabulary
 class TokenDecoder:
     """A network with its cache of some rows; the host need know nothing of an id but itself."""
 
-    patience = 0
-    """No step costs more than another."""
-
     def __init__(self, network: Any, vocabulary: Vocabulary, rows: int) -> None:
         self.network, self.words, self.size, self.vocabulary = network, vocabulary, rows, vocabulary.size
         self.device = next(network.parameters()).device

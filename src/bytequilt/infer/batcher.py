@@ -18,10 +18,6 @@ from .writer import NOTHING, Meter, Step, TopLogprobs, Writer, byte_of
 
 PREFILL = 512  # ids of prompts read between two steps, so that long prompts do not hold up the texts that are running
 
-WAIT, MANY = 2, 8
-"""Steps that a text whose patch closed waits at most, where so many texts run at least: the weights of the latent
-transformer are then read for several at once. Compiled steps gain by it; others were not measured."""
-
 
 class Decoder(Protocol):
     """A language model with a cache of a fixed number of rows, a text in each."""
@@ -30,8 +26,6 @@ class Decoder(Protocol):
     """Rows."""
     vocabulary: int
     device: torch.device
-    patience: int
-    """Steps that a text may sit out where `known` is not 0, so that several go through the costly part together."""
 
     def encode(self, prompt: bytes) -> np.ndarray:
         """Ids (n,) int64 of a prompt, BOS first."""
@@ -68,7 +62,6 @@ class BLTDecoder:
     def __init__(self, session: Session) -> None:
         self.session, self.size, self.device, self.vocabulary = session, len(session.rows), session.device, VOCAB_SIZE
         self.clear, self.prefill, self.advance = session.clear, session.prefill, session.advance
-        self.patience = WAIT if session.native else 0
 
     def encode(self, prompt: bytes) -> np.ndarray:
         return encode(prompt)
@@ -97,8 +90,6 @@ class _Text:
     """The last id drawn, which the next step feeds."""
     known: int = 0
     """What `lookahead` told of it."""
-    waited: int = 0
-    """Steps that it has sat out since."""
 
 
 class Batcher:
@@ -147,11 +138,7 @@ class Batcher:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Step]]:
-        """One more byte of each running text, and the first of those whose prompts are read by now; by key.
-
-        Of many texts, some may wait for up to WAIT steps after a byte that closed a patch.
-        """
-        waiting, ids_w = self._set_aside()
+        """One more byte of each running text, and the first of those whose prompts are read by now; by key."""
         texts, logits, steps = list(self._running), [], []
         if texts:
             assert self._ids_n is not None
@@ -162,31 +149,7 @@ class Batcher:
             logits.append(logits_V[None])
         if texts:
             steps += self._draw(texts, logits[0] if len(logits) == 1 else torch.cat(logits))
-        if ids_w is not None:
-            self._take_back(waiting, ids_w)
         return steps
-
-    def _set_aside(self) -> tuple[list[_Text], Tensor | None]:
-        """Texts that sit this step out, with their ids; all go on once one of them has been patient for long enough."""
-        running, ids_n = self._running, self._ids_n
-        waiting = [text for text in running if text.known]
-        patience = self.decoder.patience if MANY <= len(running) > len(waiting) else 0
-        if ids_n is None or not waiting or max(text.waited for text in waiting) >= patience:
-            for text in waiting:
-                text.waited = 0
-            return [], None
-        for text in waiting:
-            text.waited += 1
-        places = [place for place, text in enumerate(running) if text.known]
-        self._keep([text for text in running if not text.known])
-        return waiting, ids_n[torch.tensor(places, device=ids_n.device)]
-
-    def _take_back(self, waiting: list[_Text], ids_w: Tensor) -> None:
-        """Those that sat the step out run again."""
-        assert self._ids_n is not None
-        texts, ids_n = [*self._running, *waiting], torch.cat([self._ids_n, ids_w])
-        order = sorted(range(len(texts)), key=lambda place: texts[place].row)
-        self._running, self._ids_n = [texts[place] for place in order], ids_n[torch.tensor(order, device=ids_n.device)]
 
     def _admitted(self, steps: list[tuple[int, Step]]) -> Iterator[tuple[_Text, Tensor]]:
         """Read on in the prompts that wait while there is room: texts whose prompt ends here, with their logits."""
