@@ -252,6 +252,8 @@ def test_the_verb_prints_the_answer_last_and_names_the_model(capfd):
     plain = capfd.readouterr()
     assert plain.out == "No\n"
     assert "letters" in plain.err
+    main(["ask", "Reverse strawberry"])
+    assert capfd.readouterr().out == "y r r e b w a r t s\n"
     main(["ask", "How many r in strawberry?", "--show"])
     shown = capfd.readouterr().out
     assert shown.endswith("\n3\n")

@@ -15,7 +15,7 @@ def ask(
 ) -> None:
     """Answer a question on the letters of a word or on two numbers, in English or Russian.
 
-    The model writes a working-out and then the answer, which is printed alone.
+    The model writes a working-out and then the answer, which is printed alone; letters are separated by spaces.
 
     Examples:
       bytequilt ask "How many r in strawberry?"
@@ -45,4 +45,4 @@ def ask(
         return print_json({"model": model, "question": asked.text, "text": reply.text, "answer": reply.answer})
     if show:
         print(shown(lm.patch(prompt(asked) + reply.text)), end="\n\n")
-    print(reply.answer)
+    print(" ".join(reply.answer) if asked.task == "reverse" else reply.answer)  # spelt, they have spaces
