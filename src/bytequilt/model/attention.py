@@ -39,8 +39,7 @@ class Spans:
     @classmethod
     def of(cls, opens_BN: Tensor, window: int | None = None, single: bool = False, fixed: bool = True) -> "Spans":
         """Spans of whole rows without a cache. A new attention context starts at position 0 and wherever `opens_BN` is
-        True. `single` promises that contexts start at position 0 only. Fewer masks are then needed.
-        """
+        True. `single` promises that contexts start at position 0 only. Fewer masks are then needed."""
         opens_BN = torch.zeros_like(opens_BN[:1]) if single else opens_BN
         spans = cls.after(opens_BN, torch.zeros_like(opens_BN[:, 0], dtype=torch.long), 0, window)
         spans.single, spans.fixed = single, fixed
@@ -49,8 +48,7 @@ class Spans:
     @classmethod
     def after(cls, opens_BN: Tensor, context_B: Tensor, cached: int, window: int | None = None) -> "Spans":
         """Spans of N queries that follow `cached` keys. `context_B` is the key position at which the context of each
-        row started; it is negative if that key is no longer cached.
-        """
+        row started; it is negative if that key is no longer cached."""
         position = torch.arange(cached, cached + opens_BN.shape[1], device=opens_BN.device)
         first = torch.where(opens_BN, position, context_B[:, None]).cummax(1).values
         if window is not None:
@@ -69,8 +67,7 @@ class Spans:
     @cached_property
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """Blocks of queries with the range of keys that any of them may see: (query from, to, key from, to), ends
-        excluded.
-        """
+        excluded."""
         cached, window = self.keys - self.queries, self.window
         size = BLOCK if window is None else 64 if window <= 128 else 128  # the fastest block sizes on the CPUs measured
         edges = [(a, min(a + size, self.queries)) for a in range(0, self.queries, size)]
@@ -95,8 +92,7 @@ class Spans:
     @cached_property
     def pair_bias(self) -> Tensor:
         """The additive mask for `paired`: each block of `window` queries against the block before and its own: (B, 1,
-        n, W, 2W), bf16.
-        """
+        n, W, 2W), bf16."""
         size, count = self.window or 0, -(-self.queries // (self.window or 1))
         position = torch.arange(count * size, device=self.first_BN.device).view(count, size, 1)
         key = position.view(count, 1, size)
@@ -120,8 +116,7 @@ class Spans:
 
 def attend(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
     """Softmax attention of queries (B, H, N, D) over the keys in their spans: (B, H, N, D). Keys and values have G
-    heads (B, G, M, D); each of them serves H / G query heads.
-    """
+    heads (B, G, M, D); each of them serves H / G query heads."""
     attend_by = choose_attention(q_BHND.device.type, q_BHND.dtype, q_BHND.shape[-1], torch.is_grad_enabled(), spans)
     return attend_by(q_BHND, k_BGMD, v_BGMD, spans).to(q_BHND.dtype)
 
@@ -166,8 +161,7 @@ def in_fp32(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Ten
 
 def paired(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
     """Attention by plain matrix products, in blocks of `window` queries. Each block reads its own keys and those of the
-    block before.
-    """
+    block before."""
     heads, length, size = q_BHND.shape[1], q_BHND.shape[2], spans.window or 0
     q, k, v = (F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q_BHND, k_BGMD, v_BGMD))
     k, v = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
@@ -188,8 +182,7 @@ def flex(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor
 @cache
 def _compiled(name: str) -> Any:
     """A function of torch's flex attention module: compiled on CUDA, and elsewhere uncompiled, which is slow but needs
-    no compiler.
-    """
+    no compiler."""
     from torch.nn.attention import flex_attention
 
     function = getattr(flex_attention, name)

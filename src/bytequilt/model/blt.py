@@ -43,8 +43,7 @@ class Latent(nn.Module):
 
 class BLT(Network):
     """The Byte Latent Transformer: a language model on bytes that runs its large transformer once per patch. The patch
-    boundaries are an input; a `Patcher` computes them.
-    """
+    boundaries are an input; a `Patcher` computes them."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -55,8 +54,7 @@ class BLT(Network):
 
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
         """Logits (B, N, V) in fp32 for ids (B, N) int64 that start with BOS; the logits at t predict byte t+1. Raises
-        UserError if the ids or the patches have the wrong type.
-        """
+        UserError if the ids or the patches have the wrong type."""
         check_ids(ids_BN, 2)
         if not isinstance(patches, Patches):
             raise UserError(f"a model needs ids and their patches, not {type(patches).__name__}")

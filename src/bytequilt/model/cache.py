@@ -27,8 +27,7 @@ COLUMNS = 64  # columns of a new cache; the number doubles when they are full
 
 class StackCache:
     """Keys and values of every layer of a stack. Every layer has its own keys, because L windowed layers together see L
-    * (window - 1) positions back.
-    """
+    * (window - 1) positions back."""
 
     def __init__(
         self,
@@ -50,8 +49,7 @@ class StackCache:
         """Number of positions that each row has processed."""
         self.opened_RE = torch.zeros(rows, reserve + 1, dtype=torch.int64, device=device)
         """Ring of the newest positions: where the attention context of position p started, stored in column p mod
-        (reserve + 1).
-        """
+        (reserve + 1)."""
         self.lengths = [0] * rows
         """The host's copy of `position_R`."""
         self.single = [True] * rows
@@ -77,14 +75,12 @@ class StackCache:
 
     def step(self, rows: Rows, opens_R: Tensor | None = None) -> "StackStep":
         """Start the next position of the given rows. `opens_R` is True where a new context starts; None means that none
-        does.
-        """
+        does."""
         return StackStep(self, rows, opens_R)
 
     def chunk(self, rows: Rows, opens_BN: Tensor, single: bool = False) -> "StackChunk":
         """Start the next N positions of the given rows. `single` promises that no context starts except at position 0
-        of a row.
-        """
+        of a row."""
         return StackChunk(self, rows, opens_BN, single)
 
     def count(self, rows: Rows, count: int, single: bool) -> None:
@@ -103,8 +99,7 @@ class StackCache:
 
     def make_room(self, positions: int) -> None:
         """Add columns so that texts of `positions` positions fit, up to `limit`. Growing is safe: a ring that is
-        shorter than `limit` has never wrapped around.
-        """
+        shorter than `limit` has never wrapped around."""
         needed = positions if self.limit is None else min(positions, self.limit)
         if needed > self.columns:
             columns = max(needed, 2 * self.columns)
@@ -198,8 +193,7 @@ class StackStep:
 
     def _opened(self, opens_R: Tensor | None) -> Tensor:
         """Position (R,) at which the context of each row started, the new position included. It is also stored in the
-        cache.
-        """
+        cache."""
         opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
         position_R = self.positions.tensor_R
         opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]
@@ -247,8 +241,7 @@ class StackChunk:
 
     def extend(self, layer: int, k_BGND: Tensor, v_BGND: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer. Returns keys and values (B, G, previous + N, head_dim), oldest
-        first.
-        """
+        first."""
         new = torch.cat([k_BGND, v_BGND], 1)
         kv, columns = self.cache.kv[layer], self.cache.columns
         before = [

@@ -38,8 +38,7 @@ class CrossAttention(nn.Module):
 
 class PatchReadsBytes(CrossAttention):
     """Encoder direction: the k slots of each patch attend to the bytes of that patch: -> (B, P, k, d). An empty patch
-    attends to nothing: its attention output is zero.
-    """
+    attends to nothing: its attention output is zero."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__(config.encoder, *config.cross_shapes[0], config.cross_residual)
@@ -56,8 +55,7 @@ class PatchReadsBytes(CrossAttention):
 
     def step(self, slots_Rkd: Tensor, bytes_RLd: Tensor, absent_RL: Tensor | None) -> Tensor:
         """The k slots of one patch per row attend to its L bytes: -> (R, k, d). Bytes where `absent_RL` is True are
-        padding and are ignored.
-        """
+        padding and are ignored."""
         rows, slots, dim = slots_Rkd.shape
         q = product(self.query_norm.step(slots_Rkd), self.query).view(rows, slots, self.heads, -1).transpose(1, 2)
         k, v = self.keys_values(bytes_RLd).transpose(1, 3).unbind(2)  # (R, H, L, head_dim)
@@ -74,14 +72,12 @@ class ByteReadsPatch(CrossAttention):
 
     def read(self, slots_BPkd: Tensor) -> Tensor:
         """Keys and values (B, P, k, 2, H, head_dim) of the patches (B, P, k, d): computed once per patch, used by many
-        bytes.
-        """
+        bytes."""
         return self.keys_values(slots_BPkd)
 
     def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """Attend from bytes (B, N, d) to patches: -> (B, N, d). `read_S` gives for each of the B*N bytes the number of
-        its patch, counted through the whole batch.
-        """
+        its patch, counted through the whole batch."""
         q = self.queries(bytes_BNd).flatten(0, 1)  # (S, H, head_dim)
         # Gathered in fp32: the backward pass sums the gradients of all bytes of a patch, on CUDA by atomic additions.
         k, v = patches_BPk2Hd.float().flatten(0, 1).index_select(0, read_S).unbind(2)  # (S, k, H, head_dim)

@@ -1,6 +1,5 @@
 """The embedding table. An optimizer that updates only the rows in use may replace the look-up during training
-(`gather`).
-"""
+(`gather`)."""
 
 from collections.abc import Callable
 

@@ -16,8 +16,7 @@ from .segments import Patches, segment_max
 
 class Encoder(nn.Module):
     """The local encoder: embeds bytes and their n-grams, runs a small windowed transformer, and lets patches attend to
-    its states.
-    """
+    its states."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -40,8 +39,7 @@ class Encoder(nn.Module):
         inputs: AttentionInputs | None = None,
     ) -> list[Tensor]:
         """Byte states (B, N, d) of each layer that patches attend to; the last entry also goes to the decoder. With a
-        cache, the ids continue the cached rows. `single` promises that the only BOS of a row is its first id.
-        """
+        cache, the ids continue the cached rows. `single` promises that the only BOS of a row is its first id."""
         x_BNd, opens_BN, chunk = self.embed(ids_BN), ids_BN == BOS, None
         if cache is not None:
             rows = rows or cache.stack.rows()
@@ -59,8 +57,7 @@ class Encoder(nn.Module):
 
     def step(self, ids_R: Tensor, cache: EncoderCache, rows: Rows, opens_R: Tensor | None) -> list[Tensor]:
         """Byte states (R, d) of the next id of each row, one entry per layer as in `forward`. The cache keeps them for
-        the open patch. `opens_R` is True where the id is a BOS; None means that no id is.
-        """
+        the open patch. `opens_R` is True where the id is a BOS; None means that no id is."""
         step = cache.stack.step(rows, opens_R)
         x_Rd = look_up(ids_R, self.embed)
         if self.hash is not None:
@@ -81,8 +78,7 @@ class Encoder(nn.Module):
 
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:
         """Patch inputs (B, P, k*d) from the byte states. The states of the first layer in `states` are max-pooled per
-        patch; the result then attends to each of `states` in turn.
-        """
+        patch; the result then attends to each of `states` in turn."""
         first = states[0].flatten(0, 1)
         pooled = segment_max(first, patches.flat_of_byte, len(states[0]) * patches.count)
         slots = self.project(pooled).to(first.dtype).view(len(states[0]), patches.count, self.slots, -1)

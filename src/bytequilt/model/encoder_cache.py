@@ -1,6 +1,5 @@
 """The cache of the local encoder: the KV cache of its stack, the recent ids for n-grams, and the byte states of the
-open patch.
-"""
+open patch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +16,7 @@ STATES = 16  # capacity in bytes of the open patch at first; it doubles for long
 
 class RecentIds:
     """The newest ids of each row, newest last: those that the next n-grams include. Zeros stand before the start of a
-    text.
-    """
+    text."""
 
     def __init__(self, reach: int, rows: int, reserve: int, device: torch.device | str) -> None:
         self.reach = reach
@@ -50,8 +48,7 @@ class RecentIds:
 
 class ByteStates:
     """Byte states of the open patch of each row, kept until the patch closes: one ring buffer per layer that patches
-    attend to. The state of position p is stored in column p mod L. Positions are those of the encoder's stack.
-    """
+    attend to. The state of position p is stored in column p mod L. Positions are those of the encoder's stack."""
 
     def __init__(self, readings: int, rows: int, dim: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self.data_SRLd = torch.zeros(readings, rows, STATES, dim, device=device, dtype=dtype)
@@ -77,8 +74,7 @@ class ByteStates:
 
     def extend(self, row: int, states: Sequence[Tensor], length: int) -> None:
         """Store the newest of the states (1, N, d) of one row, per layer; `length` is its number of positions with them
-        included.
-        """
+        included."""
         room = self.data_SRLd.shape[2]
         count = min(room, states[0].shape[1])
         columns = torch.arange(length - count, length, device=self.data_SRLd.device) % room
@@ -87,8 +83,7 @@ class ByteStates:
 
     def newest(self, rows: Rows, position_R: Tensor, count: int) -> list[Tensor]:
         """The newest `count` states (R, count, d) of the rows, oldest first; `position_R` are their numbers of
-        positions.
-        """
+        positions."""
         back = torch.arange(-count, 0, device=position_R.device)
         columns_RL = (position_R[:, None] + back) % self.data_SRLd.shape[2]
         return [data_RLd[rows.index[:, None], columns_RL] for data_RLd in self.data_SRLd]

@@ -20,7 +20,7 @@ def visible_keys(positions: float, window: int | None) -> float:
 
 
 def stack_flops(config: StackConfig, positions: float, keys: float | None = None) -> float:
-    """FLOPs of a stack for `positions` positions; `keys` is the number of keys per query, by default the visible ones."""
+    """FLOPs of a stack for `positions` positions; `keys` is the number of keys per query, by default the visible."""
     keys = visible_keys(positions, config.window) if keys is None else keys
     kv_dim = config.num_kv_heads * config.head_dim
     weights = config.dim * (2 * config.dim + 2 * kv_dim) + 3 * config.dim * config.hidden_dim
@@ -29,15 +29,13 @@ def stack_flops(config: StackConfig, positions: float, keys: float | None = None
 
 def entropy_flops(config: EntropyConfig, ids: float, keys: float | None = None) -> float:
     """FLOPs of the entropy model for `ids` ids. The saving of a newline reset is ignored, because it depends on the
-    text.
-    """
+    text."""
     return stack_flops(config, ids, keys) + 2 * ids * config.dim * VOCAB_SIZE
 
 
 def blt_flops(config: BLTConfig, ids: float, patches: float, dense: bool = False) -> dict[str, float]:
     """FLOPs of a BLT for `ids` bytes and `patches` patches, by module. `dense` counts masked keys too, as a profiler
-    does. The entry `products` (multiplications of cross-attention) is already included in `encoder` and `decoder`.
-    """
+    does. The entry `products` (multiplications of cross-attention) is already included in `encoder` and `decoder`."""
     dim, wide = config.encoder.dim, config.slots * config.encoder.dim
     keys = (ids, patches) if dense else (None, None)
     readers = {"last": 1, "all": config.encoder.layers, "none": 0}[config.encoder_cross]
@@ -61,8 +59,7 @@ def flops_per_byte(
     config: BLTConfig, entropy: EntropyConfig | None, patch_bytes: float, context: float = CONTEXT
 ) -> dict[str, float]:
     """Forward FLOPs per byte by module, with the sum as `total`. `patch_bytes` is the mean patch size in bytes, and
-    `context` is the length of a document in bytes.
-    """
+    `context` is the length of a document in bytes."""
     parts = blt_flops(config, context, context / patch_bytes)
     del parts["products"]
     flops = {"entropy": entropy_flops(entropy, context) if entropy else 0.0} | parts

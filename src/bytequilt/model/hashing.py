@@ -63,8 +63,7 @@ class HashEmbedding(nn.Module):
 
     def forward(self, ids_BN: Tensor, recent_BM: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Embeddings (B, N, d) of the ids (B, N), summed in `dtype`, which may differ from the stored type. `recent_BM`
-        are the same ids with earlier ids of their rows before them; None where there are no earlier ids.
-        """
+        are the same ids with earlier ids of their rows before them; None where there are no earlier ids."""
         rows_BNT = hashes(self.config, ids_BN if recent_BM is None else recent_BM)[:, -ids_BN.shape[1] :]
         return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 

@@ -4,8 +4,7 @@ from torch import Tensor, nn
 
 DRAWN = 1 << 18
 """Number of table rows initialised by one call of the random generator. Blocks keep memory small when only some columns
-are needed.
-"""
+are needed."""
 
 
 class Network(nn.Module):

@@ -29,8 +29,7 @@ AttentionInputs = tuple[Spans, Tensor]
 
 class Linear(nn.Linear):
     """A linear layer without bias; initialised from a normal distribution of standard deviation inputs**-0.5, truncated
-    at three.
-    """
+    at three."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -71,8 +70,7 @@ class RMSNorm(nn.RMSNorm):
 
     def step(self, x: Tensor) -> Tensor:
         """The norm in fewer operations, without gradients: for a single position, the number of operations decides the
-        time.
-        """
+        time."""
         if x.dtype is not torch.float32:
             return super().forward(x)
         floor, scale = _scalars(x.shape[-1], self.eps, x.device)
@@ -83,8 +81,7 @@ class RMSNorm(nn.RMSNorm):
 @lru_cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two constants of `RMSNorm.step` as tensors: the square roots of eps * width and of width. Python numbers would
-    take twice as long.
-    """
+    take twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 
@@ -183,8 +180,7 @@ class Stack(nn.Module):
         self, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
     ) -> AttentionInputs:
         """Spans and rotary factors: of the cached rows' `chunk` if one is given, otherwise of whole rows. `single` and
-        `fixed` are those of `Spans`.
-        """
+        `fixed` are those of `Spans`."""
         if chunk is not None:
             return chunk.spans, chunk.factors_BN1C2
         count = opens_BN.shape[1]
@@ -201,8 +197,7 @@ class Stack(nn.Module):
         fixed: bool = True,
     ) -> Tensor:
         """Hidden states after all blocks. A new attention context starts where `opens_BN` is True. With a `chunk`, the
-        positions continue the rows of its cache.
-        """
+        positions continue the rows of its cache."""
         spans, factors_BN1C2 = self.attention_inputs(opens_BN, chunk, single, fixed)
         for layer, block in enumerate(self.blocks):
             x_BND = block(x_BND, spans, factors_BN1C2, chunk, layer)

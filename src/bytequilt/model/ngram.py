@@ -51,8 +51,7 @@ class NgramEntropy(nn.Module):
 
     def learn(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fill the tables with the mean entropies of a corpus. Each piece is a pair: ids (n,) of consecutive documents,
-        each starting with BOS, and the entropies (n,) in nats after them.
-        """
+        each starting with BOS, and the entropies (n,) in nats after them."""
         # number of occurrences, and sum of nats
         sums = [torch.zeros(2, *table.shape) for table in (self.tables, self.single)]
         for ids_n, nats_n in pieces:

@@ -26,8 +26,7 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
 @lru_cache(maxsize=64)
 def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Factors of the first TABLE positions in the form that `rotate_` takes: (TABLE, 1, 1, 1, ...). Indexing by a
-    Python integer gives a view.
-    """
+    Python integer gives a view."""
     with torch.inference_mode(False):
         return turning(table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
 
@@ -35,8 +34,7 @@ def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype)
 @lru_cache(maxsize=64)
 def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Factors of positions 0, stride, 2 * stride, ...: (TABLE, head_dim). Angles are fp64, which large positions need,
-    so the CPU computes them.
-    """
+    so the CPU computes them."""
     with torch.inference_mode(False):  # training uses the same tables
         positions = torch.arange(0, stride * TABLE, stride, dtype=torch.float64, device="cpu")
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim

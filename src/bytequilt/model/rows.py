@@ -40,13 +40,11 @@ def rows_of(numbers: tuple[int, ...], device: torch.device) -> Rows:
 
 class Positions:
     """The position of the next id in each selected row: one Python number if all are known to be equal, otherwise a
-    tensor.
-    """
+    tensor."""
 
     def __init__(self, rows: Rows, lengths: Sequence[int], counted_R: Tensor) -> None:
         """`lengths`: host's numbers of positions before this one. `counted_R`: the cache's numbers of positions of all
-        rows, this one included.
-        """
+        rows, this one included."""
         self.rows, self._counted_R = rows, counted_R
         self.common = lengths[0] if rows.adjacent and min(lengths) == max(lengths) else None
         """The common position of all selected rows; None if positions differ or the rows are not adjacent."""
@@ -59,8 +57,7 @@ class Positions:
 
 class Column:
     """The column in which ring buffers (layers, rows, ..., columns, width) store the next position of each selected
-    row.
-    """
+    row."""
 
     def __init__(self, rings: Tensor, positions: Positions) -> None:
         columns = rings.shape[-2]
@@ -82,8 +79,7 @@ class Column:
 
 def restored(state: dict[str, Any], name: str, like: Tensor, axis: int | None = None) -> Tensor:
     """The tensor `name` of a saved state, on the device of `like`. Raises ValueError if its type or shape differs from
-    `like`; the length of `axis` may differ.
-    """
+    `like`; the length of `axis` may differ."""
     saved = state[name]
     if not isinstance(saved, Tensor) or saved.dtype != like.dtype or saved.ndim != like.ndim:
         raise ValueError(f"{name} is not a tensor of {like.ndim} axes and type {like.dtype}")

@@ -48,8 +48,7 @@ class Patches:
     @classmethod
     def from_lengths(cls, lengths_BP: Tensor) -> "Patches":
         """Patches from their lengths (B, P), in the convention of the released code. The lengths of a row sum to N+1,
-        start with 1 (the BOS), and end in zeros if the row has fewer than P patches. Raises ValueError otherwise.
-        """
+        start with 1 (the BOS), and end in zeros if the row has fewer than P patches. Raises ValueError otherwise."""
         total = int(lengths_BP[0].sum())
         wrong = (lengths_BP.sum(1) != total).any() or (lengths_BP < 0).any() or (lengths_BP[:, 0] != 1).any()
         if wrong or ((lengths_BP[:, :-1] == 0) & (lengths_BP[:, 1:] > 0)).any():
@@ -67,8 +66,7 @@ class Patches:
     @cached_property
     def read_BN(self) -> Tensor:
         """Number of the patch that each byte attends to: its own if the byte closes it, otherwise the one before: (B,
-        N).
-        """
+        N)."""
         return self.of_byte_BN - 1 + self.closes_BN.long()
 
     @cached_property
@@ -102,8 +100,7 @@ def starts_of(ids_BN: Tensor, closes_BN: Tensor) -> Tensor:
 
 def flat(index_BN: Tensor, per_row: int) -> Tensor:
     """Convert indices within rows (B, N) into indices (B*N,) of a tensor (B, per_row, ...) whose first two dimensions
-    are flattened.
-    """
+    are flattened."""
     rows = torch.arange(len(index_BN), device=index_BN.device)[:, None] * per_row
     return (index_BN + rows).flatten()
 

@@ -13,8 +13,7 @@ from .rows import Rows
 
 class Transformer(Network):
     """A causal transformer that predicts the next id. Documents in a row, and rows of a batch, do not attend to each
-    other.
-    """
+    other."""
 
     opening: tuple[int, ...] = (BOS,)
     """Ids at which a new attention context starts."""
