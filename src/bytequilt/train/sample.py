@@ -14,10 +14,10 @@ SHARE = 16
 def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:
     """Documents spread evenly over a folder of shards, `sample_bytes` in total (or all documents). Long documents are
     cut."""
-    sizes_L = np.fromiter((len(data) for data in _documents(folder)), dtype=np.int64)
+    sizes_L = np.fromiter((len(data) for data in documents_in(folder)), dtype=np.int64)
     places, limit = documents_to_take(sizes_L, sample_bytes)
     chosen = set(places.tolist())
-    return [data[:limit] for place, data in enumerate(_documents(folder)) if place in chosen]
+    return [data[:limit] for place, data in enumerate(documents_in(folder)) if place in chosen]
 
 
 def documents_to_take(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarray, int]:
@@ -35,7 +35,8 @@ def documents_to_take(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarra
     return places, max(1, int(limits[short[0]])) if len(short) else int(taken[-1])
 
 
-def _documents(folder: Path) -> Iterator[bytes]:
+def documents_in(folder: Path) -> Iterator[bytes]:
+    """The documents of a folder of shards, in order."""
     for path in shard_paths(folder):
         with opened(path) as file:
             for batch in file.iter_batches(batch_size=16, columns=["data"]):
