@@ -57,8 +57,9 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
     slots = raw.get("cross_attn_k", 2)
     for name in ("encoder_config", "decoder_config"):
         if subs[name].get("cross_attn_k", 2) != slots:
+            inner = subs[name].get("cross_attn_k", 2)
             raise UserError(
-                f"cross_attn_k must be the same everywhere: it is {slots} at the top level and {subs[name].get('cross_attn_k', 2)} in {name}"
+                f"cross_attn_k must be the same everywhere, and is {slots} at the top and {inner} in {name}"
             )
     encoder, decoder = (StackConfig(**fields[f"{side}_config"], window=window) for side in ("encoder", "decoder"))
     blt = BLTConfig(
@@ -96,9 +97,7 @@ def _by_entropy(raw: dict[str, Any]) -> bool:
 def _departures(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> list[str]:
     encoder, notes = subs["encoder_config"], []
     if encoder.get("cross_attn_all_layers", False) and encoder.get("num_hidden_layers", 1) > 1:
-        notes.append(
-            "patches attend to every encoder layer in turn; Transformers uses only the result of the last layer"
-        )
+        notes.append("patches attend to every encoder layer in turn; Transformers uses only the last result")
     if raw.get("max_patch_length") is not None and _by_entropy(raw):
         notes.append("the last byte uses the patch that it completes; with max_patch_length, Transformers does not")
     if (mode := raw.get("patching_mode", "entropy")) not in ("entropy", "byte"):
@@ -193,9 +192,8 @@ def _changes(blt: BLTConfig, entropy: EntropyConfig | None) -> list[str]:
     if blt.encoder_cross == "all" and blt.encoder.layers > 1:
         changes.append("in Transformers, patches read only the last encoder layer, not every layer")
     if blt.decoder.window != blt.encoder.window:
-        changes.append(
-            f"in Transformers, the decoder's window is that of the encoder, {blt.encoder.window}, not {blt.decoder.window}"
-        )
+        windows = f"{blt.encoder.window}, not {blt.decoder.window}"
+        changes.append(f"in Transformers, the decoder's window is that of the encoder: {windows}")
     if blt.latent.window is not None:
         changes.append(f"in Transformers, the latent transformer sees all patches, not {blt.latent.window}")
     if entropy is not None and entropy.newline_reset:

@@ -83,7 +83,7 @@ NAMED = {row[OURS]: row for row in ROWS}
 
 def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, want: int) -> dict[str, Stored]:
     """Rename the tensors of a model from layout `have` to layout `want`, and split or concatenate them as needed.
-    Raises UserError if a tensor is missing, unknown, or of another shape than the configuration requires."""
+    Raises UserError if a tensor is missing, unknown, or of another shape than the configuration says."""
     _check_layers(config, len(tensors))
     tables, source = config.blt.hash.tables if config.blt else 0, dict(tensors)
     translated: dict[str, Stored] = {}
@@ -93,9 +93,7 @@ def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, wan
         parts = [source[name] for name in from_names]
         for name, part, rows in zip(from_names, parts, _rows(ours, shape, len(from_names)), strict=True):
             if part.shape != (rows, *shape[1:]):
-                raise UserError(
-                    f"{name} has shape {list(part.shape)}, and the configuration requires {[rows, *shape[1:]]}"
-                )
+                raise UserError(f"{name} has shape {list(part.shape)}, and the configuration says {[rows, *shape[1:]]}")
         joined = join(from_names[0], parts)
         translated |= zip(to_names, joined.split(_rows(ours, shape, len(to_names))), strict=True)
     return translated

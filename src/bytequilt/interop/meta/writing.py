@@ -25,9 +25,7 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
         raise UserError("Meta's layout has no place for an n-gram table")
     files: dict[str, Any] = {"config.json": {"args": _arguments(blt, config.patching)}}
     changes = (
-        [f"Meta's code uses a cross-attention residual of 2, not {blt.cross_residual:g}"]
-        if blt.cross_residual != 2
-        else []
+        [f"the cross-attention residual of Meta is 2, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
     )
     if entropy is not None:
         files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
