@@ -139,11 +139,11 @@ class SameDocument:
     """Masks for packed documents: 1.0 where an earlier position belongs to the same document, otherwise 0.0."""
 
     state_NB: Tensor
-    """For the state before each position."""
+    """(N, B): 0.0 where a document starts, so that the state of the earlier document is dropped."""
     taps_KNB1: Tensor
-    """For each position that the convolution sees."""
+    """(K, N, B, 1): 1.0 where a tap of the convolution reads a position of the same document."""
     tail_KB1: Tensor
-    """For the last K-1 positions, as seen from the position after them."""
+    """(K-1, B, 1): 1.0 for those of the last K-1 positions that belong to the newest document."""
 
     @classmethod
     def of(cls, opens_NB: Tensor, taps: int) -> Self:

@@ -2,14 +2,14 @@
 
 The working is a chain of small steps; each step depends on little more than the step before it:
 
-- Counting or finding a letter: the word is spelled with the count so far after each letter: `s0 t0 r1 a1 w1 b1 e1 r2 r3
-  y3 = 3`.
+- Counting or finding a letter: the word is spelled, with the count so far after each letter:
+  `s0 t0 r1 a1 w1 b1 e1 r2 r3 y3 = 3`.
 - Reversing a word: its letters in order come first: `s u n = nus`. Spelling needs no working: `= s u n`.
-- Comparing numbers: digit by digit; the sign between two digits tells how the numbers compare up to that digit: `3=3
-  8=8 0<1 = 381`.
-- Adding: column by column from the ones; a step shows both digits, the carry, and the digit of the sum: `0+5=05 8+7=15
-  4+9=14 = 1455`.
-- Subtracting: first a comparison, then the smaller number is subtracted from the larger in the same way, with
+- Comparing numbers: digit by digit; the sign between two digits tells how the numbers compare up to that digit:
+  `3=3 8=8 0<1 = 381`.
+- Adding: column by column from the ones; a step shows both digits, the carry, and the digit of the sum:
+  `0+5=05 8+7=15 4+9=14 = 1455`.
+- Subtracting: first a comparison; then the smaller number is subtracted from the larger in the same way, with
   borrowing: `3=3 8=8 0<1 1-0=01 8-8=00 3-3=00 = -1`.
 """
 

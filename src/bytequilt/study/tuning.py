@@ -16,11 +16,11 @@ class Spans(Config):
     """Shortest and longest words, sentences and numbers in questions."""
 
     words: tuple[Positive, Positive]
-    """Number of letters."""
+    """Smallest and largest number of letters in a word."""
     sentences: tuple[Positive, Positive]
-    """Number of words."""
+    """Smallest and largest number of words in a sentence."""
     numbers: tuple[Positive, Positive]
-    """Number of digits."""
+    """Smallest and largest number of digits in a number."""
 
     @model_validator(mode="after")
     def _shortest_first(self) -> "Spans":
