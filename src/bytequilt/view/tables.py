@@ -97,11 +97,11 @@ def languages(rows: Sequence[Mapping[str, Any]], scripts: Sequence[Mapping[str, 
     """
     tokenizers = list(rows[0]["tokens"])
     premiums = ("bytes", "patches", *tokenizers)
-    costs = ("bits per\nbyte", "bytes per\npatch", "cuts\ninside", *tokenizers, *(f"×\n{name}" for name in premiums))
-    own = _table("language", "script", *costs)
+    costs = ("bits/\nbyte", "bytes/\npatch", "cuts\ninside", *tokenizers, *(f"×\n{name}" for name in premiums))
+    own = _table("language", "script", *costs, names=True)
     for row in sorted(rows, key=lambda row: (row["bpb"] is None, row["bpb"], row["name"])):
         own.add_row(harmless(row["name"]), row["script"], *_costs(row, tokenizers))
-    together = _table("script", "editions", *costs)
+    together = _table("script", "editions", *costs, names=True)
     for row in scripts:
         together.add_row(row["script"], str(row["editions"]), *_costs(row, tokenizers))
     return Group(own, together)
@@ -225,10 +225,14 @@ def side_by_side(results: Mapping[str, Any]) -> RenderableType:
     return Group(table, *(Text(f" {note}", "dim") for note in notes))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+def _table(*columns: str, names: bool = False) -> Table:
+    """An empty table. With `names`, the first column keeps one line a row, and a name that is too long is cut."""
+    table = Table(box=None, padding=(0, 1 if names else 2, 0, 0), header_style="dim", pad_edge=False)
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left", overflow="fold")
+    if names:
+        first = table.columns[0]
+        first.no_wrap, first.overflow, first.width = True, "ellipsis", 14
     return table
 
 
