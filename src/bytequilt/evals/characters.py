@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import UserError
+from ..files import write_text
 from .words import LENGTHS, LETTERS, TRIES, WORDS, ItemSampler, Kind, Lengths, Lexicon, Parts, Retry, levenshtein
 
 Level = Literal["char", "word", "number"]
@@ -124,10 +125,7 @@ def records(
 
 def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     """Write records as a JSONL file; it appears under its name only when complete."""
-    unfinished = path.with_name(path.name + ".partial")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-    unfinished.replace(path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 # --------------------------------------------------------------------------------------------------- letters, counted

@@ -18,7 +18,7 @@ from ..data.batches import Batches
 from ..data.corpus import Corpus
 from ..data.shards import write_corpus_shard
 from ..data.sources import Document
-from ..info import parameters
+from ..info import PATCH_BYTES, parameters
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
@@ -38,7 +38,6 @@ WEIGHT_BYTES = 16
 """Bytes per parameter in training: weight, gradient and two moments in fp32."""
 SCORED = 20_000
 """Number of bytes on which entropy computation is timed."""
-PATCH_BYTES = 4
 
 Stage = tuple[TrainConfig, EntropyConfig | Recipe]
 
