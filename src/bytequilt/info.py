@@ -115,7 +115,7 @@ def _named(name: str) -> Directory | Recipe:
     except UserError as error:
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {name} has the shape of the model that it goes on with: bytequilt info MODEL")
+        raise UserError(f"recipe {name} takes its shape from the model in `init`; see bytequilt info MODEL")
     return recipe
 
 

@@ -63,7 +63,7 @@ class Task:
         for _ in range(TRIES**2):
             with suppress(Retry):
                 return self.draw(sampler)
-        raise UserError(f"{self.name}: {sampler.about(self.kind)} give no item")
+        raise UserError(f"{self.name}: {sampler.about(self.kind)} allow no question")
 
     def items(self, sampler: ItemSampler, count: int) -> list[Item]:
         """Draw `count` different items; of two possible answers, each is correct equally often. Raises UserError if too
@@ -76,7 +76,7 @@ class Task:
                 labels[item.label] += 1
             if len(items) == count:
                 return list(items)
-        raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give {len(items)}")
+        raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give only {len(items)}")
 
     def question(self, item: Item) -> str:
         """The question with the beginning of its answer, up to the opening quote."""

@@ -65,7 +65,7 @@ def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> A
     (_, least), (_, more) = count(1), count(2)
     changed, reached = count(max(1, 1 + round((total - least) / (more - least))))
     if abs(reached - total) > EQUAL * total:
-        raise UserError(f"{total:,} parameters cannot be met by hash tables: the network has {reached:,} with them")
+        raise UserError(f"{total:,} parameters cannot be met by the size of hash tables: {reached:,} is nearest")
     return changed
 
 

@@ -125,7 +125,7 @@ class Trial:
         if self.contender.charge_entropy:
             amount -= entropy_cost(self.study)
             if amount <= 0:
-                raise UserError(f"{self.name}: the entropy model takes the whole budget")
+                raise UserError(f"{self.name}: training the entropy model costs more than the whole budget")
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
 

@@ -76,7 +76,7 @@ def plan(draft: Draft) -> dict[str, Any]:
     room = max(config.rows * config.accumulate * config.row_bytes for config, _ in stages.values())
     corpus = Counts((MEASURED + 2) * room).counted(Corpus(recipe.data).documents())
     if not corpus.documents["train"] or not corpus.documents["held_out"]:
-        raise UserError("no text is left to train on or to hold out; give more, or sources in `val`")
+        raise UserError("no text is left to train on or to hold out: give more text, or sources in `val`")
     counted = _parameters(recipe)
     memory, seconds = WEIGHT_BYTES * max(counted["blt"] + counted["tables"], counted["entropy"]), None
     if memory < memory_of_machine() / 2:
