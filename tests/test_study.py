@@ -25,7 +25,7 @@ from bytequilt.study.budget import count_batches, mean_flops, training_flops
 from bytequilt.study.compare import compare, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
-from bytequilt.study.models import leak, parameter_count, sized, untrained
+from bytequilt.study.models import count_parameters, leak, sized, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
 from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
 from bytequilt.study.trial import Trial, entropy_cost
@@ -574,4 +574,4 @@ def test_totals_of_the_shipped_studies_can_be_met(name):
             if contender.vocabulary:
                 config = config.model_copy(update={"vocabulary": contender.vocabulary + OFFSET})
             with torch.device("meta"):
-                assert parameter_count(make(sized(config, make, total))) == pytest.approx(total, rel=0.02)
+                assert count_parameters(make(sized(config, make, total))) == pytest.approx(total, rel=0.02)

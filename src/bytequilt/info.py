@@ -72,19 +72,21 @@ def describe(name: str) -> Description:
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
     """Number of parameters by module, counted on networks without values; `total` excludes the entropy model."""
     network = unfilled(BLT, blt) if blt else None
-    counted = {"total": _count(network), "entropy": _count(unfilled(EntropyModel, entropy) if entropy else None)}
+    scorer = unfilled(EntropyModel, entropy) if entropy else None
+    counted = {"total": count_parameters(network), "entropy": count_parameters(scorer)}
     if network is None:
         return counted | dict.fromkeys(("encoder", "latent", "decoder", "hash"), 0)
-    tables = _count(network.encoder.hash)
+    tables = count_parameters(network.encoder.hash)
     return counted | {
-        "encoder": _count(network.encoder) - tables,
-        "latent": _count(network.latent),
-        "decoder": _count(network.decoder),
+        "encoder": count_parameters(network.encoder) - tables,
+        "latent": count_parameters(network.latent),
+        "decoder": count_parameters(network.decoder),
         "hash": tables,
     }
 
 
-def _count(network: nn.Module | None) -> int:
+def count_parameters(network: nn.Module | None) -> int:
+    """Number of parameters of a network; shared ones count once. 0 without a network."""
     return sum(weight.numel() for weight in network.parameters()) if network is not None else 0
 
 
@@ -92,9 +94,9 @@ def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
     """Number of parameters of a baseline; embedding, head and hash tables are listed apart from the body."""
     network = unfilled(build, config)
     body = network.network if config.hash else network
-    parts = {"embedding": _count(body.embed), "head": _count(body.head)}
-    parts |= {"hash": _count(network.hash)} if config.hash else {}
-    total = _count(network)
+    parts = {"embedding": count_parameters(body.embed), "head": count_parameters(body.head)}
+    parts |= {"hash": count_parameters(network.hash)} if config.hash else {}
+    total = count_parameters(network)
     return {"total": total, "body": total - sum(parts.values())} | parts
 
 
@@ -113,7 +115,7 @@ def _named(name: str) -> Directory | Recipe:
     except UserError as error:
         raise (UserError(f"{missing}; nor a recipe: {error}") if missing else error) from None
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {name} has the shape of the model that it goes on with: bytequilt info MODEL")
+        raise UserError(f"recipe {name} takes its shape from the model in `init`; see bytequilt info MODEL")
     return recipe
 
 

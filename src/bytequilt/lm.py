@@ -270,7 +270,7 @@ def load(
     config, scoring = directory.config, choose_scoring(entropy_dtype, directory.config.entropy is not None)
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
-        raise UserError(f"{directory.folder} holds {content} alone; a BLT is needed here")
+        raise UserError(f"{directory.folder} holds {content} alone, but a BLT is needed")
     model, scorer = place(directory.blt(kind), target, compiled), directory.scorer(scoring)
     patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
@@ -289,5 +289,5 @@ def load_any(
     if directory.config.baseline is None:
         return load(name, device, dtype, **hub_options)
     if choose_dtype(dtype) is not torch.float32:
-        raise UserError(f"baselines run in float32, not {dtype}")
+        raise UserError(f"baselines run in float32 only, not in {dtype}")
     return Baseline.load(directory.folder, directory.config.baseline, str(choose_device(device)))

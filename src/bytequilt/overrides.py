@@ -62,7 +62,7 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             options[-1][1].append(argument)
         else:
             raise UserError(
-                f"'{argument[:50]}' belongs to no option; fields of a recipe are given as in --train.steps 100"
+                f"'{argument[:50]}' does not belong to an option; give fields of a recipe as in --train.steps 100"
             )
     yield from options
 
@@ -105,7 +105,7 @@ def _value(annotation: Any, values: list[str], name: str) -> Any:
         return True
     if len(values) != 1:
         raise UserError(
-            f"--{name} takes one value, and {len(values) or 'none'} {'is' if len(values) < 2 else 'are'} given"
+            f"--{name} takes one value, but {len(values) or 'none'} {'is' if len(values) < 2 else 'are'} given"
         )
     return values[0]
 

@@ -143,7 +143,7 @@ class Baseline:
         if self.config.vocabulary != VOCAB_SIZE:
             for name in ("utf8", "logit_bias", "logprobs", "top_logprobs"):
                 if getattr(chosen, name):
-                    raise UserError(f"{name} is about bytes, and this model writes tokens of several bytes")
+                    raise UserError(f"{name} is about bytes, but this model generates tokens of several bytes")
         requests = [(as_bytes(text), chosen) for text in prompt]
         return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 

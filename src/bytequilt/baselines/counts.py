@@ -28,7 +28,7 @@ class KneserNey:
     def __init__(self, documents: Iterable[bytes], vocabulary: Vocabulary, order: int) -> None:
         """Raises UserError if an n-gram of this order does not fit into 63 bits."""
         if vocabulary.size**order >= 2**63:
-            raise UserError(f"{order}-grams over {vocabulary.size:,} ids do not fit 63 bits: ask for a lower order")
+            raise UserError(f"{order}-grams over {vocabulary.size:,} ids do not fit into 63 bits: give a lower order")
         self.vocabulary, self.order, self.size = vocabulary, order, vocabulary.size
         keys, counts = np.unique(np.concatenate([self._keys(text) for text in documents]), return_counts=True)
         self.levels: list[Level] = []
@@ -143,7 +143,7 @@ def _in_a_copy(count: Callable[[], int]) -> int:
     os.close(reader)
     os.waitpid(child, 0)
     if len(answer) < 8:
-        raise UserError("PPMd broke off: is there too little memory for it?")
+        raise UserError("PPMd broke off; it may have too little memory")
     return int.from_bytes(answer, "little")
 
 

@@ -50,7 +50,7 @@ class Tokenizer:
             data = path.read_bytes()
         except OSError as error:
             reason = error.strerror or "it cannot be read"
-            raise UserError(f"no tokenizer '{name[:100]}' ({reason}); `default`, or a file of one") from None
+            raise UserError(f"no tokenizer '{name[:100]}' ({reason}); give `default` or a tokenizer file") from None
         if data.lstrip()[:1] == b"{":
             return cls.of_json(path.name, data, str(path))
         ranks = BPE.read(path)

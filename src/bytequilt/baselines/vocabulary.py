@@ -19,7 +19,7 @@ PATTERN = (
 )
 """Regular expression that divides text before BPE: that of Llama 3, which equals cl100k's except for upper and lower
 case."""
-LLAMA_3 = "`pip download --no-deps llama-models==0.3.0` has it, as llama_models/llama3/tokenizer.model in the wheel"
+LLAMA_3 = "`pip download --no-deps llama-models==0.3.0` downloads it: llama_models/llama3/tokenizer.model in the wheel"
 NOT_TEXT = re.compile("[\udc80-\udcff]")
 """Matches a byte that is not UTF-8 after decoding with surrogateescape."""
 
@@ -96,11 +96,9 @@ class BPE:
         except OSError as error:
             raise UserError(f"no tokenizer at {path} ({error.strerror}); that of Llama 3: {LLAMA_3}") from None
         except ValueError:
-            raise UserError(f"{path} is not a tokenizer of ranks: lines of base64 and a number") from None
+            raise UserError(f"{path} is not a tokenizer of ranks, which has lines of base64 and a number") from None
         if keep is not None and not 256 <= keep <= len(ranks):
-            raise UserError(
-                f"a vocabulary of {keep:,} of the {len(ranks):,} ranks of {path}: ask for 256 to all of them"
-            )
+            raise UserError(f"cannot take {keep:,} of the {len(ranks):,} ranks of {path}: give 256 to all of them")
         return cls({text: rank for text, rank in ranks.items() if keep is None or rank < keep})
 
     @classmethod
@@ -121,7 +119,7 @@ class BPE:
         learnt = {_bytes_of(token): rank for token, rank in learner.get_vocab().items()}
         if len(learnt) != ranks:
             raise UserError(
-                f"the corpus gives a vocabulary of {len(learnt):,}, not {ranks:,}: ask for fewer, at least 256"
+                f"the corpus gives a vocabulary of {len(learnt):,}, not {ranks:,}: give a smaller number, at least 256"
             )
         return cls(learnt)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import UserError
+from ..files import write_text
 from .words import LENGTHS, LETTERS, TRIES, WORDS, ItemSampler, Kind, Lengths, Lexicon, Parts, Retry, levenshtein
 
 Level = Literal["char", "word", "number"]
@@ -62,7 +63,7 @@ class Task:
         for _ in range(TRIES**2):
             with suppress(Retry):
                 return self.draw(sampler)
-        raise UserError(f"{self.name}: {sampler.about(self.kind)} give no item")
+        raise UserError(f"{self.name}: {sampler.about(self.kind)} allow no question")
 
     def items(self, sampler: ItemSampler, count: int) -> list[Item]:
         """Draw `count` different items; of two possible answers, each is correct equally often. Raises UserError if too
@@ -75,7 +76,7 @@ class Task:
                 labels[item.label] += 1
             if len(items) == count:
                 return list(items)
-        raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give {len(items)}")
+        raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give only {len(items)}")
 
     def question(self, item: Item) -> str:
         """The question with the beginning of its answer, up to the opening quote."""
@@ -124,10 +125,7 @@ def records(
 
 def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     """Write records as a JSONL file; it appears under its name only when complete."""
-    unfinished = path.with_name(path.name + ".partial")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-    unfinished.replace(path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 # --------------------------------------------------------------------------------------------------- letters, counted

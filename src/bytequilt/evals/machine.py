@@ -12,10 +12,10 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"
 
 
-def read_bandwidth(size: int = 2**26) -> float:
-    """Memory read bandwidth in bytes per second: the fastest of five sums over `size` fp32 numbers, with all torch
+def read_bandwidth() -> float:
+    """Memory read bandwidth in bytes per second: the fastest of five sums over 2^26 fp32 numbers, with all torch
     threads."""
-    numbers, best = torch.ones(size), float("inf")
+    numbers, best = torch.ones(2**26), float("inf")
     for _ in range(5):
         begun = time.perf_counter()
         numbers.sum()

@@ -96,7 +96,7 @@ def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict
     """
     clean_bytes = sum(map(len, documents))
     if not clean_bytes:
-        raise UserError("noise needs text to change, and there is none")
+        raise UserError("noise needs text to change, but there is none")
     rows = {}
     with progress() as bar:
         for name in bar.track((CLEAN, *NOISES), description="score"):

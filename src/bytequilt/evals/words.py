@@ -84,9 +84,9 @@ class ItemSampler:
     def __init__(self, lexicon: Lexicon, held_out: bool, lengths: Lengths, seed: str) -> None:
         """`lengths` replace entries of LENGTHS. Raises UserError for invalid lengths."""
         if unknown := sorted(set(lengths) - set(LENGTHS)):
-            raise UserError(f"no lengths of {', '.join(unknown)}; there are those of {', '.join(LENGTHS)}")
+            raise UserError(f"unknown lengths: {', '.join(unknown)}; there are lengths of {', '.join(LENGTHS)}")
         if bad := [kind for kind, sizes in lengths.items() if min(sizes, default=0) < 1]:
-            raise UserError(f"lengths of {bad[0]} must be one number or more, each at least 1")
+            raise UserError(f"lengths of {bad[0]} must be a list of numbers, each at least 1")
         self.lexicon, self.held_out, self.lengths = lexicon, held_out, {**LENGTHS, **lengths}
         self.random = Random(seed)
 
@@ -103,7 +103,7 @@ class ItemSampler:
     def _of_length(self, kind: Kind, own: list[str], length: Callable[[str], int]) -> list[str]:
         texts = [text for text in own if length(text) in self.lengths[kind]]
         if not texts:
-            others = f"; there are {len(own)} of {_span(map(length, own))}" if own else " or of any other length"
+            others = f"; there are {len(own)} of {_span(map(length, own))}" if own else ", and none of any other length"
             raise UserError(f"there are no {self._sort(kind)}{others}")
         return texts
 

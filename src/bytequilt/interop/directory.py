@@ -21,7 +21,7 @@ from ..model.entropy import EntropyModel
 from ..model.int8 import joined, quantise, split
 from ..model.ngram import NgramEntropy
 from . import hub, hugging_face, meta, names, native
-from .devices import choose_device, place
+from .devices import place
 from .native import EightBits, ModelConfig
 from .stored import DTYPES, NAMES, Stored, load_tensors, retyped, scale_of, with_scales
 
@@ -123,10 +123,10 @@ class Directory:
         return network.eval()
 
 
-def load_entropy(name: str | PathLike[str], device: str | torch.device = "cpu") -> EntropyModel | NgramEntropy | None:
+def load_entropy(name: str | PathLike[str]) -> EntropyModel | NgramEntropy | None:
     """Load the entropy model or n-gram table of a model directory in fp32; None if its rule needs neither."""
-    target, scorer = choose_device(device), Directory.find(name).scorer()
-    return place(scorer, target) if scorer is not None else None
+    scorer = Directory.find(name).scorer()
+    return place(scorer, torch.device("cpu")) if scorer is not None else None
 
 
 def write_model(

@@ -97,9 +97,9 @@ def _by_entropy(raw: dict[str, Any]) -> bool:
 def _departures(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> list[str]:
     encoder, notes = subs["encoder_config"], []
     if encoder.get("cross_attn_all_layers", False) and encoder.get("num_hidden_layers", 1) > 1:
-        notes.append("patches attend to every encoder layer in turn; Transformers uses only the last result")
+        notes.append("patches attend to every encoder layer in turn; Transformers keeps the last alone")
     if raw.get("max_patch_length") is not None and _by_entropy(raw):
-        notes.append("the last byte uses the patch that it completes; with max_patch_length, Transformers does not")
+        notes.append("the last byte uses the patch that it completes; with max_patch_length, Transformers forgets it")
     if (mode := raw.get("patching_mode", "entropy")) not in ("entropy", "byte"):
         notes.append(f"patching_mode '{mode}' means one patch per byte, as in Transformers")
     return notes

@@ -7,7 +7,7 @@ type of a tensor may change while it is read, also to or from int8 with row scal
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
@@ -231,17 +231,22 @@ def write_safetensors(
 ) -> None:
     """Write a safetensors file in chunks, which the library cannot do. Wide types come first, so that all tensors are
     aligned. `advance` is called with the size of each written chunk."""
-    header: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].itemsize, item[0]))
-    end = 0
-    for name, stored in ordered:
-        begin, end = end, end + stored.size
-        header[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": (begin, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(safetensors_header({name: (stored.dtype, stored.shape) for name, stored in ordered}, metadata))
     for _, stored in ordered:
         for rows in stored.chunks():
             data = rows.contiguous().view(torch.uint8).numpy()
             file.write(data.data)
             advance(data.nbytes)
+
+
+def safetensors_header(tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: dict[str, str]) -> bytes:
+    """The start of a safetensors file whose tensors, given by (dtype, shape), follow in this order."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + prod(shape) * DTYPES[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -136,10 +136,10 @@ class StackCache:
         self.position_R = restored(state, "position", self.position_R)
         self.opened_RE = restored(state, "opened", self.opened_RE)
         if not len(self.lengths) == len(self.single) == len(self.position_R) or min(self.lengths) < 0:
-            raise ValueError("lengths are not those of the rows")
+            raise ValueError("the number of lengths differs from the number of rows")
         longest = max(self.lengths)
         if kv.shape[3] != (longest if self.limit is None else min(longest, kv.shape[3], self.limit)):
-            raise ValueError("keys and values are not those of the positions")
+            raise ValueError("keys and values do not match the positions")
         self.make_room(longest)
         self.kv[:, :, :, : kv.shape[3]] = kv
 

@@ -20,7 +20,7 @@ def visible_keys(positions: float, window: int | None) -> float:
 
 
 def stack_flops(config: StackConfig, positions: float, keys: float | None = None) -> float:
-    """FLOPs of a stack for `positions` positions; `keys` is the number of keys per query, by default the visible."""
+    """FLOPs of a stack for `positions` positions; `keys` is the keys per query, by default the visible ones."""
     keys = visible_keys(positions, config.window) if keys is None else keys
     kv_dim = config.num_kv_heads * config.head_dim
     weights = config.dim * (2 * config.dim + 2 * kv_dim) + 3 * config.dim * config.hidden_dim

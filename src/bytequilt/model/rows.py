@@ -24,12 +24,12 @@ class Rows:
             return x
         return x.narrow(axis, self.first, self.count) if self.adjacent else x.index_select(axis, self.index)
 
-    def put(self, x: Tensor, values: Tensor, axis: int = 0) -> None:
+    def put(self, x: Tensor, values: Tensor) -> None:
         """Overwrite the selected rows of a tensor."""
         if self.adjacent:
-            self.take(x, axis).copy_(values)
+            self.take(x).copy_(values)
         else:
-            x.index_copy_(axis, self.index, values)
+            x.index_copy_(0, self.index, values)
 
 
 @lru_cache(maxsize=1024)

@@ -52,7 +52,7 @@ class Patches:
         total = int(lengths_BP[0].sum())
         wrong = (lengths_BP.sum(1) != total).any() or (lengths_BP < 0).any() or (lengths_BP[:, 0] != 1).any()
         if wrong or ((lengths_BP[:, :-1] == 0) & (lengths_BP[:, 1:] > 0)).any():
-            raise ValueError("patch lengths start with 1, sum to N+1 in every row, and have zeros at the end alone")
+            raise ValueError("patch lengths must start with 1, sum to N+1 in every row, and have zeros only at the end")
         start_BN1 = torch.zeros(len(lengths_BP), total + 1, dtype=torch.bool, device=lengths_BP.device)
         # empty patches are marked at position N+1, which is cut off below
         start_BN1.scatter_(1, lengths_BP.cumsum(1) - lengths_BP, True)
@@ -125,5 +125,5 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
 def check_ids(ids: Tensor, dims: int) -> None:
     """Raise UserError unless `ids` is an integer tensor with `dims` dimensions."""
     if not isinstance(ids, Tensor) or ids.dim() != dims or ids.is_floating_point():
-        shape = "(N,), one text" if dims == 1 else "(B, N), a row a text"
+        shape = "(N,)" if dims == 1 else "(B, N), one text per row"
         raise UserError(f"ids must be a torch tensor of whole numbers {shape}, as torch.from_numpy(encode(text)) gives")

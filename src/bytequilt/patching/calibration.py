@@ -55,7 +55,7 @@ def calibrated(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor, target: float)
     reached = mean_bytes(best)
     if abs(reached / target - 1) > TOLERANCE:
         raise UserError(
-            f"a mean of {target:g} bytes per patch is out of reach: on this text the patcher gives "
+            f"a mean of {target:g} bytes per patch is out of reach: on this text, the mean can be "
             f"{mean_bytes(-math.inf):.2f} to {mean_bytes(math.inf):.2f}, and {reached:.2f} comes nearest"
         )
     return with_threshold(best), Calibration(best, reached, total)

@@ -124,7 +124,7 @@ class Patcher:
             raise UserError(f"patching of kind '{self.rule.kind}' has no threshold to calibrate")
         texts = [d for d in documents if d]
         if not texts:
-            raise UserError("calibration needs text, and the sample has none")
+            raise UserError("calibration needs text, but the sample has none")
         ids_1N = torch.from_numpy(np.concatenate([encode(text, eos=True) for text in texts]))[None]
         nats_1N = torch.from_numpy(np.concatenate(self.entropies(texts)))[None]
         self.rule, reached = calibrated(self.rule, ids_1N, nats_1N, target_bytes_per_patch)

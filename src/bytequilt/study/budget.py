@@ -101,7 +101,7 @@ class Budget:
         if self.unit == "seconds":
             steps = int(self.amount / step_seconds(task, self.batches(), self.train))
             if steps < 1:
-                raise UserError(f"a budget of {self.amount:.3g} seconds is below one step")
+                raise UserError(f"a budget of {self.amount:.3g} seconds is below the cost of one step")
             return steps
         use, cost = count_batches(self.model, self.batches(), lambda use: use.batches >= PILOT), 1.0
         for _ in range(2 if self.unit == "flops" else 1):  # FLOPs per byte depend slightly on the batches counted
@@ -109,7 +109,7 @@ class Budget:
             use = count_batches(self.model, self.batches(), lambda use, cost=cost: use.bytes * cost >= self.amount)
         steps, least = round(use.batches / accumulate), use.bytes * cost
         if steps < 1 or (use.batches <= accumulate and least > self.amount):
-            raise UserError(f"a budget of {self.amount:.3g} {self.unit} is below one step, {least:.3g}")
+            raise UserError(f"a budget of {self.amount:.3g} {self.unit} is below one step, which costs {least:.3g}")
         return steps
 
     def use(self, steps: int) -> BudgetUse:

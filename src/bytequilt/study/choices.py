@@ -103,11 +103,8 @@ def _edge(sweep: Sweep | None, best: Run | None) -> str:
     if sweep is None or best is None or best.rate is None:
         return ""
     grids = {"rate": (best.rate.lr, sweep.lr), "multiple": (best.rate.hash_lr_factor, sweep.hash_lr_factor)}
-    return ", ".join(part for part, (value, tried) in grids.items() if len({*tried}) > 1 and _outermost(value, tried))
-
-
-def _outermost(value: float, tried: Sequence[float]) -> bool:
-    return value in (min(tried), max(tried))
+    at_edge = {part: len({*tried}) > 1 and value in (min(tried), max(tried)) for part, (value, tried) in grids.items()}
+    return ", ".join(part for part, edge in at_edge.items() if edge)
 
 
 def _network(config: BLTConfig | BaselineConfig, row: Row | None) -> str:

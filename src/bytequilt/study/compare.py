@@ -67,5 +67,7 @@ def results_of(study: Study, folder: Path, corpus: Corpus) -> tuple[list[dict[st
     jobs = [*trials(study, folder, corpus, results), *countings(study, folder, corpus, results)]
     rows = done(jobs, results)
     if strange := [row for row in rows if row["split"] != corpus.split]:
-        raise UserError(f"{strange[0]['model']} in {folder} was trained on another split; it cannot be compared")
+        raise UserError(
+            f"{strange[0]['model']} in {folder} was trained on another split of documents; results cannot be compared"
+        )
     return rows, done(fine_tunings(study, folder, results), results)

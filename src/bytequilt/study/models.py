@@ -12,6 +12,7 @@ from ..baselines.ngrams import build
 from ..baselines.vocabulary import BPE, Bytes, Vocabulary
 from ..codec import OFFSET
 from ..config import BaselineConfig, BLTConfig, UserError
+from ..info import count_parameters
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.hashing import HashEmbedding
@@ -35,7 +36,8 @@ def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) 
         network = BLT(sized(config, BLT, contender.parameters.get(size)))
         _freeze(network, contender)
         return LM(network, patcher, patching.target_bytes or patching.stride)
-    vocabulary = vocabulary_of(contender, corpus, folder)
+    file, ranks = contender.tokenizer, contender.vocabulary
+    vocabulary = BPE.read(Path(file), ranks) if file else learnt_vocabulary(ranks, corpus, folder)
     config = with_vocabulary(config, vocabulary, corpus.sample())
     config = sized(config, build, contender.parameters.get(size))
     network = build(config)
@@ -49,11 +51,6 @@ def _freeze(network: nn.Module, contender: Contender) -> None:
             module.weight.requires_grad_(not contender.frozen_tables)
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Number of parameters; shared ones count once."""
-    return sum(weight.numel() for weight in network.parameters())
-
-
 def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> Any:
     """The configuration with the number of hash-table rows that gives `total` parameters. Raises UserError if the
     difference exceeds 2 %."""
@@ -63,20 +60,13 @@ def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> A
     def count(rows: int) -> tuple[Any, int]:
         changed = config.model_copy(update={"hash": config.hash.model_copy(update={"rows": rows})})
         with torch.device("meta"):
-            return changed, parameter_count(make(changed))
+            return changed, count_parameters(make(changed))
 
     (_, least), (_, more) = count(1), count(2)
     changed, reached = count(max(1, 1 + round((total - least) / (more - least))))
     if abs(reached - total) > EQUAL * total:
-        raise UserError(f"{total:,} parameters cannot be met by hash tables: the network has {reached:,} with them")
+        raise UserError(f"{total:,} parameters cannot be met by the size of hash tables: {reached:,} is nearest")
     return changed
-
-
-def vocabulary_of(contender: Contender, corpus: Corpus, folder: Path) -> Vocabulary:
-    """The vocabulary of a baseline: read from a file, learnt from the training text, or the plain bytes."""
-    if contender.tokenizer is not None:
-        return BPE.read(Path(contender.tokenizer), contender.vocabulary)
-    return learnt_vocabulary(contender.vocabulary, corpus, folder)
 
 
 def learnt_vocabulary(ranks: int | None, corpus: Corpus, folder: Path) -> Vocabulary:

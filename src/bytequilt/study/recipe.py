@@ -35,7 +35,7 @@ class Budget(Config):
     @model_validator(mode="after")
     def _one_amount(self) -> "Budget":
         if len(self.amounts) != 1:
-            raise ValueError("a budget is given in one of flops, bytes or seconds")
+            raise ValueError("a budget must have exactly one of flops, bytes or seconds")
         return self
 
     @property
@@ -109,7 +109,7 @@ class Contender(Config):
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
         if self.patching and (self.tokenizer or self.vocabulary):
-            raise ValueError("a model with `patching` has no `tokenizer` and no `vocabulary`")
+            raise ValueError("a model with `patching` cannot have `tokenizer` or `vocabulary`")
         if self.lr and self.lr_of:
             raise ValueError("`lr` and `lr_of` exclude each other")
         if self.hash_lr_factor and not self.lr:
@@ -131,7 +131,7 @@ class Count(Config):
     @model_validator(mode="after")
     def _bytes_for_ppmd(self) -> "Count":
         if self.kind == "ppmd" and self.vocabulary:
-            raise ValueError("`ppmd` reads bytes, and has no `vocabulary`")
+            raise ValueError("`ppmd` reads bytes and cannot have `vocabulary`")
         return self
 
 
@@ -167,20 +167,22 @@ class Study(Config):
     def _models_fit(self) -> "Study":
         for name, model in self.models.items():
             if model.ladder not in self.ladders:
-                raise ValueError(f"model {name} is of ladder {model.ladder}; there are {', '.join(self.ladders)}")
+                raise ValueError(
+                    f"model {name} names an unknown ladder {model.ladder}; there are {', '.join(self.ladders)}"
+                )
             if not self.sizes(name):
-                raise ValueError(f"model {name} has no size that has a budget; ladder {model.ladder} has others")
+                raise ValueError(f"model {name} has no size with a budget; ladder {model.ladder} has other sizes")
             if not (model.lr or model.lr_of or self.sweep):
                 raise ValueError(f"model {name} has no learning rate: give `lr`, or [sweep]")
             if model.lr_of and (model.lr_of not in self.models or self.models[model.lr_of].lr_of):
-                other = "takes another's" if model.lr_of in self.models else "is no model"
+                other = "takes another's itself" if model.lr_of in self.models else "is no model"
                 raise ValueError(f"model {name} takes the learning rate of {model.lr_of}, which {other}")
             if model.needs_entropy and not (self.entropy or self.entropy_init):
                 raise ValueError(f"model {name} patches by entropy: give [entropy] and [entropy_train]")
             self.training(name)
             for size in self.sizes(name):
                 if size not in self.ladders[model.ladder] or size not in self.budgets:
-                    raise ValueError(f"model {name} has size {size}, and its ladder or the budgets do not")
+                    raise ValueError(f"model {name} has size {size}, but its ladder or the budgets do not")
                 self.network(name, size)
         return self
 
@@ -191,14 +193,14 @@ class Study(Config):
                 raise ValueError(f"model {name} needs `parameters` for its sizes {', '.join(self.sizes(name))}")
             networks = [self.network(name, size).hash for size in self.sizes(name)]
             if (model.parameters or model.frozen_tables) and not all(hash and hash.sizes for hash in networks):
-                raise ValueError(f"model {name} has `parameters` or `frozen_tables`, and no hash tables")
+                raise ValueError(f"model {name} has `parameters` or `frozen_tables`, but no hash tables")
             if model.charge_entropy and not (model.needs_entropy and self.entropy_train and self.entropy):
-                raise ValueError(f"model {name} has `charge_entropy`, and no entropy model is trained for it")
+                raise ValueError(f"model {name} has `charge_entropy`, but no entropy model is trained for it")
             if model.charge_entropy and not all(self.budgets[size].flops for size in self.sizes(name)):
-                raise ValueError(f"model {name} has `charge_entropy`, and a budget that is not in FLOPs")
+                raise ValueError(f"model {name} has `charge_entropy`, but a budget that is not in FLOPs")
         for name, count in self.counts.items():
             if name in self.models or count.text_of not in self.models:
-                raise ValueError(f"count {name} has the name of a model, or `text_of` none")
+                raise ValueError(f"count {name} needs a name that no model has, and a model in `text_of`")
         return self
 
     @model_validator(mode="after")
@@ -235,7 +237,7 @@ class Study(Config):
         sets."""
         fields = merged(self.train, self.models[name].train)
         if chosen := sorted({"steps", "lr", "hash_lr", "seed"} & set(fields)):
-            raise ValueError(f"`{chosen[0]}` is not for [train] of a study, which chooses it")
+            raise ValueError(f"`{chosen[0]}` cannot be in [train] of a study: the study sets it")
         return fields
 
     def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:

@@ -12,6 +12,7 @@ from ..codec import VOCAB_SIZE
 from ..config import TrainConfig, UserError
 from ..files import read_json, write_json
 from ..infer.score import Score
+from ..info import count_parameters
 from ..lm import LM
 from ..model.embedding import Embedding
 from ..model.flops import entropy_flops
@@ -23,7 +24,7 @@ from ..train.tasks import LanguageTask
 from .budget import Budget, mean_flops
 from .corpus import Corpus
 from .jobs import Results
-from .models import leak, parameter_count, untrained
+from .models import leak, untrained
 from .recipe import Contender, Rate, Study
 from .search import Run, budget_of, held_out_bpb, learning_rate, planned
 
@@ -124,7 +125,7 @@ class Trial:
         if self.contender.charge_entropy:
             amount -= entropy_cost(self.study)
             if amount <= 0:
-                raise UserError(f"{self.name}: the entropy model takes the whole budget")
+                raise UserError(f"{self.name}: training the entropy model costs more than the whole budget")
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
 
@@ -145,7 +146,8 @@ class Trial:
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         try:
             progress = fit(LanguageTask(model, held_out), model.batches(shards, config), config, self.folder, "study")
-            scores["val_bpb"], scores["mean_patch_bytes"] = _bpb(model, held_out)
+            score = Score.total(_costs(model, held_out))
+            scores["val_bpb"], scores["mean_patch_bytes"] = score.bits_per_byte, score.patch_bytes or None
         except Diverged:
             if self.spec.rate is None:
                 raise
@@ -158,12 +160,6 @@ class Trial:
         if device_of(config).type == "cpu":
             return sum(record["processor_seconds"] for record in records) / torch.get_num_threads()
         return records[-1]["seconds"]
-
-
-def _bpb(model: LM | Baseline, texts: list[bytes]) -> tuple[float, float | None]:
-    """Bits per byte of the texts under the trained model, and the mean patch size."""
-    score = Score.total(_costs(model, texts))
-    return score.bits_per_byte, score.patch_bytes or None
 
 
 def _costs(model: LM | Baseline, texts: list[bytes]) -> list[Score]:
@@ -200,7 +196,7 @@ def _size(model: LM | Baseline) -> dict[str, int]:
     vocabulary = model.config.vocabulary if isinstance(model, Baseline) else VOCAB_SIZE
     tables = [m for m in model.network.modules() if isinstance(m, Embedding | HashEmbedding)]
     looked_up = sum(table.weight.numel() for table in tables)
-    return {"vocabulary": vocabulary, "parameters": parameter_count(model.network), "looked_up": looked_up}
+    return {"vocabulary": vocabulary, "parameters": count_parameters(model.network), "looked_up": looked_up}
 
 
 def spread(texts: list[bytes], limit: int | None) -> list[bytes]:

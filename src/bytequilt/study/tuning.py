@@ -25,7 +25,7 @@ class Spans(Config):
     @model_validator(mode="after")
     def _shortest_first(self) -> "Spans":
         if not all(self.ranges.values()):
-            raise ValueError("the shortest comes first")
+            raise ValueError("the shortest comes first: [shortest, longest]")
         return self
 
     @property

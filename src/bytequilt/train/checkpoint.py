@@ -58,7 +58,7 @@ def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimiz
 def damaged(path: Path, error: Exception) -> UserError:
     return UserError(
         f"checkpoint {path} is damaged or belongs to another model ({one_line(error)[:100]}); "
-        "delete it to go on from the one before it"
+        "delete it to continue from the checkpoint before"
     )
 
 

@@ -60,7 +60,9 @@ def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:
     for key in ours.keys() | stored.keys():
         a, b = (tuple(weights[key].shape) if key in weights else None for weights in (ours, stored))
         if a != b:
-            raise UserError(f"`init` {name} does not fit the shape of the recipe: {key} is {b} there, and here {a}")
+            raise UserError(
+                f"`init` {name} does not fit the shape of the recipe: {key} is {b} in the model, but {a} in the recipe"
+            )
 
 
 def check_entropy(name: str) -> None:

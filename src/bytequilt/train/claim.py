@@ -28,7 +28,7 @@ def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
         sweep(folder)
         if former is not None and former.train.steps < recipe.train.steps:
             console.print(
-                f"going on from {former.train.steps:,} to {recipe.train.steps:,} steps: from here the learning rate "
+                f"going on from {former.train.steps:,} to {recipe.train.steps:,} steps: from now on, the learning rate "
                 f"is that of a run of {recipe.train.steps:,}"
             )
             (folder / "report.json").unlink(missing_ok=True)
@@ -54,7 +54,9 @@ def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None
         if (folder / name).is_file() and read_json(folder / name) == about:
             return
         if _occupied(folder):
-            raise UserError(f"{folder} holds something else; give --out another directory, or delete this one")
+            raise UserError(
+                f"{folder} holds something else, not this work; give --out another directory, or delete this one"
+            )
 
     check()
     with _locked(folder):

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..codec import encode
+from ..codec import OFFSET, encode
 from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, RuleConfig, TrainConfig
 from ..data.batches import Batch, Batches, held_out
 from ..data.prepare import ingest
@@ -157,7 +157,7 @@ def _mean_patch(rule: RuleConfig, patcher: Patcher, documents: list[bytes]) -> f
     for document, nats in zip(documents, patcher.entropies(documents), strict=True):
         ids_BN = torch.from_numpy(encode(document, eos=True))[None]
         start_BN = rules.patches(rule, ids_BN, torch.from_numpy(nats)[None]).start_BN
-        starts += int((start_BN & (ids_BN >= 4)).sum())
+        starts += int((start_BN & (ids_BN >= OFFSET)).sum())
     return sum(map(len, documents)) / starts
 
 

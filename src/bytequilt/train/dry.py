@@ -17,12 +17,11 @@ from ..data.streams import check_deal
 from ..info import PATCH_BYTES
 from ..model.blt import BLT
 from ..model.flops import entropy_flops, flops_per_byte
-from ..model.hashing import HashEmbedding
 from ..model.layers import Block
 from .columns import group_size, tables_of
 from .origin import complete
 from .parallel import DENSE, check_parallel
-from .rehearsal import rehearse
+from .rehearsal import look_ups, rehearse
 from .world import World
 
 GpuName = Literal["h100", "h200", "b200", "a100"]
@@ -146,11 +145,6 @@ def _network(recipe: Recipe) -> BLT:
         return BLT(recipe.model)
 
 
-def _places(table: nn.Module, config: TrainConfig) -> int:
-    """Number of rows that a batch looks up in a table."""
-    return config.rows * config.row_bytes * (table.config.tables if isinstance(table, HashEmbedding) else 1)
-
-
 def _exchange(recipe: Recipe, columns: int) -> int:
     """Bytes for the ids of all processes, their table rows, and the sums that are sent back."""
     config, model = recipe.train, recipe.model
@@ -221,5 +215,5 @@ def sent(recipe: Recipe, world: int) -> int:
         if table.weight.numel() <= DENSE or config.table_optimizer == "dense":
             dense += table.weight.numel()
         else:
-            rows += _places(table, config) * config.accumulate // world * (4 * table.weight.shape[1] + 8)
+            rows += look_ups(table, config) * config.accumulate // world * (4 * table.weight.shape[1] + 8)
     return int(2 * others * 4 * dense + (world - 1) * rows)

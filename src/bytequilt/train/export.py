@@ -1,6 +1,5 @@
 """Write a model directory from a sharded network; no process holds the whole network at any time."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ..files import replacing_folder, write_json
 from ..interop.native import ModelConfig
+from ..interop.stored import safetensors_header
 from .rows import own
 from .world import World
 
@@ -37,16 +37,9 @@ def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None]
 
 def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file in fp32. A process without a path only takes part in gathering."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, x in tensors.items():
-        begin, end = end, end + 4 * x.numel()
-        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") if path else nullcontext() as file:
         if file:
-            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(safetensors_header({name: ("F32", x.shape) for name, x in tensors.items()}, {"format": "pt"}))
         for x in tensors.values():
             for piece in _pieces(x):
                 if file:

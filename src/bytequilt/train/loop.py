@@ -92,7 +92,7 @@ def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: s
                 bar.update(line, advance=1, bpb=f"{record['bpb']:.3f}", speed=_speed(record), **note)
     release(training.optimizers)
     if done.skipped:
-        console.print(f"{stage}: {done.skipped} steps were skipped for a loss or gradient that was not finite")
+        console.print(f"{stage}: {done.skipped} steps were skipped because loss or gradient was not finite")
     return done
 
 

@@ -15,7 +15,9 @@ def complete(recipe: Draft) -> Recipe:
         return recipe
     name = recipe.train.init
     if name is None:
-        raise UserError("the recipe has no [model] or no [patching]: name a model whose it takes, by --init MODEL")
+        raise UserError(
+            "the recipe has no [model] or no [patching]: name a model from which to copy them, by --init MODEL"
+        )
     origin = described(name)
     if origin.blt is None or origin.patching is None:
         raise UserError(f"`init` {name} has no BLT")

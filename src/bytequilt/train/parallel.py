@@ -29,7 +29,9 @@ DENSE = 1 << 23
 def check_parallel(config: TrainConfig, world: World) -> None:
     """Raise UserError for settings that this number of processes does not support."""
     if config.shard == "full" and world.size > 1 and config.optimizer == "muon":
-        raise UserError("Muon's products depend on how matrices are cut: take optimizer = 'adamw', or shard = 'none'")
+        raise UserError(
+            "Muon's updates depend on how matrices are cut by sharding: take optimizer = 'adamw', or shard = 'none'"
+        )
     if config.precision == "bf16_gathered" and (config.shard != "full" or world.size == 1):
         raise UserError(
             "precision = 'bf16_gathered' is for several processes (torchrun) and shard = 'full'; otherwise take 'bf16'"

@@ -18,7 +18,7 @@ from ..data.batches import Batches
 from ..data.corpus import Corpus
 from ..data.shards import write_corpus_shard
 from ..data.sources import Document
-from ..info import parameters
+from ..info import PATCH_BYTES, parameters
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
@@ -38,7 +38,6 @@ WEIGHT_BYTES = 16
 """Bytes per parameter in training: weight, gradient and two moments in fp32."""
 SCORED = 20_000
 """Number of bytes on which entropy computation is timed."""
-PATCH_BYTES = 4
 
 Stage = tuple[TrainConfig, EntropyConfig | Recipe]
 
@@ -77,7 +76,7 @@ def plan(draft: Draft) -> dict[str, Any]:
     room = max(config.rows * config.accumulate * config.row_bytes for config, _ in stages.values())
     corpus = Counts((MEASURED + 2) * room).counted(Corpus(recipe.data).documents())
     if not corpus.documents["train"] or not corpus.documents["held_out"]:
-        raise UserError("no text is left to train on or to hold out; give more, or sources in `val`")
+        raise UserError("no text is left to train on or to hold out: give more text, or sources in `val`")
     counted = _parameters(recipe)
     memory, seconds = WEIGHT_BYTES * max(counted["blt"] + counted["tables"], counted["entropy"]), None
     if memory < memory_of_machine() / 2:

@@ -75,11 +75,11 @@ def _put_gradients(network: nn.Module, rows: list[Rows], config: TrainConfig, ba
         optimizer.fixed = True  # as on a GPU
         for table in optimizer.tables * batches:
             assert table.gather is not None
-            values_UD, _ = table.gather(torch.empty(_places(table, config), dtype=torch.int64))
+            values_UD, _ = table.gather(torch.empty(look_ups(table, config), dtype=torch.int64))
             values_UD.grad = torch.empty_like(values_UD)
 
 
-def _places(table: Table, config: TrainConfig) -> int:
+def look_ups(table: Table, config: TrainConfig) -> int:
     """Number of rows that a batch looks up in a table, by all processes that share its columns."""
     weight, tables = table.weight, table.config.tables if isinstance(table, HashEmbedding) else 1
     sharing = weight.device_mesh["columns"].size() if isinstance(weight, DTensor) else 1

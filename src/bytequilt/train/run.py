@@ -36,7 +36,7 @@ from .sample import sample_documents
 from .tasks import EntropyTask, LanguageTask, PackedTask
 from .world import ALONE, World, join_world
 
-AGAIN = "{}: this one has done its share of this stage; run it again when they have ended"
+AGAIN = "{}: this task has done its share of the stage; run it again when the others have ended"
 
 
 def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
@@ -113,7 +113,7 @@ def _patcher(recipe: Recipe, folder: Path, world: World) -> Patcher:
     if recipe.train.init is not None and patching.calibrated is not None:
         given = load(recipe.train.init, str(device)).patcher
         if given.rule.kind == patching.kind:
-            console.print(f"patches: those of {recipe.train.init}; a threshold in [patching] would change them")
+            console.print(f"patches: by the patcher of {recipe.train.init}; a threshold in [patching] would replace it")
             return given
     entropy = None
     if patching.needs_entropy:
@@ -145,7 +145,9 @@ def entropy_stage(
     if not (finished / "config.json").is_file():
         together = train.accumulate % world.size == 0 and not world.apart
         if not together and world.first:
-            console.print(f"entropy model: accumulate {train.accumulate} is for one process; the others wait for it")
+            console.print(
+                f"entropy model: accumulate {train.accumulate} cannot be divided; one process trains, the others wait"
+            )
         if together or world.first:
             network = _trained_entropy(folder, config, train, data, world if together else ALONE)
             if world.size == 1:

@@ -170,7 +170,7 @@ def _read_whole(path: Path, weights: dict[str, Tensor], empty: Callable) -> dict
 def _read_part(stored: Any, x: Tensor) -> None:
     shape = tuple(stored.get_shape())
     if shape != tuple(x.shape):
-        raise ValueError(f"a tensor is {shape} there, and here {tuple(x.shape)}")
+        raise ValueError(f"a tensor has shape {shape} in the checkpoint, but {tuple(x.shape)} in the model")
     if not shape:
         own(x).copy_(stored[...])
         return

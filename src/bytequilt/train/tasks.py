@@ -123,8 +123,6 @@ def held_out_score(
     return learnt, whole.patch_bytes or None
 
 
-def entropy_scores(
-    network: EntropyModel, documents: list[bytes], advance: Callable[[int], None] = lambda _: None
-) -> list[Score]:
+def entropy_scores(network: EntropyModel, documents: list[bytes]) -> list[Score]:
     """Scores of documents with the entropy model used as a language model."""
-    return score_documents(NetworkScorer(network), documents, advance)
+    return score_documents(NetworkScorer(network), documents)

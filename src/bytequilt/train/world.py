@@ -102,7 +102,7 @@ def join_world(timeout: float, device: str = "auto", apart: bool = False) -> Ite
         return
     if "MASTER_ADDR" not in os.environ:
         if not apart:
-            raise UserError("there are RANK and WORLD_SIZE, and no MASTER_ADDR to meet at: torchrun sets all of them")
+            raise UserError("RANK and WORLD_SIZE are set, but no MASTER_ADDR to meet at: torchrun sets all three")
         yield World(rank, size)
         return
     was_quiet, console.quiet = console.quiet, rank > 0
@@ -148,5 +148,5 @@ def _report_once(world: World) -> Iterator[None]:
             raise SystemExit(2) from None
         raise ProcessLost(
             f"rank {world.rank} lost another process ({one_line(error)[:120]}); torchrun --max-restarts, or the same "
-            "command, goes on from the last checkpoint"
+            "command, continues from the last checkpoint"
         ) from None
