@@ -1,7 +1,6 @@
 """From a plan to its answer: at once, or as server-sent events. A client that goes ends its texts."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ..infer.writer import Stats, Step
 from .choice import Choice, Piece, entries_of, finish_reason_of
 from .engine import Engine
 from .errors import ApiError, Unavailable
-from .forms import Envelope, Form, usage_of
+from .forms import Envelope, Form, dumps, usage_of
 from .scoring import Scored
 from .stream import Stream, steps_of
 
@@ -100,7 +99,8 @@ class _Choices:
     def add(self, index: int, steps: list[Step]) -> Piece:
         """What some steps bring to a choice."""
         data, last = b"".join(step.data for step in steps), steps[-1]
-        entries, score = entries_of(steps), self._score(index)
+        entries = [] if self.plan.form.top is None else entries_of(steps)
+        score = self._score(index)
         self.written[index] += len(data)
         if last.stats is not None:
             self.stats.append(last.stats)
@@ -126,7 +126,7 @@ async def _whole(plan: Plan, streams: list[Stream]) -> dict[str, Any]:
 async def _events(plan: Plan, streams: list[Stream]) -> AsyncIterator[bytes]:
     try:
         async for chunk in _chunks(plan, streams):
-            yield KEEPALIVE_COMMENT if chunk is None else format_sse_event(data_str=dumps(chunk))
+            yield KEEPALIVE_COMMENT if chunk is None else format_sse_event(data_str=chunk)
         yield format_sse_event(data_str="[DONE]")
     except ApiError as error:
         yield format_sse_event(data_str=dumps(error.body()))
@@ -134,8 +134,8 @@ async def _events(plan: Plan, streams: list[Stream]) -> AsyncIterator[bytes]:
         _cancel(plan, streams)
 
 
-async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[dict[str, Any] | None]:
-    """The chunks of a stream; None where there has been nothing to say for long."""
+async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[str | None]:
+    """The chunks of a stream as JSON; None where there has been nothing to say for long."""
     choices, envelope, form = _Choices(plan), Envelope(plan.form, plan.engine.name), plan.form
     if (opening := form.opening()) is not None:
         yield envelope.chunk([opening(index) for index in range(len(streams))])
@@ -154,7 +154,3 @@ async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[dict[str, 
 def _cancel(plan: Plan, streams: list[Stream]) -> None:
     for stream in streams:
         plan.engine.cancel(stream)
-
-
-def dumps(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -62,11 +62,11 @@ class Choice:
 
 
 def entries_of(steps: list[Step]) -> list[Entry]:
-    """Log-probabilities of the bytes of some steps; none where they were not asked for."""
+    """Log-probabilities of the bytes of some steps."""
     entries = []
     for step in steps:
         tops = step.top_logprobs or ((),) * len(step.data)
-        entries += [Entry(*entry) for entry in zip(step.data, step.logprobs, tops, strict=bool(step.logprobs))]
+        entries += [Entry(*entry) for entry in zip(step.data, step.logprobs, tops, strict=True)]
     return entries
 
 

@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-WORK = 0.003  # processor seconds of the engine for each chunk that goes out: the event loop takes about 0.0001 for one
+WORK = 0.008  # processor seconds of the engine between two hand-overs: one costs both threads about 0.0005
+EACH = 0.003  # more of them for each text that is handed over: its chunk costs about 0.0001
 LATEST = 0.5  # seconds after which chunks go out anyway, where the processor has much else to do
 log = logging.getLogger("bytequilt.serve")
 
@@ -67,13 +68,15 @@ class Engine:
         self._waiting: deque[Stream] = deque()
         self._running: dict[int, Stream] = {}
         self._jobs: deque[Job] = deque()
-        self._outbox: dict[Stream | Job, list[Any]] = {}
+        self._outbox: defaultdict[Stream | Job, list[Any]] = defaultdict(list)
         self._urgent: set[Stream | Job] = set()
         """Of the outbox: what nobody should wait for."""
         self._stopping, self._idle = False, True
         self._turned = self._flushed = self._stepped = time.monotonic()
         self._worked = 0.0
         """Processor seconds of the thread when chunks went out last."""
+        self._paces: list[tuple[float, int]] = []
+        """Of each step since then, its seconds and its texts."""
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
     # ------------------------------------------------------------------------------------------- in the event loop
@@ -86,7 +89,7 @@ class Engine:
     def submit(self, texts: list[tuple[bytes, Sampling]]) -> list[Stream]:
         """Admit all of these texts or none. Raises Overloaded or Unavailable."""
         self._admit(len(texts))
-        items: Items = asyncio.Queue()
+        items = Items()
         streams = [Stream(i, *text, self.limits.seconds, items) for i, text in enumerate(texts)]
         for stream in streams:
             self.open.add(stream)
@@ -174,7 +177,6 @@ class Engine:
     def _turn(self) -> None:
         """One step of every text, and one piece of one job."""
         self._listen()
-        self._expire()
         while self._waiting and len(self._running) < self.limits.rows:
             stream = self._waiting.popleft()
             stream.started = time.monotonic()
@@ -207,21 +209,29 @@ class Engine:
                 self._drop(item, TooSlow("the client reads too slowly"))
 
     def _step(self) -> None:
+        """One byte of every text. It is done so often that the rest of the bookkeeping waits for `_flush`."""
         steps = self._batcher.step()
         now = time.monotonic()
-        self.meters.stepped(now - self._stepped, len(steps))
+        self._paces.append((now - self._stepped, len(steps)))
         self._stepped = now
         for key, step in steps:
             stream = self._running[key]
-            stream.first = stream.first or now
             stream.given += 1
-            if step.finish_reason is not None:
-                del self._running[key]
-                self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
-                self.meters.ended(stream, step, now)
-            failed = step.finish_reason == "error"
-            value = TextFailed("this text failed; the others go on") if failed else step
-            self._put(stream, value, urgent=stream.given == 1 or step.finish_reason is not None)
+            if not stream.first:
+                stream.first = now
+                self._urgent.add(stream)
+            if step.finish_reason is None:
+                self._outbox[stream].append(step)
+            else:
+                self._end(key, step, now)
+
+    def _end(self, key: int, step: Step, now: float) -> None:
+        """A text came to its end by itself."""
+        stream = self._running.pop(key)
+        self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
+        self.meters.ended(stream, step, now)
+        failed = step.finish_reason == "error"
+        self._put(stream, TextFailed("this text failed; the others go on") if failed else step)
 
     def _advance(self, job: Job) -> None:
         """One piece of a job. What it raises is its own."""
@@ -249,23 +259,33 @@ class Engine:
                 self.meters.dropped(error.code if error is not None else "abort")
         self._put(item, error)
 
-    def _put(self, item: Stream | Job, value: Any, urgent: bool = True) -> None:
-        """What is handed over next, or soon."""
-        self._outbox.setdefault(item, []).append(value)
-        if urgent:
-            self._urgent.add(item)
+    def _put(self, item: Stream | Job, value: Any) -> None:
+        """What is handed over next."""
+        self._outbox[item].append(value)
+        self._urgent.add(item)
 
     def _flush(self) -> None:
         """Hand over first bytes and last ones at once, and from time to time all that has gathered."""
-        worked = time.thread_time()
-        if worked - self._worked >= WORK * len(self._outbox) or self._turned - self._flushed >= LATEST:
-            ready, self._outbox = self._outbox, {}
-            self._worked, self._flushed = worked, self._turned
+        if self._due():
+            self._expire()
+            self.meters.stepped(self._paces)
+            ready, self._outbox, self._paces = self._outbox, defaultdict(list), []
         else:
             ready = {item: self._outbox.pop(item) for item in self._urgent}
         self._urgent.clear()
         if ready:
             self._call(self._hand_out, ready)
+
+    def _due(self) -> bool:
+        """Whether it is time to hand over everything, and to look after what need not be looked after at each step."""
+        waited = self._turned - self._flushed
+        if self._running and waited < WORK:
+            return False
+        worked = time.thread_time()
+        enough = worked - self._worked >= WORK + EACH * len(self._outbox)
+        if due := enough or waited >= LATEST or not self._running:
+            self._worked, self._flushed = worked, self._turned
+        return due
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the event loop call it. A loop that is closed has nobody left who waits."""

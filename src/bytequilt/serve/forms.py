@@ -1,5 +1,6 @@
 """The JSON of answers: of completions, and of chat."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from .choice import Piece, finite, token, tops_of
 from .schema import to_base64
 from .scoring import Entry
 
+dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+"""JSON without spaces. One encoder serves all: `json.dumps` would make one for each chunk."""
+
 
 class Form(Protocol):
     """How the pieces of an answer are written."""
@@ -17,6 +21,8 @@ class Form(Protocol):
     object: str
     chunk_object: str
     prefix: str
+    top: int | None
+    """Alternatives to each byte; None for no log-probabilities."""
 
     def opening(self) -> Callable[[int], dict[str, Any]] | None:
         """What a stream says of each choice before its first piece."""
@@ -34,13 +40,15 @@ class Envelope:
     def __init__(self, form: Form, model: str) -> None:
         self.form = form
         self.head = {"id": f"{form.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+        self._begin = dumps({**self.head, "object": form.chunk_object})[:-1]
 
     def whole(self, pieces: list[Piece], usage: dict[str, int]) -> dict[str, Any]:
         choices = [self.form.choice(index, piece) for index, piece in enumerate(pieces)]
         return {**self.head, "object": self.form.object, "choices": choices, "usage": usage}
 
-    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> dict[str, Any]:
-        return {**self.head, "object": self.form.chunk_object, "choices": choices, "usage": usage}
+    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
+        """Of a stream, as JSON."""
+        return f'{self._begin},"choices":{dumps(choices)},"usage":{dumps(usage)}}}'
 
 
 class CompletionForm:
@@ -51,7 +59,6 @@ class CompletionForm:
 
     def __init__(self, top: int | None) -> None:
         self.top = top
-        """Alternatives to each byte; None for no log-probabilities."""
 
     def opening(self) -> None:
         return None

@@ -81,11 +81,12 @@ class Meters:
             self._gauges["num_requests_waiting"].set(waiting)
             self._load = running, waiting
 
-    def stepped(self, seconds: float, texts: int) -> None:
-        """So many texts went on by a byte."""
-        if texts:
-            self._histograms["iteration_tokens_total"].observe(texts)
-            self._histograms["inter_token_latency_seconds"].observe(seconds)
+    def stepped(self, paces: list[tuple[float, int]]) -> None:
+        """Some steps: in how many seconds how many texts went on by a byte."""
+        for seconds, texts in paces:
+            if texts:
+                self._histograms["iteration_tokens_total"].observe(texts)
+                self._histograms["inter_token_latency_seconds"].observe(seconds)
 
     def ended(self, stream: "Stream", step: "Step", now: float) -> None:
         """A text came to its end by itself."""

@@ -8,10 +8,39 @@ from ..infer.sampling import Sampling
 from ..infer.writer import Step
 from .errors import ApiError
 
-Items = asyncio.Queue[tuple[int, list[Step | ApiError]]]
-"""Steps of the texts of one request, and what ended them, with the place of their text in the request."""
-
 PING = 15.0  # seconds of silence after which a reader is told that the server is there, before a proxy gives up
+
+
+class Items:
+    """Steps of the texts of one request, and what ended them, with the place of their text in the request.
+
+    All of it is used in the event loop, and one coroutine takes what has come.
+    """
+
+    def __init__(self) -> None:
+        self._come: list[tuple[int, list[Step | ApiError]]] = []
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, index: int, items: list[Step | ApiError]) -> None:
+        """Give it to the reader."""
+        self._come.append((index, items))
+        self._wake()
+
+    async def take(self) -> list[tuple[int, list[Step | ApiError]]]:
+        """All that has come; nothing after a long silence."""
+        if not self._come:
+            loop = asyncio.get_running_loop()
+            self._reader, silence = loop.create_future(), loop.call_later(PING, self._wake)
+            try:
+                await self._reader
+            finally:
+                silence.cancel()
+        come, self._come = self._come, []
+        return come
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Stream:
@@ -35,7 +64,7 @@ class Stream:
 
     def put(self, items: list[Step | ApiError]) -> None:
         """Called in the event loop. Nothing comes after an error or a step with a finish reason."""
-        self.items.put_nowait((self.index, items))
+        self.items.put(self.index, items)
 
 
 async def steps_of(streams: list[Stream]) -> AsyncIterator[tuple[int, list[Step]]]:
@@ -45,14 +74,8 @@ async def steps_of(streams: list[Stream]) -> AsyncIterator[tuple[int, list[Step]
     """
     items, open_texts = streams[0].items, len(streams)
     while open_texts:
-        try:
-            async with asyncio.timeout(PING):
-                batch = [await items.get()]
-        except TimeoutError:
+        if not (batch := await items.take()):
             yield 0, []
-            continue
-        while not items.empty():
-            batch.append(items.get_nowait())
         gathered: dict[int, list[Step]] = {}
         for index, parts in batch:
             if isinstance(parts[-1], ApiError):
