@@ -1,13 +1,13 @@
 """A server on this machine under load: streams side by side, and ten times more than it takes.
 
-The clients run in this process and the server in another; they share the processor, so what is said of overhead is said
-in processor seconds of the server alone, beside those of a bare Batcher with the same texts: rounds of the two take
-turns, and the median of their ratios counts. Nothing but 127.0.0.1 is asked, and every loop has an end.
+The clients are users of locust (`locustfile.py`), which runs in a process of its own. Overhead is what a byte costs in
+the server's process beside a byte of a bare Batcher with the same texts: in processor seconds, and in seconds, in which
+users of the server also wait for their request to be read. Rounds of the two take turns, and the median of their ratios
+counts. Nothing but 127.0.0.1 is asked, and every loop has an end.
 `--model small` is the shape of the recipe `small` with random weights, which write as fast as trained ones.
 `soak.py` does it for long, with clients that misbehave.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -28,9 +30,9 @@ import tyro
 from train_step import machine, table
 
 PROMPT = "It was the best of times, it was the worst of times, it was the age of wisdom, "
+USERS = Path(__file__).parent / "locustfile.py"
 START = 120  # seconds that a server may take to begin
-LONGEST = 600  # seconds of one request
-CPU = "process_cpu_seconds_total"
+LONGEST = 600  # seconds of all that is asked for at once
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,6 @@ class Options:
     threads: int = 1
     json: bool = False
     """One JSON document on stdout instead of tables."""
-
-
-@dataclass
-class Answer:
-    """What a client saw."""
-
-    status: int = 0
-    data: int = 0
-    """Bytes."""
-    times: list[float] = field(default_factory=list)
-    """When it asked, and when each chunk came."""
-    ended: bool = False
-    """Whether the stream came to its `[DONE]`."""
-    failed: bool = False
-    """Whether it came to an error."""
-
-    @property
-    def first(self) -> float:
-        return self.times[1] - self.times[0]
-
-    @property
-    def per_byte(self) -> float:
-        return (self.times[-1] - self.times[1]) / max(self.data - 1, 1)
 
 
 def main() -> None:
@@ -119,8 +98,8 @@ def served(name: str) -> Iterator[str]:
 
 
 @contextmanager
-def server(model: str, rows: int, queue: int, program: str = "") -> Iterator[str]:
-    """The address of a server that has answered once; `program` is Python that it runs first."""
+def server(model: str, rows: int, queue: int, program: str = "") -> Iterator[tuple[str, int]]:
+    """The address of a server that has answered once, and its process; `program` is Python that it runs first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -138,11 +117,17 @@ def server(model: str, rows: int, queue: int, program: str = "") -> Iterator[str
                 break
             except httpx2.TransportError:
                 time.sleep(0.1)
-        asyncio.run(together(address, 1, 8, 1))  # what is slow once
-        yield address
+        httpx2.post(f"{address}/v1/completions", json={"prompt": PROMPT, "max_tokens": 8}, timeout=START)  # slow once
+        yield address, process.pid
     finally:
         process.terminate()
         process.wait(60)
+
+
+def processor_seconds(process: int) -> float:
+    """Of all its threads, as Linux counts them in nanoseconds."""
+    threads = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def metrics(address: str) -> dict[str, float]:
@@ -159,39 +144,51 @@ def metrics(address: str) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------- clients
 
 
-async def ask(client: httpx2.AsyncClient, body: dict[str, Any], most: int | None = None, pause: float = 0.0) -> Answer:
-    """Read one stream; with `most` go away after so many chunks, with `pause` rest so many seconds after each."""
-    answer = Answer(times=[time.perf_counter()])
-    async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as stream:
-        answer.status = stream.status_code
-        async for line in stream.aiter_lines():
-            if line == "data: [DONE]":
-                answer.ended = True
-            elif line.startswith("data: {") and "error" in (chunk := json.loads(line[6:])):
-                answer.failed = True
-            elif line.startswith("data: {"):
-                encoded = chunk["choices"][0]["bytes_b64"]
-                answer.data += len(encoded) * 3 // 4 - encoded.count("=")
-                answer.times.append(time.perf_counter())
-                await asyncio.sleep(pause)
-            if most is not None and len(answer.times) > most:
-                break
-    return answer
+@dataclass(frozen=True)
+class Told:
+    """What locust told of so many users at once."""
+
+    users: int
+    entries: dict[str, Any]
+    """By name, as `locustfile.py` calls them."""
+
+    def times(self, name: str) -> list[float]:
+        """Milliseconds of each user to whom that happened, in rising order."""
+        counts = self.entries.get(name, {}).get("response_times", {})
+        return sorted(Counter({float(time): count for time, count in counts.items()}).elements())
+
+    @property
+    def answered(self) -> int:
+        return len(self.times("byte"))  # of a failure, locust has no time of a byte
+
+    @property
+    def refused(self) -> int:
+        return len(self.times("refused"))
+
+    @property
+    def lost(self) -> int:
+        return self.users - self.answered - self.refused
+
+    @property
+    def bytes(self) -> int:
+        return self.entries["whole"]["total_content_length"]
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """Of all streams together, which begin at once."""
+        return self.times("whole")[-1] / 1000 / self.bytes
 
 
-def text(output: int, seed: int) -> dict[str, Any]:
-    """What is asked for."""
-    return {"prompt": PROMPT, "max_tokens": output, "seed": seed, "temperature": 0.8}
+def locust(address: str, users: int, output: int) -> Told:
+    """Have so many users ask at once, each for one stream."""
+    body = json.dumps({"prompt": PROMPT, "max_tokens": output, "temperature": 0.8})
+    options = ["--users", users, "--spawn-rate", users, "--run-time", LONGEST, "--host", address, "--body", body]
+    command = [sys.executable, "-m", "locust", "-f", USERS, "--headless", "--json", "--skip-log", *options]
+    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=2 * LONGEST)
+    return Told(users, {entry["name"]: entry for entry in json.loads(done.stdout)})
 
 
-async def together(address: str, count: int, output: int, seed: int) -> list[Answer]:
-    """So many streams at once."""
-    limits = httpx2.Limits(max_connections=count)
-    async with httpx2.AsyncClient(base_url=address, timeout=LONGEST, limits=limits) as client:
-        return await asyncio.gather(*(ask(client, text(output, seed + i)) for i in range(count)))
-
-
-def quantiles(name: str, values: list[float], unit: float) -> dict[str, float]:
+def quantiles(name: str, values: list[float], unit: float = 1.0) -> dict[str, float]:
     ordered = sorted(values)
     return {
         f"{name}_p50": statistics.median(ordered) * unit,
@@ -203,51 +200,57 @@ def quantiles(name: str, values: list[float], unit: float) -> dict[str, float]:
 
 
 def streams(options: Options, model: str, count: int) -> dict[str, Any]:
-    """Streams side by side, and the processor seconds of a byte beside those of a bare Batcher, in turns."""
-    rounds, ratios, costs = [], [], []
-    with server(model, min(count, 64), count) as address, batcher(options, model, count) as bare:
+    """Streams side by side, and what a byte costs beside a byte of a bare Batcher, in turns."""
+    rounds, costs, cpu, wall = [], [], [], []
+    with server(model, min(count, 64), count) as (address, process), batcher(options, model, count) as bare:
         bare()
         for _ in range(options.rounds):
-            before, begun = metrics(address)[CPU], time.perf_counter()
-            answers = asyncio.run(together(address, count, options.output, 1))
-            seconds, total = time.perf_counter() - begun, sum(answer.data for answer in answers)
-            costs.append((metrics(address)[CPU] - before) / total)
-            ratios.append(costs[-1] / bare())
-            rounds.append((total / seconds, answers))
-    answers = [answer for _, of_round in rounds for answer in of_round]
+            before = processor_seconds(process)
+            told = locust(address, count, options.output)
+            costs.append((processor_seconds(process) - before) / told.bytes)
+            bare_cpu, bare_wall = bare()
+            cpu.append(costs[-1] / bare_cpu - 1)
+            wall.append(told.seconds_per_byte / bare_wall - 1)
+            rounds.append(told)
     return {
         "streams": count,
-        "bytes_per_s": statistics.median(speed for speed, _ in rounds),
-        **quantiles("first_ms", [answer.first for answer in answers], 1000),
-        **quantiles("byte_ms", [answer.per_byte for answer in answers], 1000),
+        "bytes_per_s": statistics.median(1 / told.seconds_per_byte for told in rounds),
+        **quantiles("first_ms", [time for told in rounds for time in told.times("first")]),
+        **quantiles("byte_ms", [time for told in rounds for time in told.times("byte")]),
         "cpu_ms_per_byte": 1000 * statistics.median(costs),
-        "overhead": f"{statistics.median(ratios) - 1:+.1%}",
-        "from_to": f"{min(ratios) - 1:+.1%} {max(ratios) - 1:+.1%}",
-        "lost": sum(not answer.ended for answer in answers),
+        "overhead_cpu": spread(cpu),
+        "overhead_wall": spread(wall),
+        "lost": sum(told.lost for told in rounds),
     }
 
 
+def spread(values: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):+.1%} ({min(values):+.0%} to {max(values):+.0%})"
+
+
 @contextmanager
-def batcher(options: Options, model: str, count: int) -> Iterator[Callable[[], float]]:
-    """Generates the same texts without a server when it is called, and tells the processor seconds of a byte."""
+def batcher(options: Options, model: str, count: int) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Generates the same texts without a server when it is called: processor seconds, and seconds, of a byte."""
     lines = (
         "import sys, time; from bytequilt import load; from bytequilt.infer.sampling import Sampling\n"
         "model, count, output, prompt = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].encode()\n"
         "batcher = load(model).batcher(min(count, 64))\n"
         "for _ in sys.stdin:\n"
         "    for i in range(count): batcher.insert(prompt, Sampling(max_bytes=output, seed=1 + i, temperature=0.8))\n"
-        "    begun, total = time.process_time(), 0\n"
+        "    cpu, begun, total = time.process_time(), time.perf_counter(), 0\n"
         "    while len(batcher): total += sum(len(step.data) for _, step in batcher.step())\n"
-        "    print((time.process_time() - begun) / total, flush=True)"
+        "    print((time.process_time() - cpu) / total, (time.perf_counter() - begun) / total, flush=True)"
     )
     command = [sys.executable, "-c", lines, model, str(count), str(options.output), PROMPT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def once() -> float:
+        def once() -> tuple[float, float]:
             process.stdin.write("\n")
-            return float(process.stdout.readline())
+            cpu, wall = map(float, process.stdout.readline().split())
+            return cpu, wall
 
         yield once
         process.stdin.close()
@@ -256,18 +259,16 @@ def batcher(options: Options, model: str, count: int) -> Iterator[Callable[[], f
 def overload(options: Options, model: str) -> dict[str, Any]:
     """Ten times as many requests at once as there is room for."""
     room = 2 * options.rows
-    with server(model, options.rows, options.rows) as address:
-        answers = asyncio.run(together(address, 10 * room, options.output, 1))
+    with server(model, options.rows, options.rows) as (address, _):
+        told = locust(address, 10 * room, options.output)
         left = metrics(address)
-    admitted = [answer for answer in answers if answer.status == 200]
-    refused = sum(answer.status == 429 for answer in answers)
     return {
-        "requests": len(answers),
+        "requests": told.users,
         "room": room,
-        "admitted": len(admitted),
-        "refused": f"{refused / len(answers):.0%}",
-        "lost": len(answers) - refused - sum(answer.ended for answer in admitted),
-        **quantiles("whole_s", [answer.times[-1] - answer.times[0] for answer in admitted], 1),
+        "admitted": told.answered,
+        "refused": f"{told.refused / told.users:.0%}",
+        "lost": told.lost,
+        **quantiles("whole_s", told.times("whole"), 0.001),
         "rows_left": int(left["bytequilt:num_requests_running"]),
     }
 

@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 
 import httpx2
 import tyro
-from serve import LONGEST, PROMPT, ask, metrics, server
+from serve import LONGEST, PROMPT, metrics, server
 from train_step import machine, table
 
 FAILING = "fail: "  # a prompt that the fault is for
@@ -56,6 +56,18 @@ class Options:
 
 
 @dataclass
+class Answer:
+    """What a client saw."""
+
+    status: int = 0
+    chunks: int = 0
+    ended: bool = False
+    """Whether the stream came to its `[DONE]`."""
+    failed: bool = False
+    """Whether it came to an error."""
+
+
+@dataclass
 class Client:
     """Somebody who comes again and again."""
 
@@ -66,11 +78,27 @@ class Client:
     def body(self, prompt: str = PROMPT) -> dict[str, object]:
         return {"prompt": prompt, "max_tokens": self.dice.randint(1, self.options.output), "temperature": 0.8}
 
+    async def stream(self, body: dict[str, object], most: int | None = None, pause: float = 0.0) -> Answer:
+        """Read a stream; with `most` go away after so many chunks, with `pause` rest so many seconds after each."""
+        answer = Answer()
+        async with self.http.stream("POST", "/v1/completions", json=body | {"stream": True}) as stream:
+            answer.status = stream.status_code
+            async for line in stream.aiter_lines():
+                if line == "data: [DONE]":
+                    answer.ended = True
+                elif line.startswith("data: "):
+                    answer.failed = "error" in json.loads(line[6:])
+                    answer.chunks += 1
+                    await asyncio.sleep(pause)
+                if answer.chunks == most:
+                    break
+        return answer
+
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    with server(options.model, options.rows, options.rows, FAULT) as address:
+    with server(options.model, options.rows, options.rows, FAULT) as (address, _):
         memory, counts = asyncio.run(soak(address, options))
         after = settled(address)
     result = {
@@ -130,7 +158,7 @@ async def soak(address: str, options: Options) -> tuple[list[float], Counter[str
 
 
 async def reads_all(client: Client) -> str:
-    return await _outcome(client, await ask(client.http, client.body()), "whole")
+    return await _outcome(client, await client.stream(client.body()), "whole")
 
 
 async def asks_without_stream(client: Client) -> str:
@@ -140,7 +168,7 @@ async def asks_without_stream(client: Client) -> str:
 
 async def vanishes(client: Client) -> str:
     """In the middle of a stream, which is ended before that only if it is short."""
-    answer = await ask(client.http, client.body(), most=client.dice.randint(1, 20))
+    answer = await client.stream(client.body(), most=client.dice.randint(1, 20))
     return await _status(answer.status, "vanished", 200)
 
 
@@ -157,7 +185,7 @@ async def vanishes_at_once(client: Client) -> str:
 
 
 async def reads_slowly(client: Client) -> str:
-    answer = await ask(client.http, client.body(), pause=0.05)
+    answer = await client.stream(client.body(), pause=0.05)
     return await _outcome(client, answer, "slow")
 
 
@@ -185,7 +213,7 @@ async def fails_inside(client: Client) -> str:
     if client.dice.random() < 0.5:
         answer = await client.http.post("/v1/completions", json=client.body(FAILING))
         return await _status(answer.status_code, "failed", 500)
-    streamed = await ask(client.http, client.body(FAILING))
+    streamed = await client.stream(client.body(FAILING))
     return "failed" if streamed.failed else await _status(streamed.status, "lost", 200)
 
 

@@ -1,6 +1,7 @@
 """Keys, rates, origins, names and headers."""
 
 import asyncio
+import socket
 
 import pytest
 from fastapi.responses import JSONResponse
@@ -12,6 +13,7 @@ from bytequilt.config import UserError
 from bytequilt.serve.app import application
 from bytequilt.serve.guard import Guard
 from bytequilt.serve.models import Models, short_name
+from bytequilt.serve.server import bind
 
 LM = untrained()
 KEYS = ("first key", "zweiter Schlüssel")
@@ -132,6 +134,27 @@ def test_a_body_that_is_not_json_by_its_type_is_not_read_as_such():
     """Which browsers would send anywhere without asking."""
     answer = client().post("/v1/completions", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_chunk_does_not_wait_for_the_one_before_to_be_acknowledged(host):
+    """Which it does on a connection without TCP_NODELAY, once the first chunks have gone."""
+
+    async def main():
+        heard = asyncio.get_running_loop().create_future()
+        try:
+            listener = bind(host, 0)
+        except UserError:
+            pytest.skip(f"no {host} here")
+        async with await asyncio.start_server(lambda reader, writer: heard.set_result(writer), sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname()[:2])
+            server = await heard
+            delays = server.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+            client.close()
+            server.close()
+        return delays
+
+    assert not asyncio.run(main())
 
 
 def test_models_have_short_names(tmp_path):

@@ -50,6 +50,7 @@ def page(request, address, browser):
     opened.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
+    opened.wrong = wrong
     opened.goto(f"{address}/#m={request.param}")
     opened.wait_for_selector(PATCHES)
     yield opened
@@ -149,6 +150,24 @@ def test_generation_streams_stops_and_can_be_undone(page):
     shows(page, start)
 
 
+def test_what_is_wrong_with_a_number_is_told_until_it_is_right(page):
+    """Though patches are asked for after each generation, and come."""
+    for box, wrong, right in [("#most", "99999999", "3"), ("#temperature", "9999", "0"), ("#seed", "1.5", "")]:
+        page.locator(box).fill(wrong)
+        with page.expect_response("**/v1/completions"), page.expect_response("**/v1/patches"):
+            page.locator("#write").click()
+        page.wait_for_selector("#write:enabled")
+        page.wait_for_timeout(300)
+        assert page.locator("#problem").is_visible()
+        page.locator(box).fill(right)
+        page.locator("#write").click()
+        page.wait_for_selector("#write:enabled")
+        assert page.locator("#problem").is_hidden()
+    told = [message for message in page.wrong if "with a status of 4" in message]
+    assert len(told) == 3
+    page.wrong[:] = [message for message in page.wrong if message not in told]
+
+
 def test_bytes_come_from_a_file_and_the_address_holds_them(page, tmp_path):
     file = tmp_path / "bytes"
     file.write_bytes(b"A\xff\x00\xd0\xb6")
@@ -160,8 +179,10 @@ def test_bytes_come_from_a_file_and_the_address_holds_them(page, tmp_path):
     shows(page, "A\ufffd\0ж")
     page.evaluate("location.hash = 't=0LY='")
     shows(page, "ж")
-    page.evaluate("location.hash = 't=?&b=x&m=none'")
-    shows(page, "Daenerys Targaryen is in Game of Thrones, a fantasy epic by George R.R. Martin.")
+    for wrong in ("t=?&b=x&m=none", "b=1e300", "b=-1e9", "b=NaN"):
+        page.evaluate("hash => (location.hash = hash)", wrong)
+        shows(page, "Daenerys Targaryen is in Game of Thrones, a fantasy epic by George R.R. Martin.")
+    assert page.locator("#problem").is_hidden()
 
 
 def test_samples_of_many_scripts_are_a_click_away(page):

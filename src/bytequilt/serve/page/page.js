@@ -40,10 +40,14 @@ async function ask(path, body, signal) {
   return answer;
 }
 
-function complain(error) {
+// A problem stays until the same thing goes well: patches that come do not hide why nothing was generated.
+const problems = {};
+function complain(what, error) {
   if (error?.name === "AbortError") return;
-  $("problem").textContent = error?.message ?? "";
-  $("problem").hidden = !error;
+  problems[what] = error?.message;
+  const told = Object.values(problems).filter(Boolean).join("; ");
+  $("problem").textContent = told;
+  $("problem").hidden = !told;
 }
 
 // One question at a time; of those that come meanwhile the last is asked next.
@@ -59,10 +63,10 @@ async function patch() {
     if (state.threshold !== null) body.threshold_bits = state.threshold;
     const view = await (await ask("/v1/patches", body)).json();
     state.view = { ...view, data: bytes };
-    complain(null);
+    complain("patches", null);
     draw();
   } catch (error) {
-    complain(error);
+    complain("patches", error);
   }
   asking = false;
   if (again) {
@@ -316,12 +320,13 @@ async function write() {
   const stopper = (state.writing = new AbortController());
   state.from = state.bytes.length;
   buttons();
+  complain("generation", null);
   const begun = performance.now();
   try {
-    const seed = $("seed").value === "" ? undefined : Number($("seed").value);
+    const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
     const body = {
-      model: $("model").value || undefined, prompt_b64: to64(state.bytes), stream: true, seed,
-      max_tokens: Number($("most").value), temperature: Number($("temperature").value),
+      model: $("model").value || undefined, prompt_b64: to64(state.bytes), stream: true,
+      seed: number("seed"), max_tokens: number("most"), temperature: number("temperature"),
     };
     const answer = await ask("/v1/completions", body, stopper.signal);
     for await (const chunk of events(answer)) {
@@ -331,7 +336,7 @@ async function write() {
       $("speed").textContent = `${written} bytes, ${Math.round((1000 * written) / (performance.now() - begun))} a second`;
     }
   } catch (error) {
-    complain(error);
+    complain("generation", error);
   }
   state.writing = null;
   buttons();
@@ -369,6 +374,7 @@ function buttons() {
 
 function take(bytes, typed = false) {
   state.writing?.abort();
+  complain("generation", null);
   state.bytes = bytes;
   state.from = state.cursor = null;
   if (!typed) $("text").value = lenient.decode(bytes);
@@ -466,7 +472,7 @@ async function start() {
     state.tokens = data[0].tokenizers[0] ?? null;
     restore();
   } catch (error) {
-    complain(error);
+    complain("patches", error);
   }
 }
 
@@ -474,7 +480,7 @@ async function start() {
 function restore() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const bits = parseFloat(parts.get("b"));
-  state.threshold = Number.isFinite(bits) ? bits : null;
+  state.threshold = Math.abs(bits) <= 1e6 ? bits : null;
   $("model").selectedIndex = Math.max(0, [...$("model").options].findIndex(({ value }) => value === parts.get("m")));
   let text = encoder.encode(SAMPLES.English);
   try {
