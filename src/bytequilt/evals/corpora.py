@@ -14,29 +14,25 @@ FULL = 32_768
 """Longest context that is read unless another is given: time grows as its square, and some texts have no end."""
 
 
-def evaluate_files(
-    lm: LM | Baseline, files: Sequence[str], field: str = "text", context: int | None = None
-) -> dict[str, Any]:
-    """Score each document of each file: what `bytequilt eval --json` prints.
+def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], context: int | None = None) -> dict[str, Any]:
+    """Score each of the documents that stand under a name: what `bytequilt eval --json` prints.
 
     `context` limits what is read before an id: bytes of a BLT, tokens of a BPE. Where it is not given, a document of up
     to FULL bytes is read in its full context, and a longer one in a context of FULL. The result has a `context` where
-    some document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for
-    a file that is missing, empty or damaged.
+    some document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches.
     """
     limit = FULL if context is None else context
-    documents_of = [texts(path, field) for path in files]
     rows, totals = [], []
     with progress() as bar:
-        line = bar.add_task("score", total=sum(len(text) + 2 for file in documents_of for text in file))  # BOS, EOS
-        for path, file in zip(files, documents_of, strict=True):
+        line = bar.add_task("score", total=sum(len(text) + 2 for _, file in named for text in file))  # BOS, EOS
+        for path, file in named:
             score = Score.total(lm.score_documents(file, lambda done: bar.update(line, advance=done), limit))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
             totals.append(score)
     total = Score.total(totals)
     mean_patch = total.patch_bytes or None
     result = {"bpb": total.bits_per_byte, "bytes": total.bytes, "mean_patch_bytes": mean_patch, "files": rows}
-    met = any(len(text) + 1 > limit for file in documents_of for text in file)
+    met = any(len(text) + 1 > limit for _, file in named for text in file)
     return result | ({"context": limit} if met else {})
 
 

@@ -22,7 +22,7 @@ from ..model.int8 import joined, quantise, split
 from ..model.ngram import NgramEntropy
 from . import hub, hugging_face, meta, names, native
 from .devices import choose_device, place
-from .native import EightBits, ModelConfig
+from .native import STALE, EightBits, ModelConfig
 from .stored import DTYPES, NAMES, Stored, load_tensors, retyped, scale_of, with_scales
 
 LAYOUTS: dict[str, ModuleType] = {"bytequilt": native, "hf": hugging_face, "meta": meta}
@@ -130,7 +130,7 @@ def write_model(
     entropy: nn.Module | None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model directory, which takes the place of `folder` once it is whole.
+    """Write a model directory, in place of the one that `folder` may hold, once it is whole; other files in it stay.
 
     `dtype` is what the BLT's weights are stored in, with int8 its matrices; None leaves them as they are.
     Raises UserError where the disk refuses, or eight bits cannot hold a weight.
@@ -145,7 +145,7 @@ def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.
     eight = EightBits.of(name for name, weight in tensors.items() if weight.dtype is torch.int8)
     config = config.model_copy(update={"int8": eight})
     plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder, stale=STALE) as partial:
         try:
             save_file(plain, partial / "model.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # its way of saying that a disk is full

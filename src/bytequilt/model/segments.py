@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..codec import BOS
+from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError
 
 
@@ -115,8 +115,13 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
     return weights / sums.index_select(0, segment_S)  # whose gradient adds up many times faster than that of indexing
 
 
-def check_ids(ids: Tensor, dims: int) -> None:
-    """Raises UserError for what is no tensor of whole numbers with so many dimensions."""
+def check_ids(ids: Tensor, dims: int, values: bool = True) -> None:
+    """Raises UserError for what is no tensor of ids with so many dimensions.
+
+    With `values`, the ids must be in the vocabulary, too; those on a GPU are not read for it.
+    """
     if not isinstance(ids, Tensor) or ids.dim() != dims or ids.is_floating_point():
         shape = "(N,), one text" if dims == 1 else "(B, N), a row a text"
         raise UserError(f"ids must be a torch tensor of whole numbers {shape}, as torch.from_numpy(encode(text)) gives")
+    if values and ids.is_cpu and ids.numel() and not (ids.min() >= 0 and ids.max() < VOCAB_SIZE):
+        raise UserError(f"ids must be 0 to {VOCAB_SIZE - 1}, and these are {ids.min()} to {ids.max()}")
