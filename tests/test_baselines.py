@@ -19,7 +19,7 @@ from bytequilt.codec import BOS, EOS, OFFSET, encode
 from bytequilt.config import BaselineConfig, DataConfig, MambaConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batches
 from bytequilt.data.prepare import ingest
-from bytequilt.evals.corpora import evaluate_files
+from bytequilt.evals.corpora import evaluate, texts
 from bytequilt.infer import score
 from bytequilt.info import describe
 from bytequilt.interop import convert
@@ -235,7 +235,7 @@ def test_a_damaged_directory_is_told(tmp_path, name):
 def test_eval_and_info_take_baselines(tmp_path, model):
     model.save(tmp_path / "model")
     (tmp_path / "text.txt").write_bytes(TEXT)
-    found = evaluate_files(load_any(str(tmp_path / "model")), [str(tmp_path / "text.txt")])
+    found = evaluate(load_any(str(tmp_path / "model")), [("text.txt", texts(str(tmp_path / "text.txt")))])
     assert found["bpb"] == pytest.approx(model.bits_per_byte(TEXT))
     assert found["mean_patch_bytes"] is None
     evaluation(found)

@@ -168,10 +168,12 @@ def test_generate_streams_the_same_text(answer, model, capfd):
 
 
 def test_generate_takes_every_option(answer, model):
-    options = ["--min-p", 0.01, "--repetition-penalty", 1.2, "--utf8", "--logprobs", "--speculate", 3]
+    options = ["--min-p", 0.01, "--repetition-penalty", 1.2, "--utf8", "--logprobs", "--top-logprobs", 2]
+    options += ["--speculate", 3]
     found = answer("generate", "The ", "--model", model, "--max-bytes", 30, "--seed", 2, *options)
     assert len(found["logprobs"]) == found["bytes"]
     assert max(found["logprobs"]) <= 0
+    assert [len(likeliest) for likeliest in found["top_logprobs"]] == [2] * found["bytes"]
     assert found["drafted"] >= found["accepted"] > 0
     assert "\ufffd" not in found["text"]
     assert len(found["text"]) > 9
@@ -373,6 +375,18 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["train", "demo", "stray"], "stray"),
         (["prepare", "demo", "--nope", "1"], "--nope"),
         (["prepare", "demo", "--report.prompt", "\udcff"], "report.prompt: must be text"),
+        (["train", "demo", "--gpus", "2"], "--gpus and --gpu are for --dry-run"),
+        (["train", "demo", "--plan", "--gpu", "h200"], "--gpus and --gpu are for --dry-run"),
+        (["train", "demo", "--plan", "--dry-run"], "give one of them"),
+        (["patch", "--report", "MODEL", "--tokens", "default", __file__], "neither --html nor --tokens"),
+        (["patch", "--report", "MODEL"], "one FILE at least"),
+        (["generate", "a", "--logprobs"], "--json"),
+        (["generate", "a", "--top-logprobs", "2"], "--json"),
+        (["patch", "a", "--model", "absent"], "letters, tiny"),
+        (["eval", "MODEL", __file__, "--items", "5"], "are for --tasks"),
+        (["eval", "MODEL", __file__, "--limit", "5"], "are for --tasks"),
+        (["convert", "MODEL", "absent", __file__, "--rule", "entropy", "--target-bytes", "0"], "--target-bytes"),
+        (["convert", "MODEL", "absent", __file__, "--rule", "entropy", "--target-bytes", "nan"], "--target-bytes"),
         (["train", "book", "--dry-run", "--patching.threshold", "1", "--entropy-train.steps", "1"], "one or the other"),
     ],
 )

@@ -43,6 +43,22 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_a_folder_holds_beside_the_files_of_a_writer_stays(tmp_path):
+    (folder := tmp_path / "model").mkdir()
+    for name in ("old.bin", "note.txt", "deep/er/note.txt"):
+        write_text(folder / name, name)
+    (folder / "link").symlink_to("note.txt")
+    with replacing_folder(folder, stale=("*.bin",)) as partial:
+        write_text(partial / "new.bin", "new")
+    assert sorted(os.listdir(folder)) == ["deep", "link", "new.bin", "note.txt"]
+    assert (folder / "deep" / "er" / "note.txt").read_text(encoding="utf-8") == "deep/er/note.txt"
+    assert (folder / "link").is_symlink()
+    with pytest.raises(UserError, match="it is a file"), replacing_folder(folder / "note.txt"):
+        pass
+    assert (folder / "note.txt").read_text(encoding="utf-8") == "note.txt"
+    assert os.listdir(tmp_path) == ["model"]
+
+
 def test_leftovers_are_swept(tmp_path):
     (tmp_path / ".model.x.partial").mkdir()
     (tmp_path / ".a.1.partial").write_text("", encoding="utf-8")

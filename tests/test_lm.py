@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ from conftest import CROSS, RULES, blt, entropy_model, ids_of, noise, patcher
 from safetensors.torch import load_file
 
 import bytequilt
+from bytequilt.codec import BOS, VOCAB_SIZE
 from bytequilt.config import EntropyConfig, HashConfig, UserError
 from bytequilt.infer.sampling import Sampling
 from bytequilt.interop.directory import load_entropy, write_model
@@ -290,3 +292,25 @@ def test_a_layer_count_beyond_the_file_is_refused_before_anything_is_built(saved
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"blt\.latent\.layers"):
         load(saved)
+
+
+def test_a_model_is_saved_beside_what_a_folder_holds_and_over_no_file(tmp_path):
+    (note := tmp_path / "models" / "note.txt").parent.mkdir()
+    note.write_text("mine", encoding="utf-8")
+    lm = LM(blt(), patcher("space"))
+    lm.save(note.parent)
+    lm.save(note.parent)
+    assert sorted(os.listdir(note.parent)) == ["config.json", "model.safetensors", "note.txt"]
+    assert note.read_text(encoding="utf-8") == "mine"
+    assert load(note.parent, native=False).patcher.rule == lm.patcher.rule
+    with pytest.raises(UserError, match="it is a file"):
+        lm.save(note)
+    assert note.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("ids", [[VOCAB_SIZE], [-1], [BOS, 2**40], [BOS, -1, 70]])
+def test_ids_out_of_the_vocabulary_are_refused(ids):
+    lm = LM(blt(), patcher("entropy"))
+    for read in (lambda ids_N: lm.patcher(ids_N[None]), lm.session().feed):
+        with pytest.raises(UserError, match="ids must be 0 to 259"):
+            read(torch.tensor(ids))

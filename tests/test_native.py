@@ -246,6 +246,9 @@ def test_where_steps_are_compiled(monkeypatch):
     assert not load("tiny", dtype="bfloat16").native
     with pytest.raises(UserError, match="bfloat16"):
         load("tiny", dtype="bfloat16", native=True)
+    for native in ("yes", 0, 1):
+        with pytest.raises(UserError, match="native must be True, False or None"):
+            load("tiny", native=native)
     monkeypatch.setattr("bytequilt.native.find_spec", lambda name: None)
     assert not load("tiny").native
     for options in ({"native": True}, {"dtype": "int8"}):

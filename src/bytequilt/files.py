@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -60,18 +60,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
+def replacing_folder(folder: Path, replace: bool = True, stale: Sequence[str] = ("*",)) -> Iterator[Path]:
     """An empty folder that takes the name `folder` when the block ends, or leaves what is there as it was.
 
-    Raises UserError where the disk refuses; FileExistsError where there is such a folder and `replace` is False.
+    Of a folder that has this name, files that match none of the patterns `stale` stay. Raises UserError where there
+    is a file of that name or the disk refuses; FileExistsError where there is such a folder and `replace` is False.
     """
     if not replace and folder.exists():
         raise FileExistsError(f"{folder} exists already")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write {folder}: it is a file, and a folder is written; give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".partial", dir=folder.parent))
     try:
         (partial := scratch / "new").mkdir()
         yield partial
+        if replace and folder.exists():
+            _keep(folder, partial, stale)
         for path in [*partial.rglob("*"), partial]:
             sync(path)
         if replace and folder.exists():
@@ -84,6 +89,25 @@ def replacing_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
         raise UserError(f"cannot write {folder}: {error.strerror or one_line(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep(old: Path, new: Path, stale: Sequence[str]) -> None:
+    """Link into a folder what another holds that is neither stale nor in it yet."""
+    for path in old.iterdir():
+        if any(path.match(pattern) for pattern in (*stale, "*.partial")) or (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, new / path.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """The same file under another name; a copy where the disk knows no such links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def remove_folder(folder: Path) -> None:

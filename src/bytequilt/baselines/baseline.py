@@ -17,7 +17,7 @@ from ..infer.generate import Completion, complete_all
 from ..infer.sampling import sampling_of
 from ..infer.score import NetworkScorer, Piece, Score, score_documents, score_pieces
 from ..interop.names import unfilled
-from ..interop.native import FORMAT, ModelConfig
+from ..interop.native import FORMAT, STALE, ModelConfig
 from ..model.layers import lay_out
 from ..model.loss import target_nats
 from .decoder import TokenDecoder
@@ -154,7 +154,7 @@ class Baseline:
     def save(self, folder: str | Path) -> None:
         """Write a model directory: config.json, model.safetensors and, for a BPE, tokenizer.model."""
         tensors = {f"baseline.{name}": w.detach().cpu().contiguous() for name, w in self.network.state_dict().items()}
-        with replacing_folder(Path(folder)) as partial:
+        with replacing_folder(Path(folder), stale=STALE) as partial:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
             config = ModelConfig(format=FORMAT, baseline=self.config)
             write_json(partial / "config.json", config.model_dump(mode="json", exclude_none=True), indent=2)

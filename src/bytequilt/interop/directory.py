@@ -22,7 +22,7 @@ from ..model.int8 import joined, quantise, split
 from ..model.ngram import NgramEntropy
 from . import hub, hugging_face, meta, names, native
 from .devices import place
-from .native import EightBits, ModelConfig
+from .native import STALE, EightBits, ModelConfig
 from .stored import DTYPES, NAMES, Stored, load_tensors, retyped, scale_of, with_scales
 
 LAYOUTS: dict[str, ModuleType] = {"bytequilt": native, "hf": hugging_face, "meta": meta}
@@ -136,7 +136,7 @@ def write_model(
     entropy: nn.Module | None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model directory. It replaces `folder` only when all files are complete.
+    """Write a model directory. It replaces the model in `folder` when all files are complete; other files there stay.
 
     `dtype` is the stored type of the BLT's weights; int8 applies to matrices only, and None keeps the present type.
     Raises UserError if writing fails, or if a weight cannot be stored in int8.
@@ -151,7 +151,7 @@ def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.
     eight = EightBits.of(name for name, weight in tensors.items() if weight.dtype is torch.int8)
     config = config.model_copy(update={"int8": eight})
     plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder, stale=STALE) as partial:
         try:
             save_file(plain, partial / "model.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # safetensors raises this when the disk is full

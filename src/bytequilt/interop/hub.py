@@ -20,14 +20,16 @@ def local(name: str | os.PathLike[str]) -> Path | None:
     """The directory of a model on this disk: a path, the `model` folder of a run directory, or a shipped model. None if
     the name can be a hub id. Raises UserError if it cannot be any of these."""
     path, text = Path(name), str(name)
-    for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):
+    shipped = Path(str(resources.files("bytequilt") / "models"))
+    for candidate in (path, path / "model", shipped / text):
         if any(is_file(candidate / mark) for mark in MARKS):
             return candidate
     if is_file(path) or os.path.isdir(text):
         raise UserError(f"{path} is not a model directory: it has no config.json")
     if text.count("/") != 1 or text.startswith((".", "/")):
+        names = ", ".join(sorted(entry.name for entry in shipped.iterdir()))
         raise UserError(
-            f"no model at {text[:100]}: give a shipped model (tiny), a directory, or a hub id such as owner/name"
+            f"no model at {text[:100]}: give a shipped model ({names}), a directory, or a hub id such as owner/name"
         )
     return None
 

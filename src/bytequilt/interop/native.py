@@ -14,6 +14,8 @@ from ..files import read_json
 from .stored import Stored, read_shards, with_scales, without_scales, write_safetensors
 
 FORMAT = 1
+STALE = ("*config.json", "params.json", "*.safetensors", "*.safetensors.index.json", "*.pth", "tokenizer*")
+"""What a model directory of any layout may hold that is not kept where another model is written over it."""
 
 
 class EightBits(Config):

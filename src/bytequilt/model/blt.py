@@ -55,7 +55,7 @@ class BLT(Network):
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
         """Logits (B, N, V) in fp32 for ids (B, N) int64 that start with BOS; the logits at t predict byte t+1. Raises
         UserError if the ids or the patches have the wrong type."""
-        check_ids(ids_BN, 2)
+        check_ids(ids_BN, 2, values=False)  # the patcher has checked the values
         if not isinstance(patches, Patches):
             raise UserError(f"a model needs ids and their patches, not {type(patches).__name__}")
         encoder, decoder, opens_BN = self.encoder, self.decoder, ids_BN == BOS

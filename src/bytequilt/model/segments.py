@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..codec import BOS
+from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError
 
 
@@ -122,8 +122,13 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
     return weights / sums.index_select(0, segment_S)
 
 
-def check_ids(ids: Tensor, dims: int) -> None:
-    """Raise UserError unless `ids` is an integer tensor with `dims` dimensions."""
+def check_ids(ids: Tensor, dims: int, values: bool = True) -> None:
+    """Raise UserError unless `ids` is an integer tensor with `dims` dimensions.
+
+    With `values`, ids on a CPU must also be in the vocabulary.
+    """
     if not isinstance(ids, Tensor) or ids.dim() != dims or ids.is_floating_point():
         shape = "(N,)" if dims == 1 else "(B, N), one text per row"
         raise UserError(f"ids must be a torch tensor of whole numbers {shape}, as torch.from_numpy(encode(text)) gives")
+    if values and ids.is_cpu and ids.numel() and not (ids.min() >= 0 and ids.max() < VOCAB_SIZE):
+        raise UserError(f"ids must be 0 to {VOCAB_SIZE - 1}, and these are {ids.min()} to {ids.max()}")

@@ -12,6 +12,8 @@ def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> boo
 
     Raises UserError where they shall be and cannot; int8 must be, for in PyTorch it is a slow twin alone.
     """
+    if not (native is None or isinstance(native, bool)):
+        raise UserError(f"native must be True, False or None, not {repr(native)[:60]}")
     if native is False:
         return False
     reason = _missing(device, dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..files import replacing_folder, write_json
-from ..interop.native import ModelConfig
+from ..interop.native import STALE, ModelConfig
 from ..interop.stored import safetensors_header
 from .rows import own
 from .world import World
@@ -27,7 +27,7 @@ def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None]
         if network is not None
         for name, weight in network.state_dict().items()
     }
-    with replacing_folder(folder) if world.first else nullcontext() as partial, torch.no_grad():
+    with replacing_folder(folder, stale=STALE) if world.first else nullcontext() as partial, torch.no_grad():
         _write(partial / "model.safetensors" if partial else None, tensors)
         if partial:
             write_json(partial / "config.json", config.model_dump(mode="json"), indent=2)

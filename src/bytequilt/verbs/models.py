@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..lm import LM
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
+ITEMS = 200
+"""Questions of a task unless given."""
 Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
@@ -25,7 +27,7 @@ def eval(
     context: Limit = None,
     noise: Flag = False,
     tasks: Tasks = (),
-    items: int = 200,
+    items: int = ITEMS,
     limit: Limit = None,
     include_path: Folder = None,
     json: Flag = False,
@@ -63,6 +65,8 @@ def eval(
         raise UserError(f"limit must be at least 1, not {limit}")
     if context is not None and context < 2:
         raise UserError(f"context must be at least 2, not {context}")
+    if not tasks and (items != ITEMS or limit is not None or include_path is not None):
+        raise UserError("--items, --limit and --include-path are for --tasks, which names the tasks to ask")
     ours, theirs = _told_apart(tasks, include_path)
     lm = load_any_model(model, device)
     results = _scores(lm, files, field, context, noise) | _answers(lm, ours, theirs, items, limit, noise)
@@ -73,14 +77,15 @@ def eval(
 
 def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, context: int | None, noise: bool) -> dict[str, Any]:
     """Bits per byte of files, as they are and under noise."""
-    from ..evals.corpora import evaluate_files, texts
+    from ..evals.corpora import evaluate, texts
     from ..evals.noise import robustness
 
     if not files:
         return {}
-    results = evaluate_files(lm, files, field, context)
+    named = [(path, texts(path, field)) for path in files]  # read once: one of them may be standard input
+    results = evaluate(lm, named, context)
     if noise:
-        results["noise"] = robustness(lm, [text for path in files for text in texts(path, field)])
+        results["noise"] = robustness(lm, [text for _, documents in named for text in documents])
     return results
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -85,7 +84,9 @@ def patch(
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     if report is not None:
-        return _report(report, text, json, html, device)
+        if not text or html is not None or tokens is not None:
+            raise UserError("patch --report takes a MODEL and one FILE at least, and neither --html nor --tokens")
+        return _report(report, text, json, device)
     if len(text) != 1:
         wrong = f"unexpected {text[1]!r}: a text of several words goes in quotes" if text else "patch needs a TEXT"
         raise UserError(f"{wrong} (see bytequilt patch --help)")
@@ -150,13 +151,11 @@ def _ansi(out: "Console", drawn: "Drawn") -> str:
     return capture.get()
 
 
-def _report(model: str, files: tuple[str, ...], json: bool, html: Path | None, device: str) -> None:
+def _report(model: str, files: tuple[str, ...], json: bool, device: str) -> None:
     """Patches of files by script."""
     from ..evals.scripts import report
     from ..view.tables import scripts
 
-    if not files or html is not None:
-        raise UserError("patch --report takes a MODEL and one FILE at least, and no --html")
     counts = report(load_model(model, device), files)
     print_json(counts) if json else console().print(scripts(counts))
 
@@ -186,6 +185,8 @@ def generate(
         json: Print one JSON document when done, instead of the text as it comes.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
+    if not json and (sampling.logprobs or sampling.top_logprobs):
+        raise UserError("--logprobs and --top-logprobs are told by --json alone")
     options = {field.name: getattr(sampling, field.name) for field in fields(sampling)} | {"speculate": speculate}
     asks = prompt is None and not json and _on_terminal()
     data = b"" if asks else bytes_of(prompt or "")
@@ -232,12 +233,12 @@ def _prompts() -> Iterator[bytes]:
 
 def _completion(prompt: bytes, completion: "Completion") -> dict[str, Any]:
     """A completion as JSON."""
-    logprobs = {"logprobs": list(completion.logprobs)} if completion.logprobs else {}
+    asked = {"logprobs": completion.logprobs, "top_logprobs": completion.top_logprobs}
     return {
         "prompt": prompt.decode("utf-8", "replace"),
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         **asdict(completion.stats),
         "bytes_per_second": completion.stats.bytes_per_second,
-        **logprobs,
+        **{name: values for name, values in asked.items() if values},
     }

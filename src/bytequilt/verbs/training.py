@@ -15,6 +15,11 @@ from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
 ModelName = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Address = Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]", help_behavior_hint="")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Chip = Annotated[
+    Literal["h100", "h200", "b200", "a100"] | None,
+    tyro.conf.arg(metavar="{h100,h200,b200,a100}", help_behavior_hint=""),
+]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
 """Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
 
@@ -25,8 +30,8 @@ def train(
     out: Folder = None,
     plan: Flag = False,
     dry_run: Flag = False,
-    gpus: int = 1,
-    gpu: Literal["h100", "h200", "b200", "a100"] = "h100",
+    gpus: Count = None,
+    gpu: Chip = None,
     json: Flag = False,
     fields: Fields = (),
 ) -> None:
@@ -48,16 +53,20 @@ def train(
         out: The run directory: runs/RECIPE unless given.
         plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
         dry_run: Say what training on so many GPUs takes of memory, time and energy; nothing is trained.
-        gpus: How many GPUs a dry run is about.
-        gpu: Of which kind they are.
+        gpus: How many GPUs a dry run is about; 1 unless given.
+        gpu: Of which kind they are; h100 unless given.
         json: Print the report, the plan or the dry run as one JSON document.
     """
+    if plan and dry_run:
+        raise UserError("--plan measures this machine, --dry-run is about GPUs: give one of them")
+    if not dry_run and (gpus is not None or gpu is not None):
+        raise UserError("--gpus and --gpu are for --dry-run; torchrun is told how many processes train")
     chosen, folder = _chosen(recipe, _with_init(init, fields)), out or _run_folder(recipe)
     if dry_run:
         from ..train.dry import dry_run as run_dry
         from ..view.dry import dry as dry_screen
 
-        estimate = run_dry(chosen, gpus, gpu)
+        estimate = run_dry(chosen, 1 if gpus is None else gpus, gpu or "h100")
         print_json(estimate) if json else console().print(dry_screen(estimate))
         return
     if plan:
