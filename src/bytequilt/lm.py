@@ -163,7 +163,7 @@ class LM(ModelHubMixin):
     @overload
     def score(self, context: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]: ...
     def score(self, context, continuation=None):
-        """The bits of a continuation given its context, without EOS; or a list of scores for (context, continuation)
+        """The score of a continuation given its context, without EOS; or a list of scores for (context, continuation)
         pairs. A context that several pairs share is processed once."""
         if continuation is None:
             return score_pairs(self.model, self.patcher, as_pairs(context))

@@ -108,7 +108,7 @@ class Baseline:
     def score(self, context: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]: ...
     @torch.inference_mode()
     def score(self, context, continuation=None):
-        """The bits of a continuation given its context, without EOS; or a list of scores for (context, continuation)
+        """The score of a continuation given its context, without EOS; or a list of scores for (context, continuation)
         pairs.
 
         Context and continuation are tokenized separately. White space at the end of the context is moved to the

@@ -25,14 +25,14 @@ class Tokenizer:
 
     def pieces(self, text: str | bytes) -> Pieces:
         """The tokens of a text of any bytes; a byte that is not UTF-8 is a separate token."""
-        whole, done, place = as_bytes(text).decode("utf-8", "surrogateescape"), 0, 0
+        whole, done, offset = as_bytes(text).decode("utf-8", "surrogateescape"), 0, 0
         pieces: Pieces = []
         for byte in NOT_TEXT.finditer(whole):
-            pieces += [(place + start, length) for start, length in self._cut(whole[done : byte.start()])]
-            place += len(whole[done : byte.start()].encode())
-            pieces.append((place, 1))
-            done, place = byte.end(), place + 1
-        return pieces + [(place + start, length) for start, length in self._cut(whole[done:])]
+            pieces += [(offset + start, length) for start, length in self._cut(whole[done : byte.start()])]
+            offset += len(whole[done : byte.start()].encode())
+            pieces.append((offset, 1))
+            done, offset = byte.end(), offset + 1
+        return pieces + [(offset + start, length) for start, length in self._cut(whole[done:])]
 
     @classmethod
     def find(cls, name: str) -> "Tokenizer":
@@ -100,13 +100,13 @@ def _library_pieces(library: Any, text: str) -> Pieces:
 
 def _by_characters(offsets: list[tuple[int, int]], text: str) -> Pieces:
     """Convert character offsets to bytes. If tokens share a character, each of them except the last gets one byte."""
-    place = [0]
+    offset = [0]
     for char in text:
-        place.append(place[-1] + len(char.encode()))
+        offset.append(offset[-1] + len(char.encode()))
     pieces: Pieces = []
     at = 0
     for index, (begin, end) in enumerate(offsets):
-        start, stop = max(place[begin], at), place[end]
+        start, stop = max(offset[begin], at), offset[end]
         shared = index + 1 < len(offsets) and offsets[index + 1][0] < end
         length = min(1, stop - start) if shared else stop - start
         pieces.append((start, max(0, length)))

@@ -128,7 +128,7 @@ def _byte_letters() -> dict[str, int]:
     """The character that byte-level BPE writes for each byte: printable bytes are unchanged, others start at 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 LETTERS = _byte_letters()

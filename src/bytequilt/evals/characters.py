@@ -177,10 +177,10 @@ def _orth(sampler: ItemSampler) -> Item:
 
 def _contains(parts: Parts, sampler: ItemSampler) -> Item:
     """An absent part is taken from another text, because frequent parts are also more often present."""
-    text, there = parts.text(sampler), sampler.coin()
+    text, present = parts.text(sampler), sampler.coin()
     own = set(parts.of(text))
-    part = sampler.one_of(own if there else set(parts.of(parts.text(sampler))) - own)
-    return Item((text, part), YES_NO[not there], YES_NO)
+    part = sampler.one_of(own if present else set(parts.of(parts.text(sampler))) - own)
+    return Item((text, part), YES_NO[not present], YES_NO)
 
 
 def _insert(parts: Parts, sampler: ItemSampler) -> Item:

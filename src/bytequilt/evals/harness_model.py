@@ -80,18 +80,18 @@ class Harness(LM):
         """For each request, the log probability in nats of the continuation given its context, and whether it is the
         greedy one."""
 
-        def ask(places: list[int]) -> list[tuple[float, bool]]:
-            scores = self.model.score([requests[place].args for place in places])
+        def ask(indices: list[int]) -> list[tuple[float, bool]]:
+            scores = self.model.score([requests[index].args for index in indices])
             return [(-score.nats, score.greedy) for score in scores]
 
-        alike = sorted(range(len(requests)), key=lambda place: requests[place].args[0])
+        alike = sorted(range(len(requests)), key=lambda index: requests[index].args[0])
         return self._answers("loglikelihood", requests, [alike], ask, self.portion)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log probability in nats of each text from its first byte, in its full context, without EOS."""
 
-        def ask(places: list[int]) -> list[float]:
-            return [-score.nats for score in self.model.score([("", requests[place].args[0]) for place in places])]
+        def ask(indices: list[int]) -> list[float]:
+            return [-score.nats for score in self.model.score([("", requests[index].args[0]) for index in indices])]
 
         return self._answers("loglikelihood_rolling", requests, [list(range(len(requests)))], ask, self.portion)
 
@@ -99,27 +99,27 @@ class Harness(LM):
         """The continuation of each context, ending before the first of its `until` strings. Repeated requests get
         different seeds."""
         alike, repeats = defaultdict[tuple[str, int], list[int]](list), Counter[str]()
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             options, repeat = repr(request.args[1]), repeats[repr(request.args)]
-            alike[options, repeat].append(place)
+            alike[options, repeat].append(index)
             repeats[repr(request.args)] += 1
-        seeds = {place: self.seed + repeat for (_, repeat), places in alike.items() for place in places}
+        seeds = {index: self.seed + repeat for (_, repeat), indices in alike.items() for index in indices}
 
-        def ask(places: list[int]) -> list[str]:
-            options = self._options(requests[places[0]].args[1])
-            prompts = [requests[place].args[0] for place in places]
-            return [completion.text for completion in self.model.generate(prompts, seed=seeds[places[0]], **options)]
+        def ask(indices: list[int]) -> list[str]:
+            options = self._options(requests[indices[0]].args[1])
+            prompts = [requests[index].args[0] for index in indices]
+            return [completion.text for completion in self.model.generate(prompts, seed=seeds[indices[0]], **options)]
 
         return self._answers("generate_until", requests, alike.values(), ask, WRITTEN)
 
-    def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Convert a task's generation options to those of `generate`. Raises UserError for an unsupported option."""
-        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked)))
+        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(wanted)))
         sampled, temperature = options.pop("do_sample"), options.pop("temperature", 1.0)
         stop = [until for until in options.pop("until") if until]
         limit = round(options.pop("max_gen_toks") * self.token_bytes)
         if options.pop("num_beams", 1) != 1 or not set(options) <= set(SAMPLING):
-            raise UserError(f"cannot generate as this asks (unsupported options): {dict(asked)}")
+            raise UserError(f"cannot generate as this asks (unsupported options): {dict(wanted)}")
         more = options if sampled else {}
         return {"max_bytes": limit, "temperature": temperature if sampled else 0, "stop": stop, **more}
 
@@ -138,11 +138,11 @@ class Harness(LM):
             line = bar.add_task(kind, total=len(requests))
             for group in groups:
                 for begin in range(0, len(group), together):
-                    places = group[begin : begin + together]
-                    for place, answer in zip(places, ask(places), strict=True):
-                        answers[place] = answer
-                        self.cache_hook.add_partial(kind, requests[place].args, answer)
-                    bar.advance(line, len(places))
+                    indices = group[begin : begin + together]
+                    for index, answer in zip(indices, ask(indices), strict=True):
+                        answers[index] = answer
+                        self.cache_hook.add_partial(kind, requests[index].args, answer)
+                    bar.advance(line, len(indices))
         return answers
 
 

@@ -102,7 +102,7 @@ def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict
         for name in bar.track((CLEAN, *NOISES), description="score"):
             texts = documents
             if name != CLEAN:
-                texts = [noised(document, name, seed + place) for place, document in enumerate(documents)]
+                texts = [noised(document, name, seed + index) for index, document in enumerate(documents)]
             score = Score.total(model.score_documents(texts))
             rows[name] = {
                 "bpb": score.bits_per_byte,

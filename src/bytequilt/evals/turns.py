@@ -52,9 +52,9 @@ def ratios(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, dict[str, 
     """Ratio of our speed to theirs, pair by pair, with median and range: by processor seconds and by wall-clock
     seconds."""
     by_clock: dict[str, list[float]] = {"processor": [], "seconds": []}
-    for mine, other in zip(ours, theirs, strict=True):
+    for own, other in zip(ours, theirs, strict=True):
         for clock, speed in by_clock.items():
-            speed.append(mine.bytes / getattr(mine, clock) * getattr(other, clock) / other.bytes)
+            speed.append(own.bytes / getattr(own, clock) * getattr(other, clock) / other.bytes)
     return {clock: spread(speed) for clock, speed in by_clock.items()}
 
 

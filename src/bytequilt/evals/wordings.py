@@ -184,7 +184,7 @@ class Question:
     def text(self) -> str:
         """The question in the wording that the model is given."""
         fields = dict(zip("WL" if self.is_of_words else "AB", self.fields, strict=False))
-        return re.sub(r"\b[WLAB]\b", lambda place: fields[place[0]], self.language.wordings[self.task][0])
+        return re.sub(r"\b[WLAB]\b", lambda match: fields[match[0]], self.language.wordings[self.task][0])
 
     @property
     def is_of_words(self) -> bool:

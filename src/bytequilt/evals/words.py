@@ -149,12 +149,12 @@ class ItemSampler:
     def coin(self) -> bool:
         return self.random.random() < 0.5
 
-    def one_of(self, those: Iterable[str]) -> str:
-        return self.some_of(those, 1)[0]
+    def one_of(self, texts: Iterable[str]) -> str:
+        return self.some_of(texts, 1)[0]
 
-    def some_of(self, those: Iterable[str], count: int) -> list[str]:
+    def some_of(self, texts: Iterable[str], count: int) -> list[str]:
         """`count` different strings in random order. Raises Retry if there are fewer."""
-        choice = sorted(set(those))
+        choice = sorted(set(texts))
         if len(choice) < count:
             raise Retry
         return self.random.sample(choice, count)
@@ -188,7 +188,7 @@ class ItemSampler:
 
 def _lacking(word: str) -> set[str]:
     """The word, and all words that result from removing one of its letters."""
-    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
+    return {word, *(word[:index] + word[index + 1 :] for index in range(len(word)))}
 
 
 def _span(lengths: Iterable[int]) -> str:
@@ -241,6 +241,6 @@ def levenshtein(a: str, b: str) -> int:
     row = list(range(len(b) + 1))
     for done, letter in enumerate(a, 1):
         before, row = row, [done]
-        for place, other in enumerate(b):
-            row.append(min(row[place] + 1, before[place + 1] + 1, before[place] + (letter != other)))
+        for index, other in enumerate(b):
+            row.append(min(row[index] + 1, before[index + 1] + 1, before[index] + (letter != other)))
     return row[-1]

@@ -47,7 +47,7 @@ def _contains(question: Question) -> str:
 
 
 def _counted(word: str, letter: str) -> str:
-    return " ".join(f"{own}{word[: place + 1].count(letter)}" for place, own in enumerate(word))
+    return " ".join(f"{own}{word[: index + 1].count(letter)}" for index, own in enumerate(word))
 
 
 def _spell(question: Question) -> str:
@@ -82,7 +82,7 @@ def _columns(a: str, b: str) -> list[tuple[str, str]]:
 
 
 def _prefixes(number: str, width: int) -> list[int]:
-    return [int(number.zfill(width)[: place + 1]) for place in range(width)]
+    return [int(number.zfill(width)[: index + 1]) for index in range(width)]
 
 
 def _sign(x: int, y: int) -> str:

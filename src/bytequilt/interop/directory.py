@@ -87,9 +87,9 @@ class Directory:
             ours = names.translate(stored, self.config, COLUMNS[self.layout], names.OURS)
         except UserError as error:
             raise UserError(f"{self.folder}: {error}") from None
-        said = self.config.int8.networks if self.config.int8 else ()
+        int8_networks = self.config.int8.networks if self.config.int8 else ()
         for name, tensor in ours.items():
-            if (tensor.dtype == "I8") != (name.split(".")[0] in said and len(tensor.shape) == 2):
+            if (tensor.dtype == "I8") != (name.split(".")[0] in int8_networks and len(tensor.shape) == 2):
                 kind = str(DTYPES[tensor.dtype])
                 raise UserError(f"{self.folder}: {name} is {kind}, which is not what its configuration says of `int8`")
         return ours

@@ -156,13 +156,13 @@ def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
     return [shape[0] // parts] * parts
 
 
-def _complete(there: set[str], wanted: set[str]) -> None:
+def _complete(names: set[str], wanted: set[str]) -> None:
     """Raise UserError unless both sets of names are equal. The message names one tensor and the most similar other
     name."""
-    extra, missing = sorted(there - wanted), sorted(wanted - there)
+    extra, missing = sorted(names - wanted), sorted(wanted - names)
     if not extra and not missing:
         return
-    name, others, known = (missing[0], missing, extra or there) if missing else (extra[0], extra, wanted)
+    name, others, known = (missing[0], missing, extra or names) if missing else (extra[0], extra, wanted)
     closest = get_close_matches(name, sorted(known), 1, 0)
     hint = f"; the closest {'there' if missing else 'known'} is {closest[0]}" if closest else ""
     raise UserError(f"{'missing' if missing else 'unexpected'} tensor {name}{hint} ({len(others)} in all)")

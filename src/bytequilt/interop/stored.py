@@ -61,12 +61,12 @@ class Stored:
 
     def rows(self, begin: int, end: int) -> "Stored":
         """Rows `begin` to `end`, as a tensor in files."""
-        parts, place = [], 0
+        parts, offset = [], 0
         for part in self.parts:
-            a, b = max(begin - place, 0), min(end - place, part.end - part.begin)
+            a, b = max(begin - offset, 0), min(end - offset, part.end - part.begin)
             if a < b:
                 parts.append(replace(part, begin=part.begin + a, end=part.begin + b))
-            place += part.end - part.begin
+            offset += part.end - part.begin
         return replace(self, shape=(end - begin, *self.shape[1:]), parts=tuple(parts))
 
     def split(self, sizes: Iterable[int]) -> "list[Stored]":

@@ -159,9 +159,9 @@ class StackStep:
         self.positions = Positions(rows, lengths, cache.position_R)
         self.opened_R = None if self.single else self._opened(opens_R)
         self.factors_R11C = self._factors(end)
-        everything = begin + 1 == end or begin >= self.seen
+        all_columns = begin + 1 == end or begin >= self.seen
         whole = config.window is None or end <= config.window or self.seen == config.window
-        self.bias = None if self.single and everything and whole else self._bias(cache.kv.dtype)
+        self.bias = None if self.single and all_columns and whole else self._bias(cache.kv.dtype)
         self._column = Column(cache.kv, self.positions)
         seen = rows.take(cache.kv, 1) if rows.adjacent else cache.kv
         seen = seen if self.seen == cache.columns else seen.narrow(3, 0, self.seen)

@@ -22,12 +22,12 @@ model."""
 def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
     """The section as a list of paragraphs, without statements on anything unmeasured; empty if no difference has an
     interval."""
-    said = verdicts(study, results)
-    if not said:
+    all_verdicts = verdicts(study, results)
+    if not all_verdicts:
         return []
     points = []
     for verdict, text in ADVICE.items():
-        models = [f"{model} at {size}" for (size, model), here in said.items() if here == verdict]
+        models = [f"{model} at {size}" for (size, model), own_verdict in all_verdicts.items() if own_verdict == verdict]
         if models:
             points.append(f"- **{verdict.capitalize()}**: {text.format(models=', '.join(models))}")
     points += _counts(results) + _costs(study, results)

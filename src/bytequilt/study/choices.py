@@ -39,9 +39,9 @@ def rates(study: Study, rows: Sequence[Row]) -> str:
     for name, model in study.models.items():
         searched = study.searched_sizes(model.lr_of or name)
         for size in (size for at, size in enumerate(study.sizes(name)) if not at or size in searched):
-            rate, (asked, best) = learning_rate(study, name, bpb, size), tries(study, name, bpb, size)
+            rate, (known_tries, best) = learning_rate(study, name, bpb, size), tries(study, name, bpb, size)
             chosen = [f"{rate.lr:g}", f"{rate.hash_lr_factor:g}"] if rate else ["", ""]
-            state = f"{len(asked)} tries" if best else f"{len(asked)} tries so far"
+            state = f"{len(known_tries)} tries" if best else f"{len(known_tries)} tries so far"
             origin = f"as {model.lr_of}" if model.lr_of else "given" if model.lr else state
             lines.append([name, size, *chosen, origin, _edge(study.sweep, best)])
     return grid(["model", "size", "rate", "multiple", "origin", "at the edge of the grid"], lines, left=2)
@@ -53,9 +53,9 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     grid_lr = sorted(study.sweep.lr) if study.sweep else []
     searches = [(name, size) for name in study.models for size in study.searched_sizes(name)]
     for model, size in searches:
-        asked, best = tries(study, model, bpb, size)
-        by_rate = {run.rate: run for run in asked}
-        for factor in sorted({run.rate.hash_lr_factor for run in asked if run.rate}):
+        known_tries, best = tries(study, model, bpb, size)
+        by_rate = {run.rate: run for run in known_tries}
+        for factor in sorted({run.rate.hash_lr_factor for run in known_tries if run.rate}):
             tried = [by_rate.get(Rate(lr, factor)) for lr in grid_lr]
             lines.append([model, size, f"{factor:g}", *(_try(run, run == best, bpb) for run in tried)])
     return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
@@ -65,9 +65,9 @@ def best_tries(study: Study, rows: Sequence[Row]) -> str | None:
     """The best try so far of each model and size, with its learning rates; None if there are no tries."""
     lowest: dict[tuple[str, str], Row] = {}
     for row in rows:
-        place = row["model"], row["size"]
-        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(place, {"val_bpb": math.inf})["val_bpb"]:
-            lowest[place] = row
+        key = row["model"], row["size"]
+        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(key, {"val_bpb": math.inf})["val_bpb"]:
+            lowest[key] = row
     sizes = [size for size in study.budgets if any(at == size for _, at in lowest)]
     lines = []
     for model in dict.fromkeys(model for model, _ in lowest):

@@ -41,7 +41,7 @@ def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corp
         path = folder / "documents" / f"{Run.of(row).name}.json"
         costs.setdefault((row["model"], row["size"]), []).append(read_json(path))
     sizes_D = np.array([len(text) for text in spread(corpus.test, study.test_bytes)], dtype=float)
-    draws = draws_of({place: np.array(bits) for place, bits in costs.items()}, sizes_D, study.counts)
+    draws = draws_of({key: np.array(bits) for key, bits in costs.items()}, sizes_D, study.counts)
     blts = [name for name, model in study.models.items() if model.patching]
     return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
 

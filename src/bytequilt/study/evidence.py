@@ -34,16 +34,16 @@ def draws_of(bits: Bits, bytes_D: np.ndarray, exact: Iterable[str] = (), count: 
     weights_RD = rng.multinomial(documents, np.full(documents, 1 / documents), count).astype(float)
     text_R, draws = weights_RD @ bytes_D, Draws()
     for size in dict.fromkeys(size for _, size in bits):
-        here = {place: seeds for place, seeds in bits.items() if place[1] == size}
-        trained = [seeds.sum(1) / bytes_D.sum() for (model, _), seeds in here.items() if model not in exact]
+        of_size = {key: seeds for key, seeds in bits.items() if key[1] == size}
+        trained = [seeds.sum(1) / bytes_D.sum() for (model, _), seeds in of_size.items() if model not in exact]
         freedom = sum(len(bpb) - 1 for bpb in trained)
         if not freedom:
             continue
         deviation = (sum(((bpb - bpb.mean()) ** 2).sum() for bpb in trained) / freedom) ** 0.5
         deviation_R = deviation / np.sqrt(rng.chisquare(freedom, count) / freedom)
-        for place, seeds in here.items():
-            noise_R = 0.0 if place[0] in exact else deviation_R * rng.standard_normal(count) / len(seeds) ** 0.5
-            draws[place] = weights_RD @ seeds.mean(0) / text_R + noise_R
+        for key, seeds in of_size.items():
+            noise_R = 0.0 if key[0] in exact else deviation_R * rng.standard_normal(count) / len(seeds) ** 0.5
+            draws[key] = weights_RD @ seeds.mean(0) / text_R + noise_R
     return draws
 
 
@@ -62,7 +62,7 @@ def differences(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[
     `high` are the 95 % interval, or None if there are too few seeds.
     """
     groups = _groups(rows)
-    mean = {place: _mean(group, "test_bpb") for place, group in groups.items()}
+    mean = {key: _mean(group, "test_bpb") for key, group in groups.items()}
     lines = []
     for (model, size), (against, at) in product(groups, groups):
         if model not in blts or size != at or model == against:
@@ -106,7 +106,7 @@ def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -
     a slope; otherwise a BLT's slope minus that of another model.
     """
     groups = _groups(rows)
-    cost = {place: _mean(group, "train_flops") for place, group in groups.items()}
+    cost = {key: _mean(group, "train_flops") for key, group in groups.items()}
     sizes = {model: [s for m, s in groups if m == model and (m, s) in draws and cost[m, s]] for model, _ in groups}
     lines = []
     for model, other in product(sizes, [None, *sizes]):
@@ -114,10 +114,10 @@ def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -
         if len(shared) < POINTS or other == model or (other and model not in blts):
             continue
         slopes_R = _slopes(model, shared, cost, draws)
-        value = _slopes(model, shared, cost, {place: _mean(groups[place], "test_bpb") for place in groups})
+        value = _slopes(model, shared, cost, {key: _mean(groups[key], "test_bpb") for key in groups})
         if other:
             slopes_R = slopes_R - _slopes(other, shared, cost, draws)
-            value -= _slopes(other, shared, cost, {place: _mean(groups[place], "test_bpb") for place in groups})
+            value -= _slopes(other, shared, cost, {key: _mean(groups[key], "test_bpb") for key in groups})
         lines.append(
             {"model": model, "against": other, "sizes": shared, "slope": round(float(value), 5)} | interval(slopes_R)
         )

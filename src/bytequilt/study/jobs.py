@@ -75,8 +75,8 @@ def run_all(plan: Plan, folder: Path, wait: float = 5.0) -> Results:
 
 def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
     """Run a job if no other process has locked it. Returns False if it is locked."""
-    with locked(job.folder) as mine:
-        if mine and not (job.folder / RESULT).is_file():  # another process may have finished it meanwhile
+    with locked(job.folder) as acquired:
+        if acquired and not (job.folder / RESULT).is_file():  # another process may have finished it meanwhile
             keep_recipe(job.folder / RECIPE, job.recipe, f"{job.folder} is of another recipe")
             console.print(f"{job.name}, {missing} jobs to go")
             try:
@@ -84,7 +84,7 @@ def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
             except Diverged as error:
                 console.print(f"warning: {error}")
                 diverged.add(job.folder)
-        return mine
+        return acquired
 
 
 def keep_recipe(path: Path, recipe: Any, complaint: str) -> None:

@@ -42,7 +42,7 @@ def verdicts(study: Study, results: Mapping[str, Any]) -> dict[tuple[str, str], 
     order, places = list(study.budgets), {(line["size"], line["model"]) for line in lines}
     return {
         (size, model): verdict(line for line in lines if (line["size"], line["model"]) == (size, model))
-        for size, model in sorted(places, key=lambda place: (order.index(place[0]), list(study.models).index(place[1])))
+        for size, model in sorted(places, key=lambda key: (order.index(key[0]), list(study.models).index(key[1])))
     }
 
 
@@ -83,6 +83,6 @@ def slopes(results: Mapping[str, Any]) -> list[str]:
     )
     rows = []
     for line in results["fits"]:
-        place = [line["model"], line["against"] or "", ", ".join(line["sizes"])]
-        rows.append([*place, f"{line['slope']:+.4f}", f"{line['low']:+.4f} to {line['high']:+.4f}"])
+        models_and_sizes = [line["model"], line["against"] or "", ", ".join(line["sizes"])]
+        rows.append([*models_and_sizes, f"{line['slope']:+.4f}", f"{line['low']:+.4f} to {line['high']:+.4f}"])
     return ["## Slopes", said, grid(["model", "minus that of", "sizes", "b", "95 %"], rows, left=3)]

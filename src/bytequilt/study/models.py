@@ -107,10 +107,10 @@ def leak(model: LM | Baseline, text: bytes) -> float:
     ids_N = model.encode(text)[:256]
     before_NV, worst = model.logits(ids_N[None])[0], 0.0
     size = len(ids_N)
-    for place in {1, size // 3, size // 2, size // 2 + 1, size - 1} & set(range(1, size)):
+    for position in {1, size // 3, size // 2, size // 2 + 1, size - 1} & set(range(1, size)):
         changed_N = ids_N.clone()
-        changed_N[place] = OFFSET + (int(ids_N[place]) - OFFSET + 7) % 256
-        worst = max(worst, float((model.logits(changed_N[None])[0, :place] - before_NV[:place]).abs().max()))
+        changed_N[position] = OFFSET + (int(ids_N[position]) - OFFSET + 7) % 256
+        worst = max(worst, float((model.logits(changed_N[None])[0, :position] - before_NV[:position]).abs().max()))
     if worst > TOLERANCE:
         raise UserError(f"this model sees the future: a later byte moves earlier logits by {worst:.2g}")
     return worst

@@ -29,11 +29,11 @@ def progress(study: Study, rows: Sequence[Row]) -> dict[str, Progress]:
     runs += [Run(name, size, 0) for name, count in study.counts.items() for size in study.sizes(count.text_of)]
     sizes = {}
     for size in study.budgets:
-        here, missing = [run for run in runs if run.size == size], dict[str, int]()
-        for run in here:
+        of_size, missing = [run for run in runs if run.size == size], dict[str, int]()
+        for run in of_size:
             if run.name not in names:
                 missing[run.model] = missing.get(run.model, 0) + 1
-        sizes[size] = Progress(len(here), missing)
+        sizes[size] = Progress(len(of_size), missing)
     return sizes
 
 

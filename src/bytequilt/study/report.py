@@ -129,9 +129,9 @@ def _results(study: Study, quantities: Summary) -> list[str]:
     """Links to the plots, and a table for each size."""
     paragraphs = [f"![bits per byte over {COSTS[cost]}]({name})" for cost, name in PLOTS.items()]
     for size, budget in study.budgets.items():
-        here = {model: spreads for (model, at), spreads in quantities.items() if at == size}
-        if here:
-            paragraphs += [f"### {size}: {amount(budget.amounts)}", _table(here)]
+        of_size = {model: spreads for (model, at), spreads in quantities.items() if at == size}
+        if of_size:
+            paragraphs += [f"### {size}: {amount(budget.amounts)}", _table(of_size)]
     return paragraphs
 
 

@@ -58,21 +58,21 @@ def tries(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) ->
     if study.sweep is None or size not in searched:
         return [], None
     neighbours = _neighbours(study.sweep)
-    asked: list[Run] = []
+    known_tries: list[Run] = []
     centre = study.sweep.middle
-    if place := searched.index(size):
-        _, below = tries(study, model, bpb, searched[place - 1])
+    if index := searched.index(size):
+        _, below = tries(study, model, bpb, searched[index - 1])
         if below is None or below.rate is None:
             return [], None
         centre = below.rate
     while True:
-        here = {rate: Run(model, size, study.budgets[size].seeds[0], rate) for rate in (centre, *neighbours[centre])}
-        asked += [run for run in here.values() if run not in asked]
-        reached = {rate: value for rate, run in here.items() if (value := bpb(run)) is not None}
-        if len(reached) < len(here):
-            return asked, None
+        around = {rate: Run(model, size, study.budgets[size].seeds[0], rate) for rate in (centre, *neighbours[centre])}
+        known_tries += [run for run in around.values() if run not in known_tries]
+        reached = {rate: value for rate, run in around.items() if (value := bpb(run)) is not None}
+        if len(reached) < len(around):
+            return known_tries, None
         if (best := min(reached, key=lambda rate: reached[rate])) == centre:
-            return asked, here[centre]
+            return known_tries, around[centre]
         centre = best
 
 

@@ -112,8 +112,8 @@ def summary(rows: Iterable[Row]) -> Summary:
         if not row["search"]:
             grouped.setdefault((row["model"], row["size"]), []).append(row)
     return {
-        place: {name: Spread.of([of(row) for row in group]) for name, of in QUANTITIES.items()}
-        for place, group in grouped.items()
+        model_size: {name: Spread.of([of(row) for row in group]) for name, of in QUANTITIES.items()}
+        for model_size, group in grouped.items()
     }
 
 

@@ -204,5 +204,5 @@ def spread(texts: list[bytes], limit: int | None) -> list[bytes]:
     total = sum(map(len, texts))
     if limit is None or total <= limit:
         return texts
-    places = np.linspace(0, len(texts), max(1, round(len(texts) * limit / total)), endpoint=False)
-    return [texts[int(place)] for place in places]
+    indices = np.linspace(0, len(texts), max(1, round(len(texts) * limit / total)), endpoint=False)
+    return [texts[int(index)] for index in indices]

@@ -75,8 +75,8 @@ def to_toml(recipe: Recipe) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with locked(folder) as mine:
-        if not mine:
+    with locked(folder) as acquired:
+        if not acquired:
             raise UserError(f"another process is at work in {folder}; wait for it, or give --out another directory")
         yield
 

@@ -115,13 +115,13 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]
     both = int((closes[0] & closes[1]).sum())
     sides = {}
-    for side, model, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
+    for side, model, own in zip(("full", "lean"), (lm, lean), closes, strict=True):
         score = Score.total(model.score_documents(documents))
         sides[side] = {
             "bpb": score.bits_per_byte,
             "mean_patch_bytes": score.patch_bytes,
             "microseconds_per_byte": _step_time(model.patcher, ids[0][0]) * 1e6,
-            "found": both / max(1, int(mine.sum())),
+            "found": both / max(1, int(own.sum())),
         }
     result, right = (sides[side].pop("found") for side in ("full", "lean"))
     return {

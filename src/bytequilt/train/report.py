@@ -48,10 +48,10 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
 def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) -> dict[str, str]:
     """A prompt with the expected continuation, and the continuations before and after training. The prompt is the first
     one in held-out text or, if there is none, that of the recipe."""
-    asked = next((document for document in records if document.prompt), None)
-    prompt = asked.data[: asked.prompt] if asked else shown.prompt.encode("utf-8", "surrogateescape")
+    prompted = next((document for document in records if document.prompt), None)
+    prompt = prompted.data[: prompted.prompt] if prompted else shown.prompt.encode("utf-8", "surrogateescape")
     options = {"max_bytes": shown.max_bytes, "temperature": shown.temperature, "seed": shown.seed}
-    texts = {"prompt": prompt, "wanted": asked.data[asked.prompt :] if asked else b""}
+    texts = {"prompt": prompt, "wanted": prompted.data[prompted.prompt :] if prompted else b""}
     texts |= {"before": former.generate(prompt, **options).data, "after": lm.generate(prompt, **options).data}
     return {name: data.decode("utf-8", "replace") for name, data in texts.items()}
 

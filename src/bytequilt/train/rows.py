@@ -61,8 +61,8 @@ def summed(parts: list[Part], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | 
     """Add up the gradients of several parts of a table: distinct rows, `Read.slot_U`, and summed gradients."""
     if len(parts) == 1 and isinstance(parts[0][0], slice):
         return parts[0][0], None, parts[0][1]
-    everything = torch.arange(len(weight_RD), device=weight_RD.device)
-    rows_M = torch.cat([everything if isinstance(rows, slice) else rows for rows, _ in parts])
+    all_rows = torch.arange(len(weight_RD), device=weight_RD.device)
+    rows_M = torch.cat([all_rows if isinstance(rows, slice) else rows for rows, _ in parts])
     grads_MD = torch.cat([grads for _, grads in parts])
     rows_U, where_M, slot_U = distinct(rows_M, len(weight_RD), fixed)
     count = len(weight_RD) if isinstance(rows_U, slice) else len(rows_U)

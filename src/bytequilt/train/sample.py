@@ -17,7 +17,7 @@ def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:
     sizes_L = np.fromiter((len(data) for data in documents_in(folder)), dtype=np.int64)
     places, limit = documents_to_take(sizes_L, sample_bytes)
     chosen = set(places.tolist())
-    return [data[:limit] for place, data in enumerate(documents_in(folder)) if place in chosen]
+    return [data[:limit] for index, data in enumerate(documents_in(folder)) if index in chosen]
 
 
 def documents_to_take(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarray, int]:

@@ -15,18 +15,18 @@ class Interrupted(Exception):
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """A context whose value is a function: it returns True after SIGINT or SIGTERM. A second signal stops at once."""
-    asked: list[int] = []
+    signals: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        if asked:
+        if signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
         console.print("stopping after this step")
 
     heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, ask) for number in heard}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

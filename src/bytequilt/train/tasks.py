@@ -118,8 +118,8 @@ def held_out_score(
     texts = [document if isinstance(document, bytes) else document.data for document in documents]
     prompts = [d.data[: d.prompt] for d in documents if isinstance(d, Document) and d.prompt]
     whole = Score.total(model.score_documents(texts, advance))
-    asked = Score.total(model.score([(b"", prompt) for prompt in prompts]) if prompts else [])
-    learnt = replace(whole, nats=whole.nats - asked.nats, bytes=whole.bytes - asked.bytes)
+    prompt_cost = Score.total(model.score([(b"", prompt) for prompt in prompts]) if prompts else [])
+    learnt = replace(whole, nats=whole.nats - prompt_cost.nats, bytes=whole.bytes - prompt_cost.bytes)
     return learnt, whole.patch_bytes or None
 
 

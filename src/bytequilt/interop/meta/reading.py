@@ -75,9 +75,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     if args is None:
         return ModelConfig(format=FORMAT, entropy=_entropy(_parameters(folder)[0])), []
     _check_arguments(folder, args)
-    place = _entropy_folder(folder)
-    params, patching = _parameters(place) if place else (None, {})
-    fields = {mine: patching[key] for key, mine in PATCHING.items() if patching.get(key) is not None}
+    entropy_folder = _entropy_folder(folder)
+    params, patching = _parameters(entropy_folder) if entropy_folder else (None, {})
+    fields = {name: patching[key] for key, name in PATCHING.items() if patching.get(key) is not None}
     rule, notes = _rule({name: value for name, value in args.items() if value is not None} | fields)
     if rule.needs_entropy and params is None:
         raise UserError(f"{folder} has no {ENTROPY}/params.json inside or beside it, and its patching needs that model")
@@ -89,9 +89,9 @@ def read_tensors(folder: Path) -> dict[str, Stored]:
     tensors, alone = {}, _arguments(folder) is None
     if not alone:
         tensors = read_shards(folder) if (folder / "config.json").is_file() else read_weights(_pth(folder))
-    place = folder if alone else _entropy_folder(folder)
-    if place is not None:
-        tensors |= {f"{ENTROPY}/{name}": stored for name, stored in read_weights(_pth(place)).items()}
+    entropy_folder = folder if alone else _entropy_folder(folder)
+    if entropy_folder is not None:
+        tensors |= {f"{ENTROPY}/{name}": stored for name, stored in read_weights(_pth(entropy_folder)).items()}
     return tensors
 
 
