@@ -143,6 +143,7 @@ def test_a_body_that_is_not_json_by_its_type_is_not_read_as_such():
     [
         ({"prompt": [256]}, "prompt.0: Input should be less than or equal to 255"),
         ({"prompt": "a", "stop": [""]}, "stop.0: String should have at least 1 character"),
+        ({"prompt": "a", "best_of": 2}, "best_of: there is no such field here"),
         ({"prompt": "a", "temperature": "hot", "n": [[0]]}, "temperature: Input should be a valid number"),
     ],
 )

@@ -82,5 +82,6 @@ def _invalid(errors: list[dict[str, Any]]) -> ApiError:
         return BadRequest("the request is no valid JSON")
     place = [part for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
     param = ".".join(map(str, place)) or None
-    message = f"{param or 'the request'}: {error['msg'].removeprefix('Value error, ')}"
+    told = "there is no such field here" if error["type"] == "extra_forbidden" else error["msg"]
+    message = f"{param or 'the request'}: {told.removeprefix('Value error, ')}"
     return Invalid(message[:LONGEST_LINE], param=param)
