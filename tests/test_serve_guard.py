@@ -4,12 +4,14 @@ import asyncio
 import socket
 
 import pytest
+import uvicorn
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from serving import limits, untrained
 
 from bytequilt.cli import main
 from bytequilt.config import UserError
+from bytequilt.serve import guard, wire
 from bytequilt.serve.app import application
 from bytequilt.serve.guard import Guard
 from bytequilt.serve.models import Models, short_name
@@ -134,6 +136,83 @@ def test_a_body_that_is_not_json_by_its_type_is_not_read_as_such():
     """Which browsers would send anywhere without asking."""
     answer = client().post("/v1/completions", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": [256]}, "prompt.0: Input should be less than or equal to 255"),
+        ({"prompt": "a", "stop": [""]}, "stop.0: String should have at least 1 character"),
+        ({"prompt": "a", "best_of": 2}, "best_of: there is no such field here"),
+        ({"prompt": "a", "temperature": "hot", "n": [[0]]}, "temperature: Input should be a valid number"),
+    ],
+)
+def test_of_the_forms_that_a_field_may_have_the_nearest_is_told(fields, told):
+    assert client().post("/v1/completions", json=fields).json()["error"]["message"] == told
+
+
+def test_monitors_may_ask_for_the_head_of_health():
+    assert client().head("/health").status_code == 200
+
+
+def test_a_body_that_does_not_come_takes_nobodys_place_for_long(monkeypatch):
+    monkeypatch.setattr(guard, "BODY", 0.05)
+    place, sent = Guard(application(Models({"mine": LM}, limits())), (), limits()), []
+
+    async def main():
+        parts = iter([b'{"prompt":'])
+
+        async def receive():
+            if (part := next(parts, None)) is None:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": part, "more_body": True}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "client": None}
+        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+        await place(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert place.open == 0
+
+
+def test_a_connection_without_a_request_is_closed(monkeypatch):
+    monkeypatch.setattr(wire, "HEAD", 0.3)
+
+    async def slow(scope, receive, send):
+        await asyncio.sleep(0.6)  # an answer may take longer than the first lines of a request
+        await JSONResponse({})(scope, receive, send)
+
+    async def closed(address, *parts):
+        """What came until the server hung up."""
+        reader, writer = await asyncio.open_connection(*address)
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def main():
+        listener = bind("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn.Config(slow, log_config=None, http=wire.Protocol, lifespan="off"))
+        running = asyncio.create_task(server.serve([listener]))
+        whole = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        sent = [(), (b"GET / HT", b"TP/1.1\r\n"), (whole, b""), (whole, whole[:9])]
+        answers = await asyncio.gather(*(closed(listener.getsockname(), *parts) for parts in sent))
+        server.should_exit = True
+        await running
+        return answers
+
+    nothing, broken, once, again = asyncio.run(asyncio.wait_for(main(), 60))
+    assert nothing == broken == b""
+    assert once.startswith(b"HTTP/1.1 200")
+    assert again.count(b"HTTP/1.1 200") == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -62,7 +62,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return await api_error(request, _invalid(error.errors()[0]))
+        return await api_error(request, _invalid(list(error.errors())))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -74,11 +74,14 @@ def _handle_errors(app: FastAPI) -> None:
         return JSONResponse(ApiError("the server failed; its log says why").body(), 500)
 
 
-def _invalid(error: dict[str, Any]) -> ApiError:
-    """The first thing that is wrong with a request."""
+def _invalid(errors: list[dict[str, Any]]) -> ApiError:
+    """The first thing that is wrong with a request; of the forms that a field may have, what is nearest to one."""
+    field = errors[0]["loc"][:2]
+    error = max((error for error in errors if error["loc"][:2] == field), key=lambda error: len(error["loc"]))
     if error["type"] == "json_invalid":
         return BadRequest("the request is no valid JSON")
     place = [part for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
     param = ".".join(map(str, place)) or None
-    message = f"{param or 'the request'}: {error['msg'].removeprefix('Value error, ')}"
+    told = "there is no such field here" if error["type"] == "extra_forbidden" else error["msg"]
+    message = f"{param or 'the request'}: {told.removeprefix('Value error, ')}"
     return Invalid(message[:LONGEST_LINE], param=param)

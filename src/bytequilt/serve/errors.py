@@ -88,7 +88,7 @@ class Unavailable(ApiError):
 
 
 WORDS = {404: "there is nothing here", 405: "this address takes other methods", 413: "the request is too long"}
-KINDS: dict[int, type[ApiError]] = {kind.status: kind for kind in (BadRequest, NotFound, NoMethod, TooLarge)}
+KINDS: dict[int, type[ApiError]] = {kind.status: kind for kind in (BadRequest, NotFound, NoMethod, Expired, TooLarge)}
 
 
 def refusal(status: int, text: str) -> ApiError:

@@ -9,12 +9,14 @@ from contextlib import suppress
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, Overloaded, TooLarge, Unauthorized, refusal
+from .errors import ApiError, Expired, Overloaded, TooLarge, Unauthorized, refusal
 from .limits import Limits
 
 PATIENCE = 2  # seconds in which the body of a request that is refused may come
+BODY = 60.0  # seconds in which the body of a request may come
 CALLERS = 10_000  # whose rates are remembered; the one seen longest ago is forgotten first
 
 SECURITY = {
@@ -90,7 +92,7 @@ class Guard:
             return await answer(scope, receive, with_headers)
         self.open += 1
         try:
-            await self.app(scope, receive, with_headers)
+            await self.app(scope, _in_time(receive), with_headers)
         finally:
             self.open -= 1
 
@@ -113,6 +115,25 @@ class Guard:
         size = Headers(scope=scope).get("content-length", "0")
         if size.isdecimal() and int(size) > self.most:
             raise TooLarge(f"a request may have at most {self.most} bytes")
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Messages of a client whose body must have come within BODY seconds: until then it takes the place of another."""
+    until: float | None = asyncio.get_running_loop().time() + BODY
+
+    async def receive_in_time() -> Message:
+        nonlocal until
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            told = f"the request did not come within {BODY:g} seconds"
+            raise HTTPException(Expired.status, told, {"Connection": "close"}) from None
+        if not message.get("more_body", False):
+            until = None
+        return message
+
+    return receive_in_time
 
 
 async def _discard(receive: Receive, most: int) -> None:

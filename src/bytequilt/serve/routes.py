@@ -117,6 +117,7 @@ def health(models: Models) -> APIRouter:
     """Whether the server takes requests; open to everybody."""
     routes = APIRouter()
 
+    @routes.head("/health", include_in_schema=False, response_model=None)
     @routes.get("/health", response_model=None, responses={503: {"model": Failure}})
     async def answer_health() -> Response:
         if models.fault is None and not models.draining:

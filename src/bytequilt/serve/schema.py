@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..config import UserError
 from ..infer.sampling import Sampling
@@ -20,14 +20,24 @@ def _unicode(text: str) -> str:
     return text
 
 
-Byte = Annotated[int, Field(ge=0, le=255)]
+def _byte(key: Any) -> Any:
+    """The keys of a JSON object are texts."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 4 else key
+
+
+Flag = Annotated[bool, Field(strict=True)]
+Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 Text = Annotated[str, AfterValidator(_unicode)]
-Stop = Annotated[Text, Field(min_length=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
+Bias = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
 
 
 class Fields(BaseModel):
-    """A field that there is not is an error: what is not done must not look as if it were. One of null is left out."""
+    """A field that there is not is an error: what is not done must not look as if it were. One of null is left out.
+
+    Numbers and truth values are no texts, and neither is the other.
+    """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -50,27 +60,33 @@ class Request(Fields):
 
 
 class StreamOptions(Fields):
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class Generation(Request):
     """What completions and chat have in common."""
 
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
-    top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    temperature: Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(strict=True, ge=1e-6, le=1)] = 1.0
+    top_k: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+    min_p: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    logit_bias: dict[Byte, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
+    repetition_penalty: Annotated[float, Field(strict=True, ge=0.01, le=100)] = 1.0
+    logit_bias: (
+        dict[
+            Annotated[Byte, BeforeValidator(_byte)],
+            Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)],
+        ]
+        | None
+    ) = None
     """By byte value, "0" to "255"."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] = 1
-    utf8: bool = False
+    n: Annotated[int, Field(strict=True, ge=1, le=128)] = 1
+    utf8: Flag = False
     """Draw only what keeps the text valid UTF-8."""
-    stream: bool = False
+    stream: Flag = False
     stream_options: StreamOptions | None = None
 
     def sampling(self, index: int, max_bytes: int, top: int | None, stops: Sequence[str] = ()) -> Sampling:
@@ -111,10 +127,10 @@ class CompletionRequest(Generation):
     """A text, several, or the values 0 to 255 of its bytes."""
     prompt_b64: str | None = None
     """In place of `prompt`: any bytes, in base64."""
-    max_tokens: Annotated[int, Field(ge=0)] = 16
+    max_tokens: Annotated[int, Field(strict=True, ge=0)] = 16
     """Bytes to generate at most."""
-    echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: Flag = False
+    logprobs: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
     suffix: str | None = None
     """Refused: the model writes from left to right."""
 
@@ -160,11 +176,11 @@ class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
+    max_completion_tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
     """Bytes to generate at most, 256 where neither is given."""
-    logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Flag = False
+    top_logprobs: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
 
     @property
     def max_bytes(self) -> int:
@@ -190,11 +206,11 @@ class PatchesRequest(Request):
 
     input: Text | list[Byte] | None = None
     input_b64: str | None = None
-    threshold_bits: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
+    threshold_bits: Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
     """In place of the model's own threshold; for rules without one it is refused."""
     tokens: Text | None = None
     """Name of a tokenizer whose tokens are to be told, too."""
-    compare: bool = False
+    compare: Flag = False
     """Whether the answer also has the patches of other rules, as long in the mean."""
 
     def check(self, limits: Limits) -> bytes:
