@@ -124,6 +124,12 @@ def test_a_plot(tmp_path, name, begins):
         (["draw"], "bench measures decode, train or score, not 'draw'"),
         (["train", "--prompt", "8"], "bench train takes no --prompt; it takes --rows, --row-bytes"),
         (["score", "--context", "1"], "--context must be at least 2 and at most 8190"),
+        (["decode", "--dtype", "bf16"], "--dtype is float32 or int8, not 'bf16'"),
+        (["train", "--dtype", "int8"], "--dtype int8 is for bench decode, alone or beside a Llama"),
+        (
+            ["decode", "--dtype", "int8", "--peer", "blt-hf"],
+            "--dtype int8 is for bench decode, alone or beside a Llama",
+        ),
         (["score", "--speculate", "2"], "--speculate and --plot are for bench decode"),
         (["decode", "--peer", "gpt"], "no peer 'gpt'; there are llama-32k, llama-128k, blt-hf"),
         (["decode", "--repeats", "0"], "repeats must be 1 to 1000"),
@@ -166,6 +172,25 @@ def test_sides_take_turns(model, capfd, monkeypatch, measure, peer):
     for row in found["settings"]:
         assert [side["side"] for side in row["sides"]] == [model, peer]
         assert all(0 < side["min"] <= side["bytes_per_s"] <= side["max"] for side in row["sides"])
+
+
+def test_both_sides_in_eight_bits(model, capfd, monkeypatch):
+    pytest.importorskip("transformers")
+    pytest.importorskip("numba", reason="compiled steps need the extra `fast`")
+    monkeypatch.setitem(peers.LLAMAS, "llama-32k", 300)
+    networks, quantised = [], peers.eight_bits
+    monkeypatch.setattr(
+        peers, "eight_bits", lambda network: networks.append((network, quantised(network))) or networks[-1][1]
+    )
+    options = ["--dtype", "int8", "--rows", "2", "--prompt", "4", "--output", "6", "--repeats", "1", "--json"]
+    main(["bench", "decode", "--model", model, "--peer", "llama-32k", *options])
+    found = json.loads(capfd.readouterr().out)
+    assert found["ratio"]["processor"]["min"] > 0
+    ((whole, eight),) = networks
+    assert found["settings"][0]["sides"][1]["parameters"] == sum(weight.numel() for weight in whole.parameters())
+    ids = torch.arange(20)[None]
+    logits, rounded = (network(ids).logits for network in (whole, eight))
+    assert 0 < (logits - rounded).abs().max() < 0.1 * logits.abs().max()
 
 
 @pytest.mark.parametrize("measure", ["train", "score"])

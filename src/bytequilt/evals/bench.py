@@ -102,17 +102,24 @@ class Ours:
 
 
 def side_by_side(
-    lm: LM, name: str, measure: str, settings: Sequence[Setting], peer: str | None = None, repeats: int = 3
+    lm: LM,
+    name: str,
+    measure: str,
+    settings: Sequence[Setting],
+    peer: str | None = None,
+    repeats: int = 3,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Measure settings of `decode`, `train` or `score`, each side a turn after the other, a first turn uncounted.
 
     `settings` have the speeds of each `side` and, with a peer, the `ratio` of ours over its: `processor`, in seconds of
     the processor, and `seconds`, by the clock, each with `median`, `min` and `max`. The `ratio` of the whole is that
-    of all turns. Raises UserError where the peer cannot be had, before anything is measured.
+    of all turns. `int8`: a Llama has weights of eight bits. Raises UserError where the peer cannot be had, before
+    anything is measured.
     """
     sides: dict[str, Side] = {name: Ours(lm)}
     if peer is not None:
-        sides[peer] = Llama(peer, lm, lm.patch_bytes or TOKEN) if peer in LLAMAS else HuggingFaceBLT(lm)
+        sides[peer] = Llama(peer, lm, lm.patch_bytes or TOKEN, int8) if peer in LLAMAS else HuggingFaceBLT(lm)
     training, measured, all_turns = measure == "train", [], [[] for _ in sides]
     about = [[side.about(setting, training) for side in sides.values()] for setting in settings]
     with progress() as bar:

@@ -10,6 +10,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from .compiled import kernel
+from .tiles import AHEAD, SIDE, WIDTH, tile
 
 PLAIN, BRAIN = 0, 1
 f32 = np.float32
@@ -74,60 +75,58 @@ def add_product(x_RM, y_RK, weight, times):
 
 @kernel
 def _sums(out_RM, x_RK, weight_MK):
-    """Four rows by four outputs at a time: so wide, the products wait for arithmetic and not for memory.
-
-    Where two or three rows are left over, the last of them counts several times.
-    """
+    """One row by itself, and several in tiles of four rows by four outputs, the last of them filled up with zeros."""
     rows, outputs = out_RM.shape
-    tiled, wide, last = rows - rows % 4 if rows % 4 == 1 else rows, outputs - outputs % 4, rows - 1
-    for m in range(0, wide, 4):
-        for r in range(0, tiled, 4):
-            _tile(out_RM, x_RK, weight_MK, m, r, min(r + 1, last), min(r + 2, last), min(r + 3, last))
-        for i in range(m, m + 4):
-            for r in range(tiled, rows):
-                out_RM[r, i] = _dot(x_RK, r, weight_MK, i)
-    for m in range(wide, outputs):
-        for r in range(rows):
-            out_RM[r, m] = _dot(x_RK, r, weight_MK, m)
+    wide = outputs - outputs % SIDE if rows > 1 else 0
+    if wide:
+        _in_tiles(out_RM, x_RK, weight_MK, wide, _packed(x_RK))
+    for r in range(rows):
+        for m in range(wide, outputs):
+            out_RM[r, m] = _dot(x_RK, r, weight_MK, m, 0)
 
 
 @kernel
-def _dot(x_RK, r, weight_MK, m):
+def _packed(x_RK):
+    """Four rows by four rows, vector by vector: (T, K / WIDTH, 4 * WIDTH), aligned as vectors are."""
+    rows, vectors = x_RK.shape[0], x_RK.shape[1] // WIDTH
+    tiles, line = (rows + SIDE - 1) // SIDE, SIDE * WIDTH
+    room = np.empty((tiles * vectors + 1) * line, f32)
+    begin = -(room.ctypes.data // 4) % WIDTH
+    x_TVX = room[begin : begin + tiles * vectors * line].reshape(tiles, vectors, line)
+    for r in range(tiles * SIDE):
+        for v in range(vectors):
+            for i in range(WIDTH):
+                x = x_RK[r, v * WIDTH + i] if r < rows else f32(0)
+                x_TVX[r // SIDE, v, r % SIDE * WIDTH + i] = x
+    return x_TVX
+
+
+@kernel
+def _in_tiles(out_RM, x_RK, weight_MK, wide, x_TVX):
+    """Outputs below `wide`. The tiles share in fetching the weights that come after those that all of them read now."""
+    rows, (tiles, vectors, line), whole = len(x_RK), x_TVX.shape, x_TVX.shape[1] * WIDTH
+    row = weight_MK.itemsize * weight_MK.shape[1]
+    share, ahead = max(1, SIDE // tiles), SIDE * row * max(1, AHEAD // (SIDE * row))
+    apart, twice = row if share > 1 else 0, 2 * row if share == SIDE else 0
+    for m in range(0, wide, SIDE):
+        for t in range(tiles):
+            fetched = weight_MK.ctypes.data + (m + t * share % SIDE) * row + ahead
+            sums = tile(weight_MK, m, x_TVX.ctypes.data + 4 * t * vectors * line, vectors, fetched, apart, twice)
+            for r in range(SIDE * t, min(SIDE * t + SIDE, rows)):
+                for i in range(SIDE):
+                    out_RM[r, m + i] = sums[SIDE * i + r % SIDE]
+    if whole < x_RK.shape[1]:
+        for r in range(rows):
+            for m in range(wide):
+                out_RM[r, m] += _dot(x_RK, r, weight_MK, m, whole)
+
+
+@kernel
+def _dot(x_RK, r, weight_MK, m, begin):
     total = f32(0)
-    for k in range(x_RK.shape[1]):
+    for k in range(begin, x_RK.shape[1]):
         total += f32(weight_MK[m, k]) * x_RK[r, k]
     return total
-
-
-@kernel
-def _tile(out_RM, x_RK, weight_MK, m, r0, r1, r2, r3):
-    """Sixteen sums that stay in registers."""
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = f32(0)
-    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = f32(0)
-    for k in range(x_RK.shape[1]):
-        a, b = f32(weight_MK[m, k]), f32(weight_MK[m + 1, k])
-        c, d = f32(weight_MK[m + 2, k]), f32(weight_MK[m + 3, k])
-        x0, x1, x2, x3 = x_RK[r0, k], x_RK[r1, k], x_RK[r2, k], x_RK[r3, k]
-        a0 += a * x0
-        a1 += a * x1
-        a2 += a * x2
-        a3 += a * x3
-        b0 += b * x0
-        b1 += b * x1
-        b2 += b * x2
-        b3 += b * x3
-        c0 += c * x0
-        c1 += c * x1
-        c2 += c * x2
-        c3 += c * x3
-        d0 += d * x0
-        d1 += d * x1
-        d2 += d * x2
-        d3 += d * x3
-    out_RM[r0, m], out_RM[r0, m + 1], out_RM[r0, m + 2], out_RM[r0, m + 3] = a0, b0, c0, d0
-    out_RM[r1, m], out_RM[r1, m + 1], out_RM[r1, m + 2], out_RM[r1, m + 3] = a1, b1, c1, d1
-    out_RM[r2, m], out_RM[r2, m + 1], out_RM[r2, m + 2], out_RM[r2, m + 3] = a2, b2, c2, d2
-    out_RM[r3, m], out_RM[r3, m + 1], out_RM[r3, m + 2], out_RM[r3, m + 3] = a3, b3, c3, d3
 
 
 @kernel

@@ -44,11 +44,11 @@ def standard_input(most: int = -1) -> bytes:
         raise UserError("standard input is closed, and - reads it") from None
 
 
-def load_model(model: str, device: str) -> "LM":
+def load_model(model: str, device: str, dtype: str = "float32") -> "LM":
     """The BLT of that name on that device; UserError where there is no such model or device."""
     from ..lm import load
 
-    return load(model, device)
+    return load(model, device, dtype)
 
 
 def load_any_model(model: str, device: str) -> "LM | Baseline":

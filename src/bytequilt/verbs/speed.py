@@ -11,6 +11,7 @@ from .shared import File, Flag, Model, Positional, console, load_model, print_js
 
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")]
+Dtype = Annotated[str, tyro.conf.arg(metavar="float32|int8")]
 Peer = Annotated[str | None, tyro.conf.arg(metavar="llama-32k|llama-128k|blt-hf", help_behavior_hint="")]
 DEFAULTS = {
     "decode": {"prompt": (64,), "output": (256,), "rows": (1, 16)},
@@ -32,6 +33,7 @@ def bench(
     row_bytes: Sizes = (),
     size: Sizes = (),
     context: Sizes = (),
+    dtype: Dtype = "float32",
     repeats: int = 3,
     threads: int = 1,
     speculate: int = 0,
@@ -49,6 +51,7 @@ def bench(
       bytequilt bench decode --model runs/demo --prompt 64 1024 --rows 1 4 16 --json
       bytequilt bench decode --rows 1 --speculate 8 --plot speed.svg
       bytequilt bench decode --peer llama-32k --rows 1 16
+      bytequilt bench decode --peer llama-32k --dtype int8 --rows 1
       bytequilt bench train --peer llama-32k --json
       bytequilt bench score --peer blt-hf --size 16384 --context 1024
 
@@ -64,6 +67,7 @@ def bench(
         row_bytes: train: bytes of a row; 1024 unless given.
         size: score: bytes of the document; 65,536 unless given.
         context: score: bytes that are read before a byte at most, as in eval; 4096 unless given.
+        dtype: float32, or int8 for decode: weights of eight bits, ours (the entropy model apart) and a Llama's.
         repeats: Turns of each side that are counted, after one that is not; decode without a peer has no turns.
         threads: Processor threads.
         speculate: decode: also generate greedily with and without so many guesses, after the first prompt and output
@@ -73,12 +77,12 @@ def bench(
     """
     given = {"prompt": prompt, "output": output, "rows": rows, "row_bytes": row_bytes, "size": size, "context": context}
     sizes = _sizes(what, {name: numbers for name, numbers in given.items() if numbers})
-    _check(what, peer, repeats, threads, speculate, plot)
+    _check(what, peer, dtype, repeats, threads, speculate, plot)
     import torch
 
     torch.set_num_threads(threads)
-    lm = load_model(model, "cpu")
-    results = {"model": model, **_measured(lm, model, what, sizes, peer, repeats)}
+    lm = load_model(model, "cpu", dtype)
+    results = {"model": model, **_measured(lm, model, what, sizes, peer, repeats, dtype == "int8")}
     if speculate:
         from ..evals.decode import speculation
 
@@ -94,7 +98,9 @@ def bench(
     console().print(side_by_side(results) if "measure" in results else decoding(results))
 
 
-def _measured(lm: Any, model: str, what: str, sizes: dict[str, Any], peer: str | None, repeats: int) -> dict[str, Any]:
+def _measured(
+    lm: Any, model: str, what: str, sizes: dict[str, Any], peer: str | None, repeats: int, int8: bool
+) -> dict[str, Any]:
     """Each combination of these sizes."""
     if what == "decode" and peer is None:
         from ..evals.decode import sweep
@@ -103,7 +109,7 @@ def _measured(lm: Any, model: str, what: str, sizes: dict[str, Any], peer: str |
     from ..evals.bench import side_by_side
 
     settings = [dict(zip(sizes, numbers, strict=True)) for numbers in product(*sizes.values())]
-    return side_by_side(lm, model, what, settings, peer, repeats)
+    return side_by_side(lm, model, what, settings, peer, repeats, int8)
 
 
 def _sizes(what: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -124,12 +130,18 @@ def _flags(what: str) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in DEFAULTS[what])
 
 
-def _check(what: str, peer: str | None, repeats: int, threads: int, speculate: int, plot: Path | None) -> None:
+def _check(
+    what: str, peer: str | None, dtype: str, repeats: int, threads: int, speculate: int, plot: Path | None
+) -> None:
     """Raises UserError for what cannot be measured or drawn."""
     from ..view.figures import drawable
 
     if what != "decode" and (speculate or plot is not None):
         raise UserError("--speculate and --plot are for bench decode")
+    if dtype not in ("float32", "int8"):
+        raise UserError(f"--dtype is float32 or int8, not {dtype!r}")
+    if dtype == "int8" and (what != "decode" or peer == "blt-hf"):
+        raise UserError("--dtype int8 is for bench decode, alone or beside a Llama")
     if not 1 <= threads <= 1024 or speculate < 0:
         raise UserError("threads must be 1 to 1024, and speculate at least 0")
     if not 1 <= repeats <= 1000:

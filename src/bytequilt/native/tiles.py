@@ -1,0 +1,85 @@
+"""Four rows by four outputs of a product, in vector registers, while the weights that come next are fetched.
+
+numba makes vector instructions of such a loop by itself, but none that fetch ahead; and a network's weights exceed the
+caches, so that a product of few rows waits for memory most of its time. So this loop is given to LLVM as it shall be.
+"""
+
+from platform import machine
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+SIDE = 4
+WIDTH = 4 if machine().lower() in ("arm64", "aarch64") else 16
+"""Numbers of a vector. Where registers hold half as many, two make a vector."""
+AHEAD = 8192
+"""Bytes between the weights that are multiplied and those that are fetched, or at least the next four outputs."""
+INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, WIDTH)
+ANY_ORDER = ("reassoc", "contract", "nsz")
+
+
+@intrinsic
+def tile(context: Any, weight_MK: Any, m: Any, x: Any, vectors: Any, ahead: Any, apart: Any, twice: Any) -> Any:
+    """Sums of four outputs, from the m-th on, with each of four rows, of so many vectors: 16 numbers, output by output.
+
+    The weights (M, K) are float32 or int8; all else are whole numbers: the address of x, of which four vectors lie side
+    by side, one of each row; and the addresses of four rows of weights to fetch: `ahead`, and what lies `apart`,
+    `twice`, and the sum of both behind it.
+    """
+    kind, size = (FLOAT, 4) if weight_MK.dtype == types.float32 else (INT8, 1)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, m, x, vectors, ahead, apart, twice = arguments
+        weights = context.make_array(weight_MK)(context, builder, array)
+        row = cgutils.unpack_tuple(builder, weights.strides)[0]
+        first = builder.add(builder.ptrtoint(weights.data, INT64), builder.mul(m, row))
+        rows = [builder.add(first, builder.mul(row, INT64(i))) for i in range(SIDE)]
+        both = builder.add(ahead, twice)
+        fetched = [ahead, builder.add(ahead, apart), both, builder.add(both, apart)]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * WIDTH)) for _ in range(SIDE * SIDE)]
+        with cgutils.for_range(builder, vectors) as loop:
+            at = builder.mul(loop.index, INT64(WIDTH * size))
+            for address in fetched:
+                _fetch(builder, builder.add(address, at))
+            x_4 = _vectors(builder, x, loop.index)
+            for i, address in enumerate(rows):
+                w = _load(builder, builder.add(address, at), ir.VectorType(kind, WIDTH), size)
+                w = w if kind is FLOAT else builder.sitofp(w, VECTOR)
+                for r in range(SIDE):
+                    product, total = builder.fmul(w, x_4[r], ANY_ORDER), sums[SIDE * i + r]
+                    builder.store(builder.fadd(builder.load(total), product, ANY_ORDER), total)
+        return context.make_tuple(builder, signature.return_type, [_sum(builder, builder.load(s)) for s in sums])
+
+    return types.UniTuple(types.float32, SIDE * SIDE)(weight_MK, *[types.int64] * 6), generate
+
+
+def _vectors(builder: Any, x: Any, index: Any) -> list[Any]:
+    at = builder.add(x, builder.mul(index, INT64(4 * SIDE * WIDTH)))
+    return [_load(builder, builder.add(at, INT64(4 * WIDTH * r)), VECTOR, 4) for r in range(SIDE)]
+
+
+def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
+    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=align)
+
+
+def _fetch(builder: Any, address: Any) -> None:
+    """Have a line of memory in the caches soon; any address may be named."""
+    pointer = INT8.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+    builder.call(function, [builder.inttoptr(address, pointer), INT32(0), INT32(3), INT32(1)])
+
+
+def _sum(builder: Any, vector: Any) -> Any:
+    """The sum of the numbers of a vector, half by half."""
+    while (width := vector.type.count) > 1:
+        mask = ir.VectorType(INT32, width // 2)
+        halves = [ir.Constant(mask, [INT32(s + i) for i in range(width // 2)]) for s in (0, width // 2)]
+        low, high = (builder.shuffle_vector(vector, vector, half) for half in halves)
+        vector = builder.fadd(low, high, ANY_ORDER)
+    return builder.extract_element(vector, INT32(0))
+
