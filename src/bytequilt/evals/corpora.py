@@ -11,20 +11,22 @@ from ..lm import LM
 from ..view.progress import progress
 
 FULL = 32_768
-"""Longest context that is read unless another is given: time grows as its square, and some texts have no end."""
+"""Default limit of the context in ids: scoring time grows with the square of the context, and some documents are very
+long."""
 
 
 def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], context: int | None = None) -> dict[str, Any]:
-    """Score each of the documents that stand under a name: what `bytequilt eval --json` prints.
+    """Score each document of lists of documents with names; returns the output of `bytequilt eval --json`.
 
-    `context` limits what is read before an id: bytes of a BLT, tokens of a BPE. Where it is not given, a document of up
-    to FULL bytes is read in its full context, and a longer one in a context of FULL. The result has a `context` where
-    some document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches.
+    `context` limits the number of ids before a predicted id: bytes for a BLT, tokens for a BPE. By default, a document
+    of up to FULL ids is scored in its full context, and a longer one in a context of FULL. The result has the field
+    `context` if a document was longer than the limit. `mean_patch_bytes` is None for a baseline, which has no patches.
     """
     limit = FULL if context is None else context
     rows, totals = [], []
     with progress() as bar:
-        line = bar.add_task("score", total=sum(len(text) + 2 for _, file in named for text in file))  # BOS, EOS
+        # plus BOS and EOS
+        line = bar.add_task("score", total=sum(len(text) + 2 for _, file in named for text in file))
         for path, file in named:
             score = Score.total(lm.score_documents(file, lambda done: bar.update(line, advance=done), limit))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
@@ -37,5 +39,5 @@ def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], contex
 
 
 def texts(path: str, field: str = "text") -> list[bytes]:
-    """The documents of a file."""
+    """The documents of a file as bytes."""
     return [document.data for document in documents(path, DataConfig(field=field))]
