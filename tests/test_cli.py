@@ -543,6 +543,16 @@ def test_a_reader_that_leaves_is_no_error(model):
     assert said == b""
 
 
+@pytest.mark.parametrize("arguments", [["info", "demo"], ["info", "demo", "--json"], ["--help"]])
+def test_a_reader_that_is_gone_before_the_answer_is_no_error(arguments):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "bytequilt", *arguments]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_closed_standard_input_is_one_line():
     command = f"{sys.executable} -m bytequilt patch - <&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)

@@ -70,7 +70,11 @@ def console() -> "Console":
     """Where tables go: standard output."""
     from rich.console import Console
 
-    return Console()
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich has caught it; `cli` ends the program as for every other output
+
+    return Screen()
 
 
 def print_json(value: Any) -> None:
