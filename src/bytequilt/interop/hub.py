@@ -21,7 +21,9 @@ def local(name: str | os.PathLike[str]) -> Path | None:
 
     None where the name is that of a repository of the hub. Raises UserError where it can be neither.
     """
-    path, text = Path(name), str(name)
+    if not isinstance(name, str | bytes | os.PathLike):
+        raise UserError(f"a model is named by a str or a path, not by {type(name).__name__}")
+    path, text = Path(os.fsdecode(name)), os.fsdecode(name)
     for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):
         if any(is_file(candidate / mark) for mark in MARKS):
             return candidate

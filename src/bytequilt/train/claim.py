@@ -12,6 +12,8 @@ from ..view.progress import console
 
 OURS = {"lock"}
 """What a claim leaves in a folder before anything else is there."""
+DATA = {"corpus", "entropy", "calibration.json", "shards", "metrics.jsonl", "checkpoints"}
+"""What is there before the BLT is trained; [model], [train] and [report] have no part in it."""
 
 
 @contextmanager
@@ -88,7 +90,7 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
     former = read_toml(path, Recipe)
     steps = min(former.train.steps, recipe.train.steps)
     if _at(former, steps) != _at(recipe, steps):
-        if _came_to_nothing(folder, former):
+        if _serves(folder, former, recipe):
             return None
         raise UserError(
             f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
@@ -101,11 +103,16 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
     return former
 
 
-def _came_to_nothing(folder: Path, former: Recipe) -> bool:
-    """Whether a folder holds no more than an attempt at a run that did not come to a corpus."""
-    begun = {path.name for path in folder.iterdir()} <= OURS | {"recipe.toml", "corpus"}
+def _serves(folder: Path, former: Recipe, recipe: Recipe) -> bool:
+    """Whether all that a folder holds of another recipe is finished data that this recipe would make alike."""
+    there = {path.name for path in folder.iterdir()} - OURS - {"recipe.toml"}
     ours = read_text(folder / "recipe.toml") == to_toml(former)  # no file of somebody's own
-    return begun and ours and not (folder / "corpus" / "manifest.json").exists()
+    if not ours or not there <= DATA or (folder / "checkpoints" / "blt").exists():
+        return False
+    if there - {"corpus"}:
+        later = {"model": recipe.model, "train": recipe.train, "report": recipe.report}
+        return former.train.init == recipe.train.init and former.model_copy(update=later) == recipe
+    return former.data == recipe.data or not (folder / "corpus" / "manifest.json").exists()
 
 
 def _at(recipe: Recipe, steps: int) -> Recipe:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from pydantic import ValidationError
 
-from ..config import UserError
+from ..config import UserError, one_line
 from .shared import Files, Flag, Positional, print_json
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def convert(
         )
     if dst.exists():
         raise UserError(f"{dst} exists already; give another name, or remove it")
-    patching = _recalibrated(src, rule, target_bytes, files, revision) if rule and target_bytes else None
+    patching = None
+    if rule is not None and target_bytes is not None:
+        patching = _recalibrated(src, rule, target_bytes, files, revision)
     with ExitStack() as stack:
         bar = progress()
 
@@ -95,8 +98,12 @@ def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revi
     from ..patching.calibration import first_bytes
     from ..patching.patcher import Patcher
 
+    try:
+        options = PatchingConfig(kind=kind, target_bytes=target)
+    except ValidationError as error:
+        raise UserError(f"--{one_line(error).replace('_', '-', 1)}") from None
     documents = [text for path in files for text in texts(path)]
-    lm, options = load(src, revision=revision), PatchingConfig(kind=kind, target_bytes=target)
+    lm = load(src, revision=revision)
     patcher = Patcher(options.rule(**{str(options.calibrated): 0.0}), lm.patcher.model)
     reached = patcher.calibrate(first_bytes(documents, options.sample_bytes), target)
     print(
