@@ -92,6 +92,50 @@ def test_a_number_out_of_range_is_found_as_the_recipe_is_read(value):
     assert set(NUMBERS) - set(refused) <= texts | names | exempt
 
 
+HUGE = "99999999999"
+ENDLESS = {"steps", "rows", "row-bytes", "row-patches", "accumulate", "dim", "layers", "heads", "kv-heads", "ffn-dim"}
+
+
+NAMES = [name for name in NUMBERS if name.rpartition(".")[2] in ENDLESS and "hash" not in name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_absurd_number_that_would_never_end_is_refused_with_the_recipe(name):
+    with pytest.raises(UserError) as caught:
+        override(load_recipe("demo"), [name, HUGE])
+    assert name.rpartition(".")[2].replace("-", "_") in str(caught.value)
+
+
+TOO_LARGE = [
+    ["--model.hash.rows", HUGE],
+    ["--model.latent.dim", str(2**24)],
+    ["--entropy.ffn-dim", str(2**24), "--entropy.layers", "1024"],
+    ["--train.row-bytes", str(2**32)],
+    ["--entropy-train.rows", str(2**20)],
+]
+
+
+@pytest.mark.parametrize("flags", TOO_LARGE, ids=str)
+def test_what_no_memory_holds_is_said_before_any_work(text, tmp_path, flags):
+    with pytest.raises(UserError, match=r"training the (BLT|entropy model) takes .* and this machine has"):
+        train(override(recipe(text, "entropy"), flags), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_gives_no_numbers_is_not_written(text, tmp_path):
+    hasty = changed(recipe(text, "space"), "train", lr=1e30, hash_lr=1e30, warmup=0, steps=1)
+    with pytest.raises(UserError, match="lower the learning rate"):
+        train(hasty, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_field_of_one_number_or_several_takes_either():
+    made = load_recipe("demo")
+    assert override(made, ["--model.cross-heads", "2"]).model.cross_heads == 2
+    assert override(made, ["--model.cross-heads", "2", "4"]).model.cross_heads == (2, 4)
+    assert override(made, ["--model.hash.sizes", "3"]).model.hash.sizes == (3,)
+
+
 @pytest.mark.parametrize("change", [{"target_bytes": 0.5}, {"target_bytes": 40, "max_length": 24}], ids=str)
 def test_patches_that_cannot_be_are_refused_with_the_recipe(change):
     with pytest.raises(ValueError, match="target_bytes"):
@@ -109,6 +153,19 @@ def test_an_attempt_that_came_to_no_corpus_claims_no_folder(text, tmp_path):
     assert train(made, run)["steps"] == 4
     with pytest.raises(UserError, match="another recipe"):
         train(changed(made, "data", val_every=3), run)
+
+
+def test_data_that_is_prepared_serves_another_shape_or_training(text, tmp_path):
+    made, run = recipe(text, "entropy"), tmp_path / "run"
+    for section in ("entropy_train", "train"):  # found out when the corpus is there; then when entropies are
+        with pytest.raises(UserError, match="smaller than a batch"):
+            train(changed(made, section, rows=100_000), run)
+    shards = [(path, path.stat().st_mtime_ns) for path in sorted((run / "shards").iterdir())]
+    assert train(changed(made, "train", rows=3), run)["steps"] == 4
+    assert [(path, path.stat().st_mtime_ns) for path in sorted((run / "shards").iterdir())] == shards
+    for other in (changed(made, "train", rows=2), changed(made, "entropy_train", rows=2)):
+        with pytest.raises(UserError, match="another recipe"):
+            train(other, run)
 
 
 def test_a_recipe_of_somebodys_own_is_not_written_over(text, tmp_path):

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from conftest import blt, entropy_model, noise
 
 from bytequilt import LM, Patcher
@@ -317,6 +319,24 @@ def test_prepare_stops_before_the_blt(micro, tmp_path):
     assert not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nMore"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        np.zeros,
+    ],
+    ids=str,
+)
+def test_memory_that_runs_out_is_told_in_one_line(complaint, monkeypatch, error):
+    def verb(*_, **__):
+        raise error if isinstance(error, Exception) else error(2**60) and None
+
+    monkeypatch.setattr("bytequilt.info.describe", verb)
+    assert "not enough memory" in complaint("info", "tiny")
+
+
 def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
     recipe, run = micro
     before = (run / "report.json").read_bytes()
@@ -349,6 +369,16 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["train", "demo", "--model.latent.ffn-dim", "1e25"], "model.latent.ffn_dim"),
         (["train", "demo", "--model.latent.layers", "1000000000"], "model.latent.layers"),
         (["train", "demo", "--train.seed", str(10**30)], "train.seed"),
+        (["train", "demo", "--train.steps", "99999999999"], "train.steps"),
+        (["generate", "a", "--model", "MODEL", "--speculate", "99999999999"], "speculate must be"),
+        (["eval", "MODEL", "--tasks", "reverse", "--items", "99999999999"], "items must be 1 to 100,000"),
+        (["eval", "MODEL", "--tasks", "reverse", "--items", "0"], "items must be 1 to 100,000"),
+        (["bench", "decode", "--speculate", "99999999999"], "speculate 0 to 256"),
+        (["bench", "decode", "MODEL"], "a model goes after --model"),
+        (["info", "MODEL", "more"], "unexpected 'more': there is no place for it"),
+        (["distill", "MODEL", __file__, "--kind", "window", "--steps", "99999999999"], "train.steps"),
+        (["convert", "MODEL", "new", __file__, "--rule", "entropy", "--target-bytes", "99999999999"], "target-bytes"),
+        (["convert", "MODEL", "new", __file__, "--rule", "entropy", "--target-bytes", "0"], "target-bytes"),
         (["eval", "MODEL", "--device", "cuda:7", __file__], "cannot use device 'cuda:7'"),
         (["patch", "a", "--model"], "--model"),
         (["patch", "a", "--model", "absent"], "no model at absent"),

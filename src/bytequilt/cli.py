@@ -103,7 +103,7 @@ def _complaint(error: Exception) -> str | None:
     """The message for an error that the user can correct; None for a fault of the program."""
     from safetensors import SafetensorError
 
-    from .config import UserError
+    from .config import UserError, one_line
 
     match error:
         case UserError():
@@ -111,10 +111,17 @@ def _complaint(error: Exception) -> str | None:
         case OSError():
             reason = error.strerror or str(error)
             return f"{str(error.filename)[:100]}: {reason}" if error.filename else reason
+        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or _of_memory(str(error)):
+            return f"not enough memory; a smaller model, batch or text needs less ({one_line(error)[:150]})"
         case SafetensorError():  # safetensors raises this when the disk is full
             return f"cannot read or write weights: {error}"
         case _:
             return None
+
+
+def _of_memory(said: str) -> bool:
+    """Whether an error of PyTorch is that there is no memory left."""
+    return any(words in said for words in ("can't allocate memory", "not enough memory", "out of memory"))
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable, Iterator
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,14 @@ def encode(text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndar
 
 
 def decode(ids: Iterable[int]) -> bytes:
-    """The bytes among the ids; special ids are dropped. Raises ValueError for an id outside the vocabulary."""
-    values = np.fromiter(ids, dtype=np.int64)
+    """The bytes among the ids; special ids are dropped.
+
+    Raises ValueError for an id outside the vocabulary, and UserError for what is no series of whole numbers.
+    """
+    try:
+        values = np.fromiter(map(index, ids), dtype=np.int64)
+    except (TypeError, RuntimeError, OverflowError):
+        raise UserError(f"ids must be a series of whole numbers, as encode gives, not {repr(ids)[:60]}") from None
     if values.size and (values.min() < 0 or values.max() >= VOCAB_SIZE):
         raise ValueError(f"ids must lie in 0..{VOCAB_SIZE - 1}, found {values.min()}..{values.max()}")
     return (values[values >= OFFSET] - OFFSET).astype(np.uint8).tobytes()
@@ -45,14 +52,23 @@ class TextStream:
 
 def as_texts(texts: Any) -> Iterator[bytes]:
     """Each of several texts as bytes, as they are asked for. Raises UserError, at once, for a single text or none."""
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes) or (several := _several(texts)) is None:
         raise UserError(f"several texts are wanted, such as a list, not {type(texts).__name__}")
-    return map(as_bytes, texts)
+    return map(as_bytes, several)
+
+
+def _several(things: Any) -> Iterator[Any] | None:
+    """What goes through some things; None for one alone, such as an array without dimensions."""
+    try:
+        return iter(things)
+    except TypeError:
+        return None
 
 
 def as_pairs(pairs: Any) -> list[tuple[bytes, bytes]]:
     """Pairs of texts as bytes. Raises UserError for anything else."""
-    pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+    several = _several(pairs)
+    pairs = [pairs] if several is None else list(several)
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise UserError("a context and its continuation are wanted, or a list of such pairs")
     return [(as_bytes(before), as_bytes(after)) for before, after in pairs]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .baselines.baseline import Baseline
 from .codec import VOCAB_SIZE, as_bytes, as_pairs, as_texts, encode
-from .config import TrainConfig, UserError
+from .config import MOST_GUESSES, TrainConfig, UserError, as_kind, as_path, as_whole
 from .files import read_json
 from .infer.batcher import Batcher, BLTDecoder
 from .infer.generate import Completion, complete_all, stream
@@ -29,7 +29,7 @@ from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
-from .model.segments import Patches
+from .model.segments import Patches, check_ids
 from .native import chosen
 from .patching.patcher import Patcher
 from .view.cut import patched
@@ -56,6 +56,7 @@ class LM(ModelHubMixin):
         run: Path | None = None,
         native: bool = False,
     ) -> None:
+        as_kind("model", model, BLT), as_kind("patcher", patcher, Patcher)
         self.model, self.patcher, self._native = model.eval(), patcher, native
         self.patch_bytes = patch_bytes
         """Mean bytes per patch to which the threshold was calibrated; None if unknown."""
@@ -108,6 +109,7 @@ class LM(ModelHubMixin):
     @torch.no_grad()
     def logits(self, ids_BN: Tensor) -> Tensor:
         """Logits (B, N, 260) of ids (B, N) in one forward pass; the patcher decides the patch boundaries."""
+        check_ids(ids_BN, 2)
         ids_BN = ids_BN.to(next(self.model.parameters()).device)
         return self.model(ids_BN, self.patcher(ids_BN))
 
@@ -147,8 +149,7 @@ class LM(ModelHubMixin):
         in one pass. Greedy text does not change. Sampled text keeps its distribution, but the same seed gives different
         bytes.
         """
-        if isinstance(speculate, bool) or not isinstance(speculate, int) or speculate < 0:
-            raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
+        speculate = as_whole("speculate", speculate, 0, MOST_GUESSES)
         data, chosen = as_bytes(prompt), sampling_of(sampling)
         if speculate:
             return speculated(self.session(reserve=speculate + 1), data, chosen, speculate)
@@ -201,10 +202,11 @@ class LM(ModelHubMixin):
         """Load a session that `session.save(path)` wrote. It must be a session of this model."""
         return Session.restore(self.model, self.patcher, path, self.native)
 
-    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, dtype: str | torch.dtype | None = None) -> None:
         """Write a model directory. `dtype` is the stored type of the BLT's weights; with int8, norms stay in their own
         type."""
-        write_model(Path(folder), self.stored_config, self.model, self.patcher.model, dtype)
+        stored = None if dtype is None else choose_dtype(dtype)
+        write_model(as_path(folder), self.stored_config, self.model, self.patcher.model, stored)
 
     @property
     def stored_config(self) -> ModelConfig:
@@ -266,7 +268,8 @@ def load(
     model or device does not exist, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
-    compiled, directory = chosen(native, target, kind), Directory.find(name, **hub_options)
+    step = native if native is None else as_kind("native", native, bool)
+    compiled, directory = chosen(step, target, kind), Directory.find(name, **hub_options)
     config, scoring = directory.config, choose_scoring(entropy_dtype, directory.config.entropy is not None)
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"

@@ -95,10 +95,11 @@ def _hint(head: str, fields: list[str], name: str) -> str:
 def _value(annotation: Any, values: list[str], name: str) -> Any:
     """The values in the form that the annotation needs, a list or one string; the recipe checks them later."""
     options = _options_of(annotation)
-    if any(get_origin(option) is tuple for option in options):
-        return values
     if type(None) in options and [value.lower() for value in values] == ["none"]:
         return None
+    if any(get_origin(option) is tuple for option in options):
+        others = [option for option in options[1:] if get_origin(option) is not tuple and option is not type(None)]
+        return values[0] if len(values) == 1 and others and get_origin(annotation) is not tuple else values
     if any(_is_section(option) for option in options):
         raise UserError(f"--{name} is a section: give its fields, as in --{name}.FIELD VALUE")
     if annotation is bool and not values:

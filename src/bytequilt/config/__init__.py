@@ -1,11 +1,14 @@
 """Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
 
 from .base import Config, Positive, Seed, UserError, as_bytes, foreign, is_file, one_line, read_text, shorten
+from .given import as_kind, as_path, as_real, as_whole
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
 from .recipe import DataConfig, Draft, Recipe, ReportConfig, TrainConfig, load_recipe, read_toml, recipe_path
+from .sampling import MOST_GUESSES
 
 __all__ = [
+    "MOST_GUESSES",
     "BLTConfig",
     "BaselineConfig",
     "Config",
@@ -25,6 +28,10 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "as_bytes",
+    "as_kind",
+    "as_path",
+    "as_real",
+    "as_whole",
     "foreign",
     "is_file",
     "load_recipe",

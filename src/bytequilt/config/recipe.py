@@ -11,6 +11,8 @@ from .base import Config, Positive, Seed, UserError, Whole, is_file, one_line, r
 from .networks import BLTConfig, EntropyConfig
 from .patching import PatchingConfig
 
+Steps = Annotated[int, Field(gt=0, le=10**9)]
+Many = Annotated[int, Field(gt=0, le=2**20)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0)]
 Chosen = TypeVar("Chosen", bound=Config)
@@ -57,14 +59,14 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """One training run, of whatever model."""
 
-    steps: Positive
-    rows: Positive = 8
+    steps: Steps
+    rows: Many = 8
     """Rows of a batch."""
     row_bytes: Annotated[int, Field(ge=16, le=2**32)] = 1024
     """Ids of a row."""
     row_patches: Positive | None = None
     """Most patches of a row; where not given, rows are filled by bytes alone."""
-    accumulate: Positive = 1
+    accumulate: Many = 1
     """Batches of one optimizer step, those of all processes together."""
     shard: Literal["none", "full"] = "none"
     """Among several processes: none, each keeps the whole model; full, each keeps a part of every weight and of its
@@ -112,6 +114,15 @@ class TrainConfig(Config):
     [patching] is of another kind or gives a threshold."""
     tracker: str | None = None
     """Module with init, log and finish, such as trackio or wandb."""
+
+    @model_validator(mode="after")
+    def _patches_have_bytes(self) -> "TrainConfig":
+        if self.row_patches is not None and self.row_patches > self.row_bytes:
+            raise ValueError(
+                f"`row_patches` must be at most `row_bytes` ({self.row_bytes}), not {self.row_patches}: "
+                "a patch has a byte at least"
+            )
+        return self
 
 
 class ReportConfig(Config):

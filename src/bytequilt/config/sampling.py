@@ -1,12 +1,15 @@
 """How the next byte is drawn: what a caller may choose."""
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .base import UserError, as_bytes
+from .given import real, truth, whole
+
+MOST_GUESSES = 256
+"""Bytes that the decoder may guess ahead: room for them is kept beside every window."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "top_k"):
-            self._set(name, _whole(getattr(self, name), 0), "be a whole number of at least 0")
-        self._set("top_logprobs", _whole(self.top_logprobs, 0, 5), "be a whole number of 0 to 5")
+            self._set(name, whole(getattr(self, name), 0), "be a whole number of at least 0")
+        self._set("top_logprobs", whole(self.top_logprobs, 0, 5), "be a whole number of 0 to 5")
         if self.seed is not None:
-            self._set("seed", _whole(self.seed, -(2**63), 2**63 - 1), "be a whole number of 64 bits")
+            self._set("seed", whole(self.seed, -(2**63), 2**63 - 1), "be a whole number of 64 bits")
         ranges = {
             "temperature": (0, math.inf, "be at least 0"),
             "top_p": (math.ulp(0), 1, "be above 0 and at most 1"),
@@ -60,10 +63,10 @@ class Sampling:
             "presence_penalty": (-2, 2, "be -2 to 2"),
         }
         for name, (least, most, rule) in ranges.items():
-            self._set(name, _real(getattr(self, name), least, most), rule)
+            self._set(name, real(getattr(self, name), least, most), rule)
         for name in ("utf8", "logprobs"):
             value = getattr(self, name)
-            self._set(name, _truth(value), "be true or false")
+            self._set(name, truth(value), "be true or false")
         self._set("stop", _texts(self.stop), "be texts, none of them empty")
         if self.logit_bias is not None:
             self._set("logit_bias", _bias(self.logit_bias), "give numbers for bytes of 0 to 255")
@@ -73,31 +76,6 @@ class Sampling:
         if value is None:
             raise UserError(f"{name} must {rule}, unlike {repr(getattr(self, name))[:100]}")
         object.__setattr__(self, name, value)
-
-
-def _truth(value: Any) -> bool | None:
-    """A truth value of Python or numpy; None for anything else."""
-    return bool(value) if type(value).__name__ in ("bool", "bool_") else None
-
-
-def _whole(number: Any, least: int, most: int = 2**63) -> int | None:
-    """A whole number of Python, numpy or torch."""
-    try:
-        whole = operator.index(number)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return whole if _truth(number) is None and least <= whole <= most else None
-
-
-def _real(number: Any, least: float, most: float) -> float | None:
-    """A finite number of Python, numpy or torch."""
-    if isinstance(number, str | bytes | None) or _truth(number) is not None:
-        return None
-    try:
-        real = float(number)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-    return real if math.isfinite(real) and least <= real <= most else None
 
 
 def _texts(stops: Any) -> tuple[bytes, ...] | None:
@@ -110,5 +88,5 @@ def _texts(stops: Any) -> tuple[bytes, ...] | None:
 def _bias(bias: Any) -> dict[int, float] | None:
     if not isinstance(bias, dict):
         return None
-    pairs = {_whole(byte, 0, 255): _real(value, -math.inf, math.inf) for byte, value in bias.items()}
+    pairs = {whole(byte, 0, 255): real(value, -math.inf, math.inf) for byte, value in bias.items()}
     return None if None in pairs or None in pairs.values() else pairs

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..config import UserError, one_line
+from ..config import UserError, as_path, one_line
 from ..files import replacing
 from ..model.blt import BLT
 from ..patching.patcher import Patcher
@@ -25,12 +25,13 @@ def write(path: str | Path, state: dict[str, Any], model: str) -> None:
     tensors: dict[str, Tensor] = {}
     about = {"format": FORMAT, "model": model, "state": _packed(state, "state", tensors)}
     about["digest"] = _digest(about["state"], tensors)
-    with replacing(Path(path)) as file:
+    with replacing(as_path(path)) as file:
         file.write(save(tensors, {"session": json.dumps(about)}))
 
 
 def read(path: str | Path, model: str) -> dict[str, Any]:
     """The state that was written. Raises UserError for another file, for damage, or where it is of another model."""
+    path = as_path(path)
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["session"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..codec import OFFSET, VOCAB_SIZE, encode
-from ..config import UserError
+from ..config import as_whole
 from ..model.blt import BLT
 from ..patching.patcher import Patcher
 from .session import CHUNK, Session
@@ -146,8 +146,7 @@ def score_documents(
     many ids a longer document is cut into windows of that size, each of which reads the second half of the window
     before it again and scores only what is new. `advance` is called with the number of ids just scored, BOS included.
     """
-    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
-        raise UserError(f"context must be a whole number of at least 2, not {context!r}")
+    context = None if context is None else as_whole("context", context, 2)
     scores: list[Score] = []
     for group in _groups(documents):
         cut = [_windows(scorer, document, context) for document in group]

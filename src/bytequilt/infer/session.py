@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..codec import BOS, VOCAB_SIZE
-from ..config import UserError
+from ..config import UserError, as_kind, as_whole
 from ..model.blt import BLT
 from ..model.rows import Rows, restored, rows_of
 from ..model.segments import Patches, check_ids
@@ -36,9 +36,8 @@ class Session:
 
         `native`: single steps are compiled; the model must lie in main memory, in fp32 or int8.
         """
-        for name, number, least in (("reserve", reserve, 0), ("rows", rows, 1)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise UserError(f"{name} must be a whole number of at least {least}, not {number!r}")
+        reserve, rows = as_whole("reserve", reserve, 0, 2**20), as_whole("rows", rows, 1, 2**16)
+        as_kind("model", model, BLT), as_kind("patcher", patcher, Patcher)
         weight = model.decoder.norm.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
@@ -150,8 +149,8 @@ class Session:
     @torch.inference_mode()
     def crop(self, count: int, row: int = 0) -> None:
         """Take back the newest `count` bytes of a text. Raises UserError where that is more than reserved or fed."""
-        text = self.rows[row]
-        if not 0 <= count < len(text.marks):
+        text, count = self.rows[row], as_whole("count", count, 0)
+        if count >= len(text.marks):
             raise UserError(
                 f"cannot take back {count} bytes: this session reserved {self.reserve}, and can go back "
                 f"{len(text.marks) - 1}; make it with a larger reserve"

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
-from ..config import RuleConfig, UserError
+import torch
+
+from ..config import RuleConfig, UserError, as_path
 from ..files import replacing_folder, write_json
 from . import names
 from .devices import choose_dtype, choose_scoring
@@ -21,8 +22,8 @@ def convert(
     dst: str | PathLike[str],
     to: Layout = "bytequilt",
     *,
-    dtype: str | None = None,
-    entropy_dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    entropy_dtype: str | torch.dtype | None = None,
     lossy: bool = False,
     patching: RuleConfig | None = None,
     revision: str | None = None,
@@ -38,9 +39,9 @@ def convert(
     exactly. `patching` replaces the model's rule. `advance(written, total)` is called with the number of bytes just
     written. Raises UserError if the model cannot be read or expressed; then nothing is written.
     """
-    if to not in LAYOUTS:
+    if not isinstance(to, str) or to not in LAYOUTS:
         raise UserError(f"there are the layouts {', '.join(LAYOUTS)}, not {to}")
-    dst = Path(dst)
+    dst = as_path(dst)
     if dst.exists() or dst.is_symlink():
         raise UserError(f"{dst} exists already; give another name, or remove it")
     source = Directory.find(src, revision=revision, token=token)
@@ -69,15 +70,18 @@ def convert(
 
 
 def _typed(
-    source: Directory, to: Layout, dtype: str | None, entropy_dtype: str | None
+    source: Directory, to: Layout, dtype: str | torch.dtype | None, entropy_dtype: str | torch.dtype | None
 ) -> tuple[dict[str, Stored], list[str]]:
     """The model's tensors in the requested types, and notes on types that had to change. Raises UserError if the layout
     or the model does not allow a requested type."""
-    kinds = {"blt": dtype and NAMES[choose_dtype(dtype)]}
-    kinds["entropy"] = entropy_dtype and NAMES[choose_scoring(entropy_dtype, source.config.entropy is not None)]
+    has_entropy = source.config.entropy is not None
+    kinds = {
+        "blt": None if dtype is None else NAMES[choose_dtype(dtype)],
+        "entropy": None if entropy_dtype is None else NAMES[choose_scoring(entropy_dtype, has_entropy)],
+    }
     if to != "bytequilt" and "I8" in kinds.values():
         raise UserError(f"int8 weights can be stored in bytequilt's own layout only, not in {to}")
-    if dtype and source.config.blt is None:
+    if dtype is not None and source.config.blt is None:
         raise UserError(f"{source.folder} holds only an entropy model: give its type by --entropy-dtype")
     tensors, whole = source.tensors(), []
     for network, kind in kinds.items():

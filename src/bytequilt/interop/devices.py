@@ -17,7 +17,7 @@ def choose_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise UserError(f"cannot use device {str(name)[:40]!r}: it must be auto, cpu, cuda, cuda:N or mps") from None
     if reason := _missing(device):
         raise UserError(f"cannot use device '{name}': {reason}")

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fsdecode
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,13 +46,11 @@ class Directory:
         `options` are those of the hub: revision, token, cache_dir, force_download, local_files_only. Raises UserError
         if there is no such model. That is checked before weights are downloaded.
         """
-        if not isinstance(name, str | PathLike):
-            raise UserError(f"a model is named by a str or a path, not by {type(name).__name__}")
         if unknown := sorted(set(options) - set(hub.OPTIONS)):
             raise UserError(f"no option {unknown[0]}; the hub's are {', '.join(hub.OPTIONS)}")
         if (folder := hub.local(name)) is None:
-            cls.open(hub.download(str(name), hub.DESCRIPTION, **options))
-            folder = hub.download(str(name), hub.WEIGHTS, **options)
+            cls.open(hub.download(fsdecode(name), hub.DESCRIPTION, **options))
+            folder = hub.download(fsdecode(name), hub.WEIGHTS, **options)
         return cls.open(folder)
 
     @classmethod

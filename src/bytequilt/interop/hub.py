@@ -19,7 +19,9 @@ OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only
 def local(name: str | os.PathLike[str]) -> Path | None:
     """The directory of a model on this disk: a path, the `model` folder of a run directory, or a shipped model. None if
     the name can be a hub id. Raises UserError if it cannot be any of these."""
-    path, text = Path(name), str(name)
+    if not isinstance(name, str | bytes | os.PathLike):
+        raise UserError(f"a model is named by a str or a path, not by {type(name).__name__}")
+    path, text = Path(os.fsdecode(name)), os.fsdecode(name)
     shipped = Path(str(resources.files("bytequilt") / "models"))
     for candidate in (path, path / "model", shipped / text):
         if any(is_file(candidate / mark) for mark in MARKS):

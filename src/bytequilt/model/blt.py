@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..codec import BOS
-from ..config import BLTConfig, UserError
+from ..config import BLTConfig, UserError, as_kind
 from .cache import StackChunk, StackStep
 from .decoder import Decoder
 from .encoder import Encoder
@@ -47,7 +47,7 @@ class BLT(Network):
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = as_kind("config", config, BLTConfig)
         self.encoder = Encoder(config)
         self.latent = Latent(config)
         self.decoder = Decoder(config)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..codec import BOS, NEWLINE
-from ..config import EntropyConfig
+from ..config import EntropyConfig, as_kind
 from .cache import StackCache
 from .rows import Rows
 from .transformer import Transformer
@@ -16,7 +16,7 @@ class EntropyModel(Transformer):
     config: EntropyConfig
 
     def __init__(self, config: EntropyConfig) -> None:
-        super().__init__(config)
+        super().__init__(as_kind("config", config, EntropyConfig))
         if config.newline_reset:
             self.opening = (BOS, NEWLINE)
 

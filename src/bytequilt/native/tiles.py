@@ -82,4 +82,3 @@ def _sum(builder: Any, vector: Any) -> Any:
         low, high = (builder.shuffle_vector(vector, vector, half) for half in halves)
         vector = builder.fadd(low, high, ANY_ORDER)
     return builder.extract_element(vector, INT32(0))
-

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import OFFSET, encode
-from ..config import RuleConfig, UserError
+from ..codec import OFFSET, as_texts, encode
+from ..config import RuleConfig, UserError, as_kind, as_real
 from ..model.cache import StackCache
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramCache, NgramEntropy
@@ -20,6 +20,7 @@ from ..model.segments import Patches, check_ids
 from . import rules
 from .calibration import Calibration, calibrated
 
+LONGEST_MEAN = 2**32  # largest mean bytes per patch that a caller may ask for; a larger number is a mistake
 CHUNK = 8192  # ids per forward pass when many documents are read as one stream
 
 
@@ -48,6 +49,9 @@ class Patcher:
     """Divides ids into patches. A boundary depends only on the bytes before it and is decided in fp32."""
 
     def __init__(self, rule: RuleConfig, model: EntropyModel | NgramEntropy | None = None) -> None:
+        as_kind("rule", rule, RuleConfig)
+        if model is not None and not isinstance(model, EntropyModel | NgramEntropy):
+            raise UserError(f"model must be an entropy model, not {type(model).__name__}")
         if rule.needs_entropy and model is None:
             raise UserError(f"patching of kind '{rule.kind}' needs an entropy model")
         self.rule, self.model = rule, model
@@ -122,7 +126,8 @@ class Patcher:
         """
         if not self.rule.needs_entropy:
             raise UserError(f"patching of kind '{self.rule.kind}' has no threshold to calibrate")
-        texts = [d for d in documents if d]
+        texts = [text for text in as_texts(documents) if text]
+        target_bytes_per_patch = as_real("target_bytes_per_patch", target_bytes_per_patch, 0, LONGEST_MEAN)
         if not texts:
             raise UserError("calibration needs text, but the sample has none")
         ids_1N = torch.from_numpy(np.concatenate([encode(text, eos=True) for text in texts]))[None]

@@ -1,18 +1,24 @@
 """Checks before any work: an error that can be known in advance is reported at once, in one line."""
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
+from ..config import Config, DataConfig, Recipe, StackConfig, TrainConfig, UserError
 from ..data.sources import documents
 from ..infer.sampling import Sampling
+from ..info import parameters
 from ..interop import Directory
 from ..interop.devices import choose_device
 from ..interop.native import ModelConfig
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
+from .device import device_of, memory_of_machine
+
+LEAST_OF_A_WEIGHT = 12
+"""Least bytes per parameter in training, in fp32: the weight, and two more numbers for its gradient and moments."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -32,6 +38,30 @@ def check_recipe(recipe: Recipe) -> None:
     shown = recipe.report
     Sampling(max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
     shown.prompt.encode("utf-8", "surrogateescape")
+
+
+def check_memory(recipe: Recipe) -> None:
+    """Raises UserError where this machine has less memory than a training on its CPU takes at the very least."""
+    for part, network, config, stacks in _trainings(recipe):
+        if device_of(config).type != "cpu":
+            continue
+        weights = LEAST_OF_A_WEIGHT * network
+        kept = 0 if config.checkpoint_activations else sum(s.layers * (s.dim * 8 + s.hidden_dim * 3) for s in stacks)
+        batch = 2 * config.rows * config.row_bytes * kept
+        if weights + batch > (there := memory_of_machine()):
+            raise UserError(
+                f"training the {part} takes {weights / 1e9:,.1f} GB for {network:,} parameters and {batch / 1e9:,.1f} "
+                f"GB for a batch, at least, and this machine has {there / 1e9:,.1f} GB; make the model, `rows` or "
+                "`row_bytes` smaller"
+            )
+
+
+def _trainings(recipe: Recipe) -> Iterator[tuple[str, int, TrainConfig, list[StackConfig]]]:
+    """What is trained: its name, its parameters, how, and the stacks that read every byte."""
+    counted = parameters(recipe.model, recipe.entropy)
+    yield "BLT", counted["total"], recipe.train, [recipe.model.encoder, recipe.model.decoder]
+    if recipe.entropy is not None and recipe.entropy_train is not None:
+        yield "entropy model", counted["entropy"], recipe.entropy_train, [recipe.entropy]
 
 
 def check_training(config: TrainConfig) -> None:

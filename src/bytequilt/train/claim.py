@@ -12,6 +12,8 @@ from ..view.progress import console
 
 LOCK_FILES = {"lock"}
 """Files that a claim creates in a folder before any other file."""
+DATA = {"corpus", "entropy", "calibration.json", "shards", "metrics.jsonl", "checkpoints"}
+"""Files and folders that exist before the BLT is trained; they do not depend on [model], [train] and [report]."""
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def _stored_recipe(recipe: Recipe, folder: Path) -> Recipe | None:
     former = read_toml(path, Recipe)
     steps = min(former.train.steps, recipe.train.steps)
     if _without_sharing(former, steps) != _without_sharing(recipe, steps):
-        if _only_started(folder, former):
+        if _data_serves(folder, former, recipe):
             return None
         raise UserError(
             f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
@@ -105,11 +107,16 @@ def _stored_recipe(recipe: Recipe, folder: Path) -> Recipe | None:
     return former
 
 
-def _only_started(folder: Path, former: Recipe) -> bool:
-    """True if a folder contains only the start of a run: it was stopped before its corpus was complete."""
-    started = {path.name for path in folder.iterdir()} <= LOCK_FILES | {"recipe.toml", "corpus"}
+def _data_serves(folder: Path, former: Recipe, recipe: Recipe) -> bool:
+    """True if a folder of another recipe contains only finished data, and this recipe would make the same data."""
+    names = {path.name for path in folder.iterdir()} - LOCK_FILES - {"recipe.toml"}
     ours = read_text(folder / "recipe.toml") == to_toml(former)  # the file was written by us and is not the user's own
-    return started and ours and not (folder / "corpus" / "manifest.json").exists()
+    if not ours or not names <= DATA or (folder / "checkpoints" / "blt").exists():
+        return False
+    if names - {"corpus"}:
+        later = {"model": recipe.model, "train": recipe.train, "report": recipe.report}
+        return former.train.init == recipe.train.init and former.model_copy(update=later) == recipe
+    return former.data == recipe.data or not (folder / "corpus" / "manifest.json").exists()
 
 
 def _without_sharing(recipe: Recipe, steps: int) -> Recipe:

@@ -49,6 +49,14 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return sys.maxsize
+
+
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 

@@ -148,7 +148,7 @@ class Training:
                 catch_up(self.optimizers)
                 record |= evaluate(self.task)
             yield record
-            self._check()
+            self._check(record)
             # both are agreed in one all-reduce; a process that stops has saved a checkpoint
             stopping, parts = self.world.total([stop(), saver.part_written()])
             if parts == self.world.size:
@@ -181,8 +181,14 @@ class Training:
             "processor_seconds": round(used, 4),
         }
 
-    def _check(self) -> None:
+    def _check(self, record: dict[str, Any]) -> None:
+        """Raises Diverged where steps have failed in a row, or the model gives no finite numbers any more."""
         done, config = self.done, self.config
+        if math.isnan(record.get("val_bpb", record.get("val_bpb_row", 0.0))):
+            raise Diverged(
+                f"{self.stage}: after step {done.step} the loss of held-out text is no number; lower the "
+                f"learning rate ({config.lr:g}) and start anew"
+            )
         if done.bad_steps >= config.max_bad_steps:
             raise Diverged(
                 f"{self.stage}: loss or gradient not finite for {done.bad_steps} steps in a row, to step {done.step}; "

@@ -1,8 +1,6 @@
 """The plan of a run: corpus size, parameters, memory and time, estimated from a few measured steps. Nothing is kept."""
 
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from .checks import check_recipe, described
-from .device import device_of, uses_bf16
+from .device import device_of, memory_of_machine, uses_bf16
 from .loop import step
 from .optim import optimizers
 from .origin import complete
@@ -193,11 +191,3 @@ def _seconds(
     seconds["report"] = size["held_out"] * (reading + 2 * a_byte)
     rounded = {name: round(value, 1) for name, value in seconds.items()}
     return rounded | {"total": round(sum(seconds.values()), 1)}
-
-
-def memory_of_machine() -> int:
-    """Physical memory of this machine in bytes; a very large number if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system can tell
-        return sys.maxsize

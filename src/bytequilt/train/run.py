@@ -24,7 +24,7 @@ from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
-from .checks import check_recipe
+from .checks import check_memory, check_recipe
 from .claim import claimed, share_claim
 from .device import device_of, uses_bf16
 from .export import export
@@ -45,6 +45,8 @@ def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
     with join_world(draft.train.timeout, draft.train.device) as world:
         recipe = complete(draft)
         check_recipe(recipe)
+        if world.size == 1:
+            check_memory(recipe)
         check_parallel(recipe.train, world)
         check_deal(recipe.train.accumulate, recipe.data.streams, world.size)
         with claimed_by_all(recipe, folder, world):

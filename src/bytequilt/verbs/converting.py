@@ -101,7 +101,7 @@ def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revi
     try:
         options = PatchingConfig(kind=kind, target_bytes=target)
     except ValidationError as error:
-        raise UserError(f"--target-bytes: {one_line(error)}") from None
+        raise UserError(f"--{one_line(error).replace('_', '-', 1)}") from None
     documents = [text for path in files for text in texts(path)]
     lm = load(src, revision=revision)
     patcher = Patcher(options.rule(**{str(options.calibrated): 0.0}), lm.patcher.model)

@@ -18,6 +18,8 @@ Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavio
 ITEMS = 200
 """Questions of a task unless given."""
 Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MOST_ITEMS = 100_000
+"""Questions of one task: they are drawn before the first is asked."""
 
 
 def eval(
@@ -63,6 +65,8 @@ def eval(
         raise UserError("eval needs a file, and only --tasks can do without: bytequilt eval MODEL FILE...")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
+    if not 1 <= items <= MOST_ITEMS:
+        raise UserError(f"items must be 1 to {MOST_ITEMS:,}, not {items}")
     if context is not None and context < 2:
         raise UserError(f"context must be at least 2, not {context}")
     if not tasks and (items != ITEMS or limit is not None or include_path is not None):

@@ -6,7 +6,7 @@ from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
-from inspect import getdoc, signature
+from inspect import Parameter, getdoc, signature
 from io import StringIO
 from itertools import takewhile
 from typing import Any, get_args
@@ -18,6 +18,8 @@ from . import FUNCTIONS
 
 OF_RECIPES = ("train", "prepare")
 """Verbs that take any field of a recipe as well."""
+OF_TEXTS = ("patch", "generate", "ask")
+"""Verbs whose argument may have spaces."""
 
 
 def bind(name: str, arguments: list[str]) -> Callable[[], None]:
@@ -67,7 +69,12 @@ def _complaint(verb: Callable[..., None], unknown: list[str]) -> str:
             return f"no option {name}: it is given without a name, in its place"
         close = get_close_matches(name, _flags(verb), 1)
         return f"no option {option[:60]}" + (f"; did you mean {close[0]}?" if close else "")
-    return f"unexpected '{unknown[0][:60]}': a text of several words goes in quotes, as one argument"
+    model, hint = signature(verb).parameters.get("model"), "there is no place for it"
+    if verb.__name__ in OF_TEXTS:
+        hint = "a text of several words goes in quotes, as one argument"
+    elif model is not None and model.default is not Parameter.empty:
+        hint = "a model goes after --model"
+    return f"unexpected '{unknown[0][:60]}': {hint}"
 
 
 def _flags(verb: Callable[..., None]) -> list[str]:

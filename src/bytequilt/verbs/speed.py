@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ..config import UserError
+from ..config import MOST_GUESSES, UserError
 from .shared import File, Flag, Model, Positional, console, load_model, print_json
 
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
@@ -142,8 +142,8 @@ def _check(
         raise UserError(f"--dtype is float32 or int8, not {dtype!r}")
     if dtype == "int8" and (what != "decode" or peer == "blt-hf"):
         raise UserError("--dtype int8 is for bench decode, alone or beside a Llama")
-    if not 1 <= threads <= 1024 or speculate < 0:
-        raise UserError("threads must be 1 to 1024, and speculate at least 0")
+    if not 1 <= threads <= 1024 or not 0 <= speculate <= MOST_GUESSES:
+        raise UserError(f"threads must be 1 to 1024, and speculate 0 to {MOST_GUESSES}")
     if not 1 <= repeats <= 1000:
         raise UserError("repeats must be 1 to 1000")
     if plot is not None:
