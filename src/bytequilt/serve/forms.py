@@ -114,7 +114,7 @@ class ChatForm:
         }
 
     def _entry(self, entry: Entry, count: int) -> dict[str, Any]:
-        top = [_token(byte, p) for byte, p in (tops_of(entry, count) if count else ())]
+        top = [_token(byte, p) for byte, p in entry.top[:count]]
         return {**_token(entry.byte, entry.logprob), "top_logprobs": top}
 
 
