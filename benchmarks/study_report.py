@@ -98,7 +98,7 @@ def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
         mark = re.compile(f"(?<=<!-- {folder.name}: made -->\n).*?(?=<!-- {folder.name}: end -->)", re.S)
         renewed[page] = mark.sub(lambda _: section_of(folder.name, results), read_text(page))
     readme = folder.parent.parent / "README.md"
-    if readme.is_file() and lead.drawn(results):
+    if readme.is_file() and lead.plotted(results):
         link = f"[report]({folder.parent.name}/{folder.name}/{REPORT})"
         row = re.compile(rf"^\| {folder.name} \|.*$", re.M)
         renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, results), read_text(readme))
@@ -115,11 +115,11 @@ def section_of(name: str, results: dict[str, Any]) -> str:
     ]
     sizes = progress(study, rows)
     parts = [grid(["test, bits per byte", *study.budgets], figures)] if figures else []
-    if lead.shown(results):
+    if lead.with_interval(results):
         parts.append(lead.table(study, results, sizes))
     else:
         parts += lead.markdown(study, results, sizes)
-    if lead.drawn(results):
+    if lead.plotted(results):
         parts.append(f"![bits per byte above the best baseline]({name}/{lead.PLOT})")
     parts.append(
         "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
@@ -136,7 +136,7 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
     sizes = progress(study, results["rows"])
     blt = next(name for name, model in study.models.items() if model.patching)
     said, values = lead.verdicts(study, results), []
-    for line in lead.shown(results):
+    for line in lead.with_interval(results):
         if line["model"] == blt and line["matching"] == "flops":
             size = line["size"]
             ends, so_far = f"{line['low']:+.3f} to {line['high']:+.3f}", ", so far" if sizes[size].missing else ""

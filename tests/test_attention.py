@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bytequilt.model.attention import BLOCK, Spans, attend, blocked, causal, flex, paired, way_of, wide
+from bytequilt.model.attention import BLOCK, Spans, attend, blocked, causal, choose_attention, flex, in_fp32, paired
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -84,7 +84,7 @@ def test_pairs_of_blocks_see_the_same(window, single):
     assert_same(paired(q, k, v, spans), blocked(q, k, v, spans), (q, k, v))
 
 
-@pytest.mark.parametrize("way", [paired, wide])
+@pytest.mark.parametrize("way", [paired, in_fp32])
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_bf16_is_fp32_but_for_rounding(way, kv_heads):
     q, k, v = tensors(2, 70, 70, kv_heads)
@@ -123,8 +123,8 @@ WAYS = [  # device, dtype, head size, training, window, one document, same shape
     (("cpu", FULL, 12, True, 128, False, True), blocked),
     (("cpu", FULL, 64, True, None, True, True), causal),
     (("cpu", BF16, 12, True, 128, False, True), paired),
-    (("cpu", BF16, 64, True, 128, False, True), wide),
-    (("cpu", BF16, 12, True, None, True, True), wide),
+    (("cpu", BF16, 64, True, 128, False, True), in_fp32),
+    (("cpu", BF16, 12, True, None, True, True), in_fp32),
     (("cuda", BF16, 64, True, 128, False, True), flex),
     (("cuda", BF16, 8, True, 128, False, True), blocked),
     (("cuda", BF16, 64, False, 128, False, True), blocked),
@@ -138,7 +138,7 @@ WAYS = [  # device, dtype, head size, training, window, one document, same shape
 def test_the_way_fits_device_and_shape(given, way):
     device, dtype, head_dim, training, window, single, fixed = given
     spans = Spans.of(torch.zeros(2, 300, dtype=torch.bool), window, single, fixed)
-    assert way_of(device, dtype, head_dim, training, spans) is way
+    assert choose_attention(device, dtype, head_dim, training, spans) is way
 
 
 def test_masks_are_made_once():

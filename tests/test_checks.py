@@ -21,7 +21,7 @@ from bytequilt.overrides import listing, override
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train.claim import to_toml
 from bytequilt.train.run import train
-from bytequilt.train.sample import places_of, sample_documents
+from bytequilt.train.sample import documents_to_take, sample_documents
 from bytequilt.train.tasks import held_out_score
 
 
@@ -203,7 +203,7 @@ def test_prompts_are_not_counted_in_held_out_text(text, tmp_path):
 @pytest.mark.parametrize("sizes", [[30_000_000, *[1000] * 200], [10] * 5000, [70_000] * 40, [5], [900_000, 900_000]])
 @pytest.mark.parametrize("wanted", [1, 10_000, 1_000_000])
 def test_a_sample_is_counted_in_bytes(sizes, wanted):
-    places, limit = places_of(np.array(sizes), wanted)
+    places, limit = documents_to_take(np.array(sizes), wanted)
     size = sum(min(sizes[place], limit) for place in places)
     assert size <= max(wanted, len(places))
     assert size >= min(sum(sizes), wanted) * 0.45

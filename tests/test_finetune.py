@@ -19,7 +19,7 @@ from bytequilt.evals.words import has_held_out, is_held_out
 from bytequilt.lm import LM, load_any
 from bytequilt.patching import rules
 from bytequilt.study import finetune
-from bytequilt.study.examples import Examples, ask, examples_of
+from bytequilt.study.examples import Examples, answer_fixed_questions, examples_of
 from bytequilt.study.finetune import fine_tunings, trained
 from bytequilt.study.jobs import done, results_in, run_all
 from bytequilt.study.recipe import Study
@@ -178,8 +178,8 @@ def test_an_answer_that_is_right_counts_as_such():
         def generate(self, prompts, **_):
             return [type("Text", (), {"text": '3"' if "straw" in prompt else 'Yes"'}) for prompt in prompts]
 
-    assert [one["right"] for one in ask(Knowing(), ["count_char", "order"])] == [True, True, False]
-    assert ask(Knowing(), ["spell"]) == []
+    assert [one["right"] for one in answer_fixed_questions(Knowing(), ["count_char", "order"])] == [True, True, False]
+    assert answer_fixed_questions(Knowing(), ["spell"]) == []
 
 
 @pytest.mark.parametrize("stops", [(2, 1), (4,)])

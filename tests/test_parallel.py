@@ -35,7 +35,7 @@ from bytequilt.train.rows import like, own
 from bytequilt.train.run import entropy_stage
 from bytequilt.train.saver import Saver
 from bytequilt.train.tasks import LanguageTask, PackedTask
-from bytequilt.train.world import ALONE, World, joined
+from bytequilt.train.world import ALONE, World, join_world
 
 SPACE = RuleConfig(kind="space")
 TRAIN = TrainConfig(
@@ -221,7 +221,7 @@ def drawn(way, world):
 
 
 def all_ways(folder, corpus):
-    with joined(120, "cpu") as world:
+    with join_world(120, "cpu") as world:
         results = {}
         for way in WAYS:
             parallel.DENSE = 0 if way == "none-touched" else 1 << 23
@@ -363,7 +363,7 @@ class Stopped(LanguageTask):
 
 def stopped(folder, corpus, way, run):
     """A run that ends after its third step, since the last process was told to stop."""
-    with joined(120, "cpu") as world:
+    with join_world(120, "cpu") as world:
         return stopped_in(world, corpus, way, run)
 
 
@@ -373,11 +373,11 @@ def stopped_in(world, corpus, way, run):
     task.left = 1 + 2 * config.accumulate // world.size
     with pytest.raises(Interrupted, match="stopped at step 3 of 5"):
         fit(task, streams_of(corpus, config, world), config, run, "blt", world)
-    return [path.name for path in checkpoint.found(run / "checkpoints" / "blt")]
+    return [path.name for path in checkpoint.finished(run / "checkpoints" / "blt")]
 
 
 def going_on(folder, corpus, way, run):
-    with joined(120, "cpu") as world:
+    with join_world(120, "cpu") as world:
         return going_on_in(world, corpus, way, run)
 
 

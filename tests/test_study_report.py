@@ -11,8 +11,7 @@ from bytequilt.config import UserError
 from bytequilt.study import choices, table
 from bytequilt.study.corpus import Corpus
 from bytequilt.study.markdown import scaled
-from bytequilt.study.progress import progress
-from bytequilt.study.progress import shown as progress_table
+from bytequilt.study.progress import progress, progress_table
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import PLOTS, markdown, pictures, write_report
 from bytequilt.study.table import Spread, summary

@@ -129,7 +129,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(corpus, tmp_path, end
 def test_a_stopped_run_has_saved_where_it_is(corpus, tmp_path):
     with pytest.raises(Interrupted, match="stopped at step 5 of 7"):
         run(corpus, tmp_path, Terminated)
-    assert checkpoint.found(tmp_path / "checkpoints" / "blt")[-1].name == "step-00000005"
+    assert checkpoint.finished(tmp_path / "checkpoints" / "blt")[-1].name == "step-00000005"
 
 
 def test_a_checkpoint_holds_the_weights_as_they_are_used(corpus, tmp_path):

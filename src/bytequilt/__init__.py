@@ -1,4 +1,4 @@
-"""Language models on raw bytes, in patches: the Byte Latent Transformer, trained, measured and run."""
+"""Language models on raw bytes, in patches: train, evaluate and run the Byte Latent Transformer."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,5 @@
-"""The command line. It knows only the names of the verbs, so that --help is quick; `verbs/` has the rest."""
+"""The command line. It knows only the names of the verbs, so that --help is fast; the code of the verbs is in
+`verbs/`."""
 
 import io
 import os
@@ -31,20 +32,20 @@ bytequilt --help lists all commands."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a verb. Bad input ends with one line on stderr and exit code 2."""
+    """Run a verb. Bad input prints one line on stderr and exits with code 2."""
     if arguments is None:
         _restart_in_utf8()
         arguments = sys.argv[1:]
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the shell has closed it
+        if getattr(sys, name) is None:  # the shell has closed this stream
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, and names of files may be any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON must be UTF-8; file names may contain any bytes
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left to print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the remaining output
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -55,13 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _restart_in_utf8() -> None:
-    """Where Python was told to take names and texts for something else than UTF-8, begin again as if it was not."""
+    """Restart Python in UTF-8 mode if the system's encoding is a different one."""
     if os.name == "posix" and sys.executable and sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def overview() -> str:
-    """What `bytequilt --help` prints."""
+    """The text that `bytequilt --help` prints."""
     return "\n".join(
         [
             "usage: bytequilt VERB ...",
@@ -99,7 +100,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _complaint(error: Exception) -> str | None:
-    """The message of an error that the caller can put right; None where the program is at fault."""
+    """The message for an error that the user can correct; None for a fault of the program."""
     from safetensors import SafetensorError
 
     from .config import UserError
@@ -110,7 +111,7 @@ def _complaint(error: Exception) -> str | None:
         case OSError():
             reason = error.strerror or str(error)
             return f"{str(error.filename)[:100]}: {reason}" if error.filename else reason
-        case SafetensorError():  # its way of saying that a disk is full
+        case SafetensorError():  # safetensors raises this when the disk is full
             return f"cannot read or write weights: {error}"
         case _:
             return None

@@ -1,4 +1,4 @@
-"""The size of a model or recipe: its parameters, its FLOPs per byte, its configuration."""
+"""The size of a model or recipe: parameters, FLOPs per byte, configuration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
 
-PATCH_BYTES = 4.5  # assumed where neither the model nor the recipe says what its threshold aims at
+PATCH_BYTES = 4.5  # assumed mean patch size if neither model nor recipe states one
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Description:
 
     config: ModelConfig | Recipe
     parameters: dict[str, int]
-    """By module; `total` is without the entropy model."""
+    """Number of parameters by module; `total` excludes the entropy model."""
     flops_per_byte: dict[str, float]
-    """Of a forward pass, by module; empty for an entropy model alone."""
+    """FLOPs per byte of a forward pass by module; empty for an entropy model without a BLT."""
     mean_unit_bytes: float
-    """Mean bytes of a patch, or of a token of a baseline."""
+    """Mean bytes per patch, or per token of a baseline."""
     weight_bytes: int | None = None
-    """Of a model on this disk: the size of its safetensors."""
+    """Size of the safetensors files in bytes; None for a recipe."""
 
     @property
     def blt(self) -> BLTConfig | None:
@@ -42,11 +42,11 @@ class Description:
 
     @property
     def eight_bits(self) -> tuple[str, ...]:
-        """Networks, `blt` and `entropy`, whose matrices are stored in eight bits."""
+        """The networks (`blt`, `entropy`) that are stored in int8."""
         return () if isinstance(self.config, Recipe) or self.config.int8 is None else self.config.int8.networks
 
     def json(self) -> dict[str, Any]:
-        """As `bytequilt info --json` prints it. Thresholds are in nats, as in the files."""
+        """The output of `bytequilt info --json`. Thresholds are in nats, as in the files."""
         unit = "mean_token_bytes" if self.baseline else "mean_patch_bytes"
         return {
             "parameters": self.parameters,
@@ -58,7 +58,7 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """The description of a model directory, hub id or recipe. Raises UserError where there is no such thing."""
+    """The description of a model directory, hub id or recipe. Raises UserError if there is no such model or recipe."""
     named = _named(name)
     config, size = (named, None) if isinstance(named, Recipe) else (named.config, named.weight_bytes)
     if isinstance(config, ModelConfig) and config.baseline:
@@ -70,7 +70,7 @@ def describe(name: str) -> Description:
 
 
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
-    """Parameters by module, from networks without values; `total` is without the entropy model."""
+    """Number of parameters by module, counted on networks without values; `total` excludes the entropy model."""
     network = unfilled(BLT, blt) if blt else None
     counted = {"total": _count(network), "entropy": _count(unfilled(EntropyModel, entropy) if entropy else None)}
     if network is None:
@@ -89,7 +89,7 @@ def _count(network: nn.Module | None) -> int:
 
 
 def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
-    """Parameters of a baseline, those of its vocabulary apart."""
+    """Number of parameters of a baseline; embedding, head and hash tables are listed apart from the body."""
     network = unfilled(build, config)
     body = network.network if config.hash else network
     parts = {"embedding": _count(body.embed), "head": _count(body.head)}
@@ -99,7 +99,7 @@ def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
 
 
 def _named(name: str) -> Directory | Recipe:
-    """The model of that name, or else the recipe."""
+    """The model of that name or, if there is none, the recipe."""
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:
@@ -118,7 +118,7 @@ def _named(name: str) -> Directory | Recipe:
 
 
 def _parts(config: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:
-    """The BLT, its entropy model and its mean patch in bytes."""
+    """The configurations of the BLT and its entropy model, and the mean patch size in bytes."""
     if isinstance(config, ModelConfig):
         return config.blt, config.entropy, config.patch_bytes or _patch_bytes(config.patching)
     entropy = config.entropy
@@ -128,6 +128,6 @@ def _parts(config: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfi
 
 
 def _patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:
-    """Mean bytes per patch where only the rule can tell: that of a fixed stride, or else an assumption."""
+    """Mean patch size in bytes of a rule: known for kinds `fixed` and `byte`, otherwise the assumption PATCH_BYTES."""
     fixed = {"fixed": patching.stride, "byte": 1}.get(patching.kind) if patching else None
     return float(fixed or PATCH_BYTES)

@@ -1,4 +1,4 @@
-"""LM: a BLT and its patcher as one thing that loads, saves, generates, scores and patches."""
+"""LM: a BLT with its patcher. It loads, saves, generates, scores and shows patches."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,16 +36,17 @@ from .view.cut import patched
 from .view.patched import PatchedText
 from .view.summary import summary
 
-if TYPE_CHECKING:  # what training and the hub need is optional
+if TYPE_CHECKING:  # optional dependencies of training and the hub
     from huggingface_hub import ModelCard
 
     from .data.batches import Batch, Batches
 
-ROWS = 16  # texts of a list that run side by side
+ROWS = 16  # number of prompts in a list that are generated side by side
 
 
 class LM(ModelHubMixin):
-    """A Byte Latent Transformer ready for use; `push_to_hub` and `from_pretrained` are huggingface_hub's."""
+    """A Byte Latent Transformer with its patcher, ready for use. `push_to_hub` and `from_pretrained` come from
+    huggingface_hub."""
 
     def __init__(
         self,
@@ -57,9 +58,9 @@ class LM(ModelHubMixin):
     ) -> None:
         self.model, self.patcher, self._native = model.eval(), patcher, native
         self.patch_bytes = patch_bytes
-        """Mean bytes per patch that the threshold was calibrated to, where that is known."""
+        """Mean bytes per patch to which the threshold was calibrated; None if unknown."""
         self.run = run
-        """The run directory that it comes from, where it comes from one."""
+        """The run directory from which the model was loaded, if any."""
         if patcher.model is not None:
             patcher.model.eval()
 
@@ -68,15 +69,13 @@ class LM(ModelHubMixin):
 
     @property
     def native(self) -> bool:
-        """Whether sessions and batchers take compiled steps."""
+        """True if sessions and batchers use the compiled step."""
         weight = self.model.decoder.norm.weight
         return self._native and weight.is_cpu and weight.dtype is torch.float32
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the model and its patcher to a device, `auto` among them; returns this LM.
-
-        Sessions that were opened before stay where they were. Raises UserError where there is no such device.
-        """
+        """Move the model and its patcher to a device (`auto` is allowed), and return this LM. Sessions opened earlier
+        stay on their device. Raises UserError if the device does not exist."""
         target = choose_device(device)
         self.model.to(target)
         if self.patcher.model is not None:
@@ -84,39 +83,41 @@ class LM(ModelHubMixin):
         return self
 
     def batches(self, shards: Path, train: TrainConfig) -> "Batches":
-        """What the model is trained on, out of a folder of shards."""
+        """Training batches from a folder of shards."""
         from .data.batches import Batches  # needs the extra `train`
 
         fingerprint = self.patcher.fingerprint if self.patcher.rule.needs_entropy else None
         return Batches(shards, train, self.patcher.rule, fingerprint=fingerprint)
 
     def units(self, batch: "Batch") -> tuple[int, int]:
-        """Bytes of text in a batch, and the patches that begin in it."""
+        """Number of bytes and number of patches in a batch."""
         return batch.ids, batch.patches
 
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
-        """Forward FLOPs per byte by part, `head` and `total` among them, at that mean patch and context in bytes."""
+        """Forward FLOPs per byte by module, with `head` and `total`. `unit_bytes` is the mean patch size and `context`
+        the length of a document, both in bytes."""
         config = self.model.config
         scorer = self.patcher.model if self.patcher.rule.needs_entropy else None
-        entropy = scorer.config if isinstance(scorer, EntropyModel) else None  # a table of n-grams costs no product
+        entropy = scorer.config if isinstance(scorer, EntropyModel) else None  # an n-gram table has no matrix products
         return flops_per_byte(config, entropy, unit_bytes, context) | {"head": 2.0 * config.decoder.dim * VOCAB_SIZE}
 
     def encode(self, text: bytes) -> Tensor:
-        """Ids (N) of a text, BOS first."""
+        """Ids (N,) of a text, starting with BOS."""
         return torch.from_numpy(encode(text))
 
     @torch.no_grad()
     def logits(self, ids_BN: Tensor) -> Tensor:
-        """Logits (B, N, 260) in one forward pass, at the boundaries of the patcher."""
+        """Logits (B, N, 260) of ids (B, N) in one forward pass; the patcher decides the patch boundaries."""
         ids_BN = ids_BN.to(next(self.model.parameters()).device)
         return self.model(ids_BN, self.patcher(ids_BN))
 
     def session(self, reserve: int = 0) -> Session:
-        """A cached decoder, empty: feed it ids, BOS first. It can be cropped back by up to `reserve` bytes."""
+        """An empty session (cached decoder) for ids that start with BOS. Its newest `reserve` bytes can be removed
+        again."""
         return Session(self.model, self.patcher, reserve, native=self.native)
 
     def batcher(self, rows: int = 16) -> Batcher:
-        """Generates up to so many texts side by side, which come and go as they please."""
+        """A batcher, which generates up to `rows` texts side by side; texts can be added and removed at any time."""
         return Batcher(BLTDecoder(Session(self.model, self.patcher, rows=rows, native=self.native)))
 
     @overload
@@ -129,10 +130,8 @@ class LM(ModelHubMixin):
     ) -> list[Completion]: ...
     @shows_options
     def generate(self, prompt, *, speculate=0, **sampling):
-        """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
-
-        The same seed gives the same bytes, whatever else is in the list. `speculate` as in `stream`.
-        """
+        """Continue a prompt, or a list of prompts side by side. The options are the fields of `Sampling`. The same seed
+        gives the same bytes, also inside a longer list. `speculate` is explained at `stream`."""
         if not isinstance(prompt, list | tuple):
             return Completion.of(self.stream(prompt, speculate=speculate, **sampling))
         if speculate:
@@ -142,10 +141,11 @@ class LM(ModelHubMixin):
 
     @shows_options
     def stream(self, prompt: str | bytes, *, speculate: int = 0, **sampling: Unpack[SamplingOptions]) -> Iterator[Step]:
-        """Like `generate`, byte by byte; a character comes when all its bytes are there.
+        """Like `generate`, but yields a `Step` per byte. A character is yielded when all its bytes are complete.
 
-        With `speculate` the decoder guesses up to so many bytes ahead, and the whole model verifies them in one pass.
-        Greedy text is the same; sampled text has the same distribution, but a seed draws other bytes.
+        With `speculate` > 0, the decoder guesses up to that many bytes ahead, and the whole model verifies the guesses
+        in one pass. Greedy text does not change. Sampled text keeps its distribution, but the same seed gives different
+        bytes.
         """
         if isinstance(speculate, bool) or not isinstance(speculate, int) or speculate < 0:
             raise UserError(f"speculate must be a whole number of at least 0, not {speculate!r}")
@@ -155,7 +155,7 @@ class LM(ModelHubMixin):
         return stream(self.batcher(1), data, chosen)
 
     def patch(self, text: str | bytes) -> PatchedText:
-        """The patches of a text, with the entropies that opened them, in bits."""
+        """The patches of a text; each has the entropy in bits of its first byte."""
         return patched(self.patcher, as_bytes(text))
 
     @overload
@@ -163,10 +163,8 @@ class LM(ModelHubMixin):
     @overload
     def score(self, context: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]: ...
     def score(self, context, continuation=None):
-        """What a continuation costs after its context, or each of many pairs; their EOS is not counted.
-
-        Contexts that several pairs share are read once.
-        """
+        """The bits of a continuation given its context, without EOS; or a list of scores for (context, continuation)
+        pairs. A context that several pairs share is processed once."""
         if continuation is None:
             return score_pairs(self.model, self.patcher, as_pairs(context))
         return self.score([(context, continuation)])[0]
@@ -177,24 +175,22 @@ class LM(ModelHubMixin):
         advance: Callable[[int], None] = lambda _: None,
         context: int | None = None,
     ) -> list[Score]:
-        """Scores of documents, EOS and patches included, each in its full context or in at most `context` ids.
-
-        `advance` is called with the number of ids just scored.
-        """
+        """Scores of documents, EOS included, with the number of patches. Each document is scored in its full context,
+        or in at most `context` ids. `advance` is called with the number of ids just scored."""
         return score_documents(BLTScorer(self.model, self.patcher), as_texts(documents), advance, context)
 
     @property
     def network(self) -> BLT:
-        """The network that training changes."""
+        """The module that training optimises."""
         return self.model
 
     def loss(self, batch: "Batch") -> Tensor:
-        """Sum of nats over the targets of a batch, on the patches that the batch comes with."""
+        """Sum of nats over the targets of a batch; the batch also contains the patch boundaries."""
         patches = Patches.from_closes(batch.ids_BN, batch.closes_BN, batch.count, batch.single, batch.fixed)
         return target_nats(self.model(batch.ids_BN, patches), batch.ids_BN, batch.learn_BN)
 
     def bytes_of(self, batch: "Batch") -> int:
-        """Bytes that the targets of a batch stand for, an EOS for one."""
+        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         return batch.targets
 
     def bits_per_byte(self, data: str | bytes) -> float:
@@ -202,16 +198,17 @@ class LM(ModelHubMixin):
         return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     def restore(self, path: str | Path) -> Session:
-        """A session of this model that was saved, as in `session.save(path)`."""
+        """Load a session that `session.save(path)` wrote. It must be a session of this model."""
         return Session.restore(self.model, self.patcher, path, self.native)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model directory; `dtype` is what the BLT's weights are stored in, int8 but for its norms."""
+        """Write a model directory. `dtype` is the stored type of the BLT's weights; with int8, norms stay in their own
+        type."""
         write_model(Path(folder), self.stored_config, self.model, self.patcher.model, dtype)
 
     @property
     def stored_config(self) -> ModelConfig:
-        """What config.json of its model directory says, but for weights of eight bits."""
+        """The content of config.json in a model directory, without the entry for int8 weights."""
         scorer = self.patcher.model
         return ModelConfig(
             format=FORMAT,
@@ -224,24 +221,25 @@ class LM(ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> "LM":
-        """Like `load`, with options of the hub."""
+        """Like `load`, with the options of huggingface_hub."""
         return super().from_pretrained(hub.local(name) or name, **options)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, patch_bytes: Any = None, **options: Any) -> "LM":
-        """What the mixin calls, with the field of config.json that is named like ours."""
+        """Called by the mixin. It passes `patch_bytes` because config.json has a field of that name; the value is not
+        used."""
         return load(model_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """What the mixin calls: the files of a model, beside whatever else the directory holds."""
+        """Called by the mixin: write the model's files and leave other files of the directory as they are."""
         with TemporaryDirectory(dir=save_directory) as scratch:
             self.save(Path(scratch) / "model")
             for file in (Path(scratch) / "model").iterdir():
                 file.replace(save_directory / file.name)
 
     def generate_model_card(self, **fields: Any) -> "ModelCard":
-        """README.md of a model on the hub, from the report of its run; `fields` go to its front matter."""
-        from huggingface_hub import ModelCard  # it loads a template engine
+        """The README.md of a model on the hub, from the report of its run; `fields` are added to its front matter."""
+        from huggingface_hub import ModelCard  # slow import: it loads a template engine
 
         from .view.card import card
 
@@ -260,12 +258,12 @@ def load(
 ) -> LM:
     """Load a shipped model by name, a model or run directory, or a model of the Hugging Face hub.
 
-    A directory may be ours, Hugging Face's or Meta's. `device` is a name such as cuda:1, or auto. `dtype` is that of
-    the BLT, a name or torch's own, but n-gram tables of narrower floats stay as they are stored; int8 is that of
-    its matrices alone. The entropy model runs in fp32, since it decides boundaries, unless `entropy_dtype` is int8.
-    `native` tells whether single steps are compiled, which takes the extra `fast`, and which int8 needs; None compiles
-    them where it can. `hub_options` are revision, token, cache_dir, force_download and local_files_only.
-    Raises UserError where there is no such model or device, or the model is damaged or of another kind.
+    A directory may have our layout, Hugging Face's or Meta's. `device` is a name such as "cuda:1", or "auto". `dtype`
+    applies to the BLT, as a name or a torch type; n-gram tables stored in a narrower float type keep it, and int8
+    applies to matrices only. The entropy model runs in fp32, because it decides boundaries, unless `entropy_dtype` is
+    int8. `native` chooses the compiled step, which needs the extra `fast` and which int8 requires; None uses it where
+    possible. `hub_options` are revision, token, cache_dir, force_download and local_files_only. Raises UserError if the
+    model or device does not exist, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
     compiled, directory = chosen(native, target, kind), Directory.find(name, **hub_options)
@@ -285,10 +283,8 @@ def load_any(
     dtype: str | torch.dtype = "float32",
     **hub_options: Any,
 ) -> LM | Baseline:
-    """Like `load`, but the directory may hold a baseline: both know `score`, `score_documents` and `generate`.
-
-    Raises UserError as `load` does, and for a baseline in another type than float32.
-    """
+    """Like `load`, but the directory may also hold a baseline; both have `score`, `score_documents` and `generate`.
+    Raises UserError as `load` does, and for a baseline in a type other than float32."""
     directory = Directory.find(name, **hub_options)
     if directory.config.baseline is None:
         return load(name, device, dtype, **hub_options)

@@ -1,6 +1,7 @@
-"""Fields of a recipe on the command line: `--train.steps 100`, checked as those in the file are.
+"""Recipe fields on the command line, such as `--train.steps 100`, with the same checks as fields in the file.
 
-tyro could bind them too, but not before it knows the recipe, whose default values and optional sections it needs.
+tyro could parse them too, but only after the recipe is loaded, since options depend on its optional sections and
+values.
 """
 
 import json
@@ -14,20 +15,21 @@ from pydantic import ValidationError
 from .config import Config, Draft, UserError, one_line
 
 Chosen = TypeVar("Chosen", bound=Draft)
-COLUMN = 38  # where the words of a listing begin
+COLUMN = 38  # column at which the explanations of a listing start
 OF_THE_CORPUS = ("where", "share", "weights")
-"""Fields of [data] that speak of its own sources: others, given on the command line, start from the defaults."""
+"""Fields of [data] that describe its own sources. New sources on the command line start from the defaults of these
+fields."""
 
 
 def override(recipe: Chosen, arguments: Sequence[str]) -> Chosen:
-    """The recipe with some fields replaced, each given as `--section.field` and its values.
+    """The recipe with some fields replaced; `arguments` are `--section.field` options with their values.
 
-    `none` empties an optional field or section. `--data.train` sets `where`, `share` and `weights` of the recipe back
-    to their defaults; flags of their own still set them. Raises UserError with one line that names the field at fault.
+    The value `none` empties an optional field or section. `--data.train` resets `where`, `share` and `weights` to their
+    defaults, unless they are given too. Raises UserError with one line that names the wrong field.
     """
     raw = recipe.model_dump(mode="json", exclude_unset=True)
     options = [(name, name.replace("-", "_").split("."), values) for name, values in _options(arguments)]
-    if any(path == ["data", "train"] for _, path, _ in options):  # these belong to the corpus of the recipe
+    if any(path == ["data", "train"] for _, path, _ in options):  # these fields belong to the recipe's own sources
         raw["data"] = {field: value for field, value in raw.get("data", {}).items() if field not in OF_THE_CORPUS}
     for name, path, values in options:
         _put(raw, type(recipe), path, values, name)
@@ -38,7 +40,7 @@ def override(recipe: Chosen, arguments: Sequence[str]) -> Chosen:
 
 
 def listing(recipe: Draft) -> str:
-    """Every field of a recipe as an option with its value, and what it means."""
+    """Every field of a recipe as an option, with its value and its meaning; one string of lines."""
     lines = []
     for name, value, meaning in _leaves(recipe, "--"):
         option = f"  {name} {_shown(value)}"
@@ -50,7 +52,7 @@ def listing(recipe: Draft) -> str:
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """`--a.b x y --c=z` as ("a.b", ["x", "y"]), ("c", ["z"])."""
+    """Split arguments into options: `--a.b x y --c=z` gives ("a.b", ["x", "y"]), ("c", ["z"])."""
     options: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--") and len(argument) > 2:
@@ -66,9 +68,9 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _put(raw: dict[str, Any], kind: Any, path: list[str], values: list[str], name: str) -> None:
-    """Puts the values of option `name` where `path` leads within a section of this kind."""
+    """Store the values of option `name` in the dictionary `raw`, at `path`; `kind` is the type of this section."""
     head, *inner = path
-    fields = getattr(kind, "model_fields", None)  # a dictionary has keys of the user's own
+    fields = getattr(kind, "model_fields", None)  # a dictionary section accepts any key
     if fields is not None and head not in fields:
         raise UserError(f"no field --{name[:60]}; {_hint(head, list(fields), name)}")
     annotation = fields[head].annotation if fields else get_args(kind)[1]
@@ -83,7 +85,7 @@ def _put(raw: dict[str, Any], kind: Any, path: list[str], values: list[str], nam
 
 
 def _hint(head: str, fields: list[str], name: str) -> str:
-    """The nearest option to one that is unknown, or all there are in its place."""
+    """A hint for an unknown option: the most similar name or, if none is similar, all names."""
     if close := get_close_matches(head, fields, 1):
         section = name.rpartition(".")[0]
         return f"did you mean --{f'{section}.' if section else ''}{close[0].replace('_', '-')}?"
@@ -91,7 +93,7 @@ def _hint(head: str, fields: list[str], name: str) -> str:
 
 
 def _value(annotation: Any, values: list[str], name: str) -> Any:
-    """The values as a type of this annotation may take them; what they say is for the recipe to check."""
+    """The values in the form that the annotation needs, a list or one string; the recipe checks them later."""
     options = _options_of(annotation)
     if any(get_origin(option) is tuple for option in options):
         return values

@@ -1,4 +1,4 @@
-"""A baseline as one thing that loads, saves, scores and generates, as an LM does."""
+"""A baseline: a language model over bytes or tokens that loads, saves, scores and generates, as LM does."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -25,16 +25,17 @@ from .flops import baseline_flops
 from .ngrams import build
 from .vocabulary import BPE, Bytes, Vocabulary
 
-if TYPE_CHECKING:  # what training needs is optional
+if TYPE_CHECKING:  # optional dependencies of training
     from ..data.batches import Batch, Batches
 
 TOKENIZER = "tokenizer.model"
-ROWS = 64  # texts that are generated side by side
+ROWS = 64  # largest number of texts that are generated side by side
 SPACE = b" \t\n\r\f\v"
 
 
 class Baseline:
-    """A language model over bytes or tokens, with the methods of an LM that measure it."""
+    """A language model over bytes or tokens that a BLT is compared with. It has those methods of LM that comparisons
+    need."""
 
     def __init__(self, network: nn.Module, vocabulary: Vocabulary, config: BaselineConfig) -> None:
         self.network, self.vocabulary, self.config = network.eval(), vocabulary, config
@@ -44,22 +45,22 @@ class Baseline:
         return next(self.network.parameters()).device
 
     def batches(self, shards: Path, train: TrainConfig) -> "Batches":
-        """What the model is trained on, out of a folder of shards."""
+        """Training batches from a folder of shards."""
         from ..data.batches import Batches  # needs the extra `train`
 
         return Batches(shards, train, None, encode=self.vocabulary.encode)
 
     def units(self, batch: "Batch") -> tuple[int, int]:
-        """Bytes of text in a batch, and its tokens."""
+        """Number of bytes and number of tokens in a batch."""
         return int(self._sizes_V[batch.ids_BN[batch.ids_BN >= OFFSET]].sum()), batch.ids
 
     def encode(self, text: bytes) -> Tensor:
-        """Ids (N) of a text, BOS first."""
+        """Ids (N,) of a text, starting with BOS."""
         return torch.from_numpy(self.vocabulary.encode(text))
 
     @torch.no_grad()
     def logits(self, ids_BN: Tensor) -> Tensor:
-        """Logits (B, N, V) in one forward pass."""
+        """Logits (B, N, V) of ids (B, N) in one forward pass."""
         return self.network(ids_BN.to(self.device))
 
     def score_documents(
@@ -70,8 +71,8 @@ class Baseline:
     ) -> list[Score]:
         """Scores of documents, EOS included, each in its full context or in at most `context` tokens.
 
-        Of all the tokens that could spell a text, those that the tokenizer makes of it are scored. `advance` is called
-        with the bytes scored since its last call, about.
+        A text is scored with the tokens that the tokenizer gives; other spellings of the same text are not added.
+        `advance` is called with the approximate number of bytes just scored.
         """
         size = self.config.token_bytes
         return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)), context)
@@ -82,7 +83,7 @@ class Baseline:
         return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
 
     def bytes_of(self, batch: "Batch") -> int:
-        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         return int(self._sizes_V[batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]].sum())
 
     @cached_property
@@ -90,7 +91,7 @@ class Baseline:
         return torch.tensor([len(self.vocabulary.text(id)) or 1 for id in range(self.vocabulary.size)])
 
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
-        """Forward FLOPs per byte by part, their `total`, and `head`, in a context of so many bytes."""
+        """Forward FLOPs per byte: `body`, `head` and `total`. `context` is the length of a document in bytes."""
         return baseline_flops(self.config.model_copy(update={"token_bytes": unit_bytes}), context)
 
     @property
@@ -107,10 +108,11 @@ class Baseline:
     def score(self, context: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]: ...
     @torch.inference_mode()
     def score(self, context, continuation=None):
-        """What a continuation costs after its context, or each of many pairs; their EOS is not counted.
+        """The bits of a continuation given its context, without EOS; or a list of scores for (context, continuation)
+        pairs.
 
-        Context and continuation are cut into tokens apart, but that white space between them goes to the continuation,
-        where a tokenizer looks for it.
+        Context and continuation are tokenized separately. White space at the end of the context is moved to the
+        continuation, where tokenizers expect it.
         """
         if continuation is not None:
             return self.score([(context, continuation)])[0]
@@ -121,7 +123,7 @@ class Baseline:
         return score_pieces(self._scorer, pieces)
 
     def _cut(self, context: bytes, continuation: bytes) -> tuple[Tensor, Tensor]:
-        """Ids of a context, BOS first, and of its continuation."""
+        """Ids of a context, starting with BOS, and ids of its continuation."""
         if self.config.vocabulary != VOCAB_SIZE:
             kept = context.rstrip(SPACE)
             context, continuation = kept, context[len(kept) :] + continuation
@@ -133,10 +135,8 @@ class Baseline:
     @overload
     def generate(self, prompt: Sequence[str] | Sequence[bytes], **sampling: Any) -> list[Completion]: ...
     def generate(self, prompt, **sampling):
-        """Continue one prompt, or all of a list side by side; options are the fields of `Sampling`.
-
-        Those that speak of single bytes (utf8, logit_bias, logprobs, top_logprobs) are for vocabularies of bytes.
-        """
+        """Continue a prompt, or a list of prompts side by side. The options are the fields of `Sampling`. The options
+        utf8, logit_bias, logprobs and top_logprobs concern single bytes, so a model over tokens refuses them."""
         if not isinstance(prompt, list | tuple):
             return self.generate([prompt], **sampling)[0]
         chosen = sampling_of(sampling)
@@ -148,11 +148,11 @@ class Baseline:
         return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     def batcher(self, rows: int = 16) -> Batcher:
-        """Generates up to so many texts side by side, which come and go as they please."""
+        """A batcher, which generates up to `rows` texts side by side; texts can be added and removed at any time."""
         return Batcher(TokenDecoder(self.network, self.vocabulary, rows))
 
     def save(self, folder: str | Path) -> None:
-        """Write a model directory: config.json, model.safetensors, and tokenizer.model where there is one."""
+        """Write a model directory: config.json, model.safetensors and, for a BPE, tokenizer.model."""
         tensors = {f"baseline.{name}": w.detach().cpu().contiguous() for name, w in self.network.state_dict().items()}
         with replacing_folder(Path(folder)) as partial:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
@@ -163,7 +163,7 @@ class Baseline:
 
     @classmethod
     def load(cls, folder: Path, config: BaselineConfig, device: str = "cpu") -> "Baseline":
-        """The baseline in a directory whose configuration is known. Raises UserError where it is damaged."""
+        """Load a baseline from a directory whose configuration is known. Raises UserError if the files are damaged."""
         tokens = config.vocabulary != VOCAB_SIZE
         vocabulary: Vocabulary = BPE.read(folder / TOKENIZER) if tokens else Bytes()
         network = unfilled(build, config)
@@ -171,7 +171,7 @@ class Baseline:
             tensors = load_file(folder / "model.safetensors")
             weights = {name.removeprefix("baseline."): weight for name, weight in tensors.items()}
             network.load_state_dict(weights, assign=True)
-        except Exception as error:  # safetensors raises its own kind for a damaged file
+        except Exception as error:  # safetensors raises its own exceptions for damaged files
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} is damaged or of another shape than its configuration says: {reason}") from None
         lay_out(network.to(device))

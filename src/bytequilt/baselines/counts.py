@@ -1,6 +1,6 @@
-"""What models that only count need for a text: Kneser-Ney n-grams of bytes or tokens, and PPMd.
+"""Compression models that only count: interpolated Kneser-Ney n-grams of bytes or tokens, and PPMd.
 
-Both are scored as all models are: each document alone after the training text, its end included.
+Like other models, they score each document separately after the training text, end of document included.
 """
 
 import os
@@ -14,18 +14,19 @@ from ..config import UserError
 from .vocabulary import Vocabulary
 
 END = b"\xff"
-"""Stands for the end of a document in PPMd, which knows bytes alone; no text in UTF-8 has it."""
-MEMORY = 1 << 30  # bytes that PPMd may use, so that it forgets nothing
+"""Byte that marks the end of a document for PPMd, which has no EOS. It never occurs in UTF-8."""
+MEMORY = 1 << 30  # memory limit of PPMd in bytes, large enough that it never discards statistics
 
 
 class KneserNey:
-    """Interpolated modified Kneser-Ney (Chen and Goodman 1999): three discounts an order, the lowest order uniform.
+    """Interpolated modified Kneser-Ney smoothing (Chen and Goodman 1999), with three discounts per order.
 
-    An n-gram of ids is one number, its oldest id the most significant digit; those of an order are sorted.
+    Below order 1 stands the uniform distribution. An n-gram is stored as one integer in base `vocabulary.size`, its
+    oldest id as the most significant digit. The n-grams of an order are sorted.
     """
 
     def __init__(self, documents: Iterable[bytes], vocabulary: Vocabulary, order: int) -> None:
-        """Raises UserError where n-grams of that order do not fit 63 bits."""
+        """Raises UserError if an n-gram of this order does not fit into 63 bits."""
         if vocabulary.size**order >= 2**63:
             raise UserError(f"{order}-grams over {vocabulary.size:,} ids do not fit 63 bits: ask for a lower order")
         self.vocabulary, self.order, self.size = vocabulary, order, vocabulary.size
@@ -33,34 +34,35 @@ class KneserNey:
         self.levels: list[Level] = []
         for length in range(order, 0, -1):
             self.levels.insert(0, Level(keys, counts, self.size))
-            shorter = keys % self.size ** (length - 1)  # without the oldest id: how many different ones it had
+            # the oldest id is removed; the new counts are numbers of different oldest ids
+            shorter = keys % self.size ** (length - 1)
             keys, counts = np.unique(shorter, return_counts=True)
 
     @property
     def ngrams(self) -> int:
-        """How many n-grams have a count, of all lengths."""
+        """Number of distinct n-grams of all lengths."""
         return sum(len(level.keys) for level in self.levels)
 
     def bits(self, text: bytes) -> float:
-        """What a document costs, its end included."""
+        """Bits of a document, its end included."""
         return float(-np.log2(self.probabilities(self._keys(text))).sum())
 
     def probabilities(self, keys_N: np.ndarray) -> np.ndarray:
-        """Of the newest id of each n-gram after the others."""
-        p_N = np.full(len(keys_N), 1 / (self.size - 3))  # BOE, BOS and the delimiter never follow
+        """Probability of the newest id of each n-gram, given its other ids."""
+        p_N = np.full(len(keys_N), 1 / (self.size - 3))  # BOE, BOS and the delimiter are never predicted
         for length, level in enumerate(self.levels, 1):
             p_N = level.refined(keys_N % self.size**length, p_N)
         return p_N
 
     def _keys(self, text: bytes) -> np.ndarray:
-        """The n-gram that ends at each target of a document, which enough BOS open."""
+        """The n-grams of a document, one for each predicted id; BOS ids stand before its start."""
         ids = np.concatenate([np.full(self.order - 2, BOS), self.vocabulary.encode(text, eos=True)])
         windows = np.lib.stride_tricks.sliding_window_view(ids, self.order)
         return windows @ self.size ** np.arange(self.order - 1, -1, -1)
 
 
 class Level:
-    """The n-grams of one length, their counts, and what their contexts leave to shorter ones."""
+    """The n-grams of one length with their discounted probabilities, and the weight of the shorter context."""
 
     def __init__(self, keys: np.ndarray, counts: np.ndarray, size: int) -> None:
         self.keys, self.size = keys, size
@@ -71,32 +73,33 @@ class Level:
         self.share = (counts - discount) / np.repeat(total, np.diff([*first, len(keys)]))
 
     def refined(self, keys_N: np.ndarray, p_N: np.ndarray) -> np.ndarray:
-        """Probabilities of the newest ids, given those after contexts one shorter."""
+        """Interpolate: probabilities of the newest ids, given `p_N`, their probabilities in a context shorter by one
+        id."""
         own_N, known_N = place_in(self.keys, keys_N)
         context_N, seen_N = place_in(self.contexts, keys_N // self.size)
         return np.where(seen_N, np.where(known_N, self.share[own_N], 0.0) + self.left[context_N] * p_N, p_N)
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from n-grams of count 0, 1, 2, and 3 or more."""
+    """Discounts of n-grams with count 0, 1, 2, and 3 or more."""
     n = [float((counts == count).sum()) for count in range(1, 5)]
-    if not all(n):  # too small or too even a text: no estimate
+    if not all(n):  # too few n-grams for an estimate
         return np.array([0.0, 0.5, 0.75, 0.75])
     y = n[0] / (n[0] + 2 * n[1])
     return np.array([0.0, *(np.clip(k - (k + 1) * y * n[k] / n[k - 1], 0.05, k - 0.05) for k in (1, 2, 3))])
 
 
 def place_in(ordered: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where values are in a sorted array, and whether they are in it."""
+    """Index of each value in a sorted array, and whether the array contains the value."""
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return at, ordered[at] == values
 
 
 def ppmd_bits(training: Sequence[bytes], documents: Iterable[bytes], order: int) -> Iterator[float]:
-    """What each document adds to the training text in PPMd (variant H), in whole bytes.
+    """Bits that each document adds to the compressed training text, with PPMd variant H; multiples of 8.
 
-    The library cannot copy what it has learnt, so a copy of the process reads each document; where a system copies no
-    processes, the training text is read again every time. Raises UserError where the library is missing.
+    The library cannot copy its state. So a forked process compresses each document. Without fork, the training text is
+    compressed again for every document. Raises UserError if the library is missing.
     """
     library = ppmd_library()
     prefix = b"".join(text + END for text in training)
@@ -107,7 +110,8 @@ def ppmd_bits(training: Sequence[bytes], documents: Iterable[bytes], order: int)
 
 
 Sizes = Callable[[bytes], int]
-"""Bytes that PPMd needs for a text behind the training text; or both, where only differences matter."""
+"""Compressed bytes of a text after the training text. The size of the training text may be included; only differences
+are used."""
 
 
 def _reread_sizes(library: Any, prefix: bytes, order: int) -> Sizes:
@@ -125,7 +129,8 @@ def _copied_sizes(library: Any, prefix: bytes, order: int) -> Sizes:
 
 
 def _in_a_copy(count: Callable[[], int]) -> int:
-    """What a function counts in a copy of this process: what it changes is lost. Raises UserError where it dies."""
+    """Call `count` in a forked process, whose changes are lost, and return its result. Raises UserError if that process
+    dies."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -143,7 +148,7 @@ def _in_a_copy(count: Callable[[], int]) -> int:
 
 
 def ppmd_library():
-    """The library pyppmd. Raises UserError where it is missing."""
+    """The module pyppmd. Raises UserError if it is not installed."""
     try:
         import pyppmd
     except ImportError:

@@ -1,4 +1,4 @@
-"""A network over ids as what a `Batcher` drives."""
+"""The interface between a `Batcher` and a network over ids."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .vocabulary import Vocabulary
 
 
 class TokenDecoder:
-    """A network with its cache of some rows; the host need know nothing of an id but itself."""
+    """A network over ids with a cache of `rows` rows. The host needs no state of a text apart from its ids."""
 
     def __init__(self, network: Any, vocabulary: Vocabulary, rows: int) -> None:
         self.network, self.words, self.size, self.vocabulary = network, vocabulary, rows, vocabulary.size
@@ -40,5 +40,5 @@ class TokenDecoder:
         return self.network.step(ids_n, self.cache, self.cache.rows(rows), text=True)
 
     def counts(self, row: int) -> tuple[Counter[str], bool]:
-        """Each id is a pass and counts as a patch."""
+        """Every id counts as one patch and one decoder call."""
         return Counter(patches=self._drawn[row], decoder_calls=self._drawn[row]), True

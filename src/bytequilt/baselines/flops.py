@@ -1,18 +1,16 @@
-"""FLOPs of a baseline's forward pass, in the conventions of `model.flops`."""
+"""FLOPs of a baseline's forward pass, by the conventions of model/flops.py."""
 
 from ..config import BaselineConfig, StackConfig, UserError
 from ..model.flops import CONTEXT, stack_flops
 from .mamba import mamba_flops
 
 TOLERANCE = 0.02
-"""How far the work of a transformer may be from what it shall equal."""
+"""Largest relative difference of FLOPs between two models that count as equal."""
 
 
 def baseline_flops(config: BaselineConfig, context: float = CONTEXT) -> dict[str, float]:
-    """Forward FLOPs per byte in documents of `context` bytes: of the body, of the output head, and `total`.
-
-    The embedding is a look-up and counts nothing; the head, which grows with the vocabulary, is shown apart.
-    """
+    """Forward FLOPs per byte in documents of `context` bytes: `body`, `head` and `total`. The embedding is a look-up
+    and costs nothing. The output head is listed separately, because it grows with the vocabulary."""
     tokens = context / config.token_bytes
     if config.stack is not None:
         body = stack_flops(config.stack, tokens) / context
@@ -23,10 +21,8 @@ def baseline_flops(config: BaselineConfig, context: float = CONTEXT) -> dict[str
 
 
 def equal_stack(flops: float, like: StackConfig, vocabulary: int, token_bytes: float, context: float) -> StackConfig:
-    """The transformer over tokens of so many FLOPs per byte that is closest to the proportions of another stack.
-
-    Raises UserError where there is none: the head alone may cost more.
-    """
+    """A transformer over tokens with `flops` FLOPs per byte; among all such shapes, the one with dim / layers closest
+    to `like`. Raises UserError if there is none, for example because the output head alone costs more."""
     near = []
     for layers in range(1, 8 * like.layers + 1):
         for dim in range(2 * like.heads, 4 * like.dim, 2 * like.heads):

@@ -1,10 +1,11 @@
-"""Mamba over ids: the layers of transformers' Mamba, run so that documents stay apart and a text can be continued.
+"""Mamba over ids, with the layers of transformers' Mamba.
 
-The library builds the layers. How they run is ours, for its own way knows neither packed documents nor a chunk that
-goes on from a state, and is slow without CUDA; tests hold logits and gradients of the two equal.
+The library builds and initialises the layers, and this file executes them. The library's own code does not separate
+packed documents, cannot continue from a state with more than one id, and is slow without CUDA. Tests check that logits
+and gradients are equal.
 
-Axes, besides those of model/layers.py: E inner width, S numbers of state an inner channel, K positions that the
-convolution sees. Positions come first here, because the scan goes through them one by one.
+Axes in addition to those of model/layers.py: E inner width, S state numbers per inner channel, K positions that the
+convolution sees. The position axis comes first here, because the scan loops over positions.
 """
 
 from collections.abc import Sequence
@@ -22,43 +23,43 @@ from ..model.initial import Network
 from ..model.layers import Linear
 from ..model.rows import Rows, rows_of
 
-CHUNK = 16  # positions whose states the scan holds at once: few enough for a cache of the processor
+CHUNK = 16  # positions per chunk of the scan, whose states then fit into the processor's cache
 
 
 class MambaCache:
-    """What rows have seen, by layer: the last K-1 inputs of the convolution and the states of the scan."""
+    """State of each row and layer: the last K-1 inputs of the convolution, and the state of the scan."""
 
     def __init__(self, config: MambaConfig, rows: int, device: torch.device) -> None:
         self.tail_LRKE = torch.zeros(config.layers, rows, config.conv - 1, config.inner, device=device)
         self.state_LRSE = torch.zeros(config.layers, rows, config.state, config.inner, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """These rows, or all."""
+        """The `Rows` object of the given row numbers, or of all rows."""
         count = self.state_LRSE.shape[1]
         return rows_of(tuple(range(count) if numbers is None else numbers), self.state_LRSE.device)
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row."""
+        """Empty a row."""
         self.tail_LRKE[:, row].zero_()
         self.state_LRSE[:, row].zero_()
 
 
 class Mamba(Network):
-    """Language model over ids; documents in a row, and rows in a batch, do not see each other."""
+    """A language model over ids. Documents in a row, and rows of a batch, do not influence each other."""
 
     def __init__(self, config: MambaConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
         self.embed = Embedding(vocabulary, config.dim)
         self.head = Linear(config.dim, vocabulary)
-        with torch.device("meta"):  # where the library draws no random numbers, of which it throws some away
+        with torch.device("meta"):  # on "meta", because the library would draw random numbers twice
             self.backbone = backbone(config)
         if not self.head.weight.is_meta:
             self.backbone.to_empty(device=self.head.weight.device)
             self._init_backbone()
 
     def init_weights(self) -> None:
-        """Fill all weights anew; those of the layers as the library does."""
+        """Initialise all weights again; those of the layers as the library does."""
         self.embed.reset_parameters()
         self.head.reset_parameters()
         self._init_backbone()
@@ -69,7 +70,7 @@ class Mamba(Network):
 
     @property
     def undecayed(self) -> list[nn.Parameter]:
-        """Matrices that weight decay must leave alone: the rates at which states fade, a number each."""
+        """Matrices without weight decay: the decay rates of the states."""
         return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(
@@ -79,10 +80,8 @@ class Mamba(Network):
         rows: Rows | None = None,
         added_BND: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows.
-
-        `added_BND` is added to the embeddings of the ids.
-        """
+        """Logits (B, N, V) in fp32; the logits at t predict id t+1. With a cache, the ids continue its rows.
+        `added_BND` is added to the embeddings of the ids."""
         past = MambaCache(self.config, len(ids_BN), ids_BN.device) if cache is None else cache
         rows = rows or past.rows()
         x_NBD, within = self.embed(ids_BN.t()), SameDocument.of(ids_BN.t() == BOS, self.config.conv)
@@ -105,19 +104,17 @@ class Mamba(Network):
         text: bool = False,
         added_RD: Tensor | None = None,
     ) -> Tensor:
-        """Logits (R, V) in fp32 after the next id of some rows; `text`, which changes nothing here: none is a BOS."""
+        """Logits (R, V) in fp32 after the next id of each row. `text` is ignored; other networks use it."""
         return self(ids_R[:, None], cache, rows, None if added_RD is None else added_RD[:, None])[:, 0]
 
     def cache(self, rows: int = 1) -> MambaCache:
-        """An empty cache, to read texts in pieces exactly."""
+        """An empty cache for reading a text in pieces."""
         return MambaCache(self.config, rows, self.embed.weight.device)
 
 
 def backbone(config: MambaConfig) -> Any:
-    """Layers and last norm of transformers' `MambaModel`, without its embedding, initialised as there.
-
-    Raises UserError where the library is missing.
-    """
+    """Layers and final norm of transformers' `MambaModel`, without its embedding. Raises UserError if the library is
+    missing."""
     try:
         import transformers
     except ImportError:
@@ -139,18 +136,18 @@ def backbone(config: MambaConfig) -> Any:
 
 @dataclass(frozen=True)
 class SameDocument:
-    """1.0 where an earlier position belongs to the same document, else 0.0."""
+    """Masks for packed documents: 1.0 where an earlier position belongs to the same document, otherwise 0.0."""
 
     state_NB: Tensor
-    """Of the state before it."""
+    """(N, B): 0.0 where a document starts, so that the state of the earlier document is dropped."""
     taps_KNB1: Tensor
-    """Of the positions that its convolution sees."""
+    """(K, N, B, 1): 1.0 where a tap of the convolution reads a position of the same document."""
     tail_KB1: Tensor
-    """Of the last K-1 positions, for the one that comes next."""
+    """(K-1, B, 1): 1.0 for those of the last K-1 positions that belong to the newest document."""
 
     @classmethod
     def of(cls, opens_NB: Tensor, taps: int) -> Self:
-        """The positions after a past, where `opens_NB` says at which ones a document opens."""
+        """The masks of N positions after an earlier part; `opens_NB` is True where a document starts."""
         count, document_MB = len(opens_NB), F.pad(opens_NB.cumsum(0), (0, 0, taps - 1, 0))  # M = K-1 + N
         taps_KNB = torch.stack([document_MB[tap : tap + count] for tap in range(taps)]) == document_MB[taps - 1 :]
         tail_KB = document_MB[count:] == document_MB[-1]
@@ -160,10 +157,8 @@ class SameDocument:
 def mix(
     mixer: Any, x_NBD: Tensor, within: SameDocument, tail_BKE: Tensor, state_BSE: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """A `MambaMixer` over positions that come after a past: (N, B, D), and the past of what comes next.
-
-    Between the projections at its ends it is fp32.
-    """
+    """Run a `MambaMixer` on N positions after an earlier part: output (N, B, D), and the new (tail, state). All is
+    computed in fp32 except the input and output projections."""
     x_NBE, gate_NBE = mixer.in_proj(x_NBD).chunk(2, -1)
     with torch.autocast(x_NBD.device.type, enabled=False):
         x_NBE, tail_BKE = convolve(mixer.conv1d, x_NBE.float(), within, tail_BKE)
@@ -178,7 +173,8 @@ def mix(
 
 
 def convolve(conv: Any, x_NBE: Tensor, within: SameDocument, tail_BKE: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's convolution with the K-1 positions before: (N, B, E), and the last K-1 inputs (B, K-1, E)."""
+    """Depthwise convolution over each position and the K-1 before it: (N, B, E), and the last K-1 inputs (B, K-1,
+    E)."""
     count, y_NBE = len(x_NBE), conv.bias
     wide_MBE = torch.cat([tail_BKE.transpose(0, 1), x_NBE])
     for tap, (weight_E, own_NB1) in enumerate(zip(conv.weight[:, 0].unbind(1), within.taps_KNB1, strict=True)):
@@ -187,10 +183,10 @@ def convolve(conv: Any, x_NBE: Tensor, within: SameDocument, tail_BKE: Tensor) -
 
 
 class Scan(torch.autograd.Function):
-    """The recurrence of Mamba: `state = keep * exp(dt * rate) * state + x * write`, `y = sum(state * read)` over S.
+    """The selective scan: `state = keep * exp(dt * rate) * state + x * write`, output `y = sum(state * read)` over S.
 
-    States are computed chunk by chunk and not kept: the backward pass computes those of a chunk again, from the state
-    before it.
+    States are computed chunk by chunk and not stored. The backward pass recomputes the states of each chunk from the
+    state before it.
     """
 
     @staticmethod
@@ -204,7 +200,7 @@ class Scan(torch.autograd.Function):
         keep_NB: Tensor,
         state_BSE: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What is read at every position (N, B, E), and the last state (B, S, E)."""
+        """Outputs y (N, B, E) of all positions, and the last state (B, S, E)."""
         before, y = [], []
         room = dt_NBE.new_empty(2, min(CHUNK, len(dt_NBE)), *state_BSE.shape)
         parts = [v.split(CHUNK) for v in (dt_NBE, x_NBE, write_NBS, read_NBS, keep_NB)]
@@ -246,7 +242,8 @@ class Scan(torch.autograd.Function):
 def _states(
     rate_SE: Tensor, dt_TBE: Tensor, x_TBE: Tensor, write_TBS: Tensor, keep_TB: Tensor, state_BSE: Tensor, room: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Decays and states (T, B, S, E) of a chunk, in the first two tensors of `room`: new memory would take longest."""
+    """Decays and states (T, B, S, E) of a chunk, written into the first two tensors of `room`, since allocation would
+    dominate."""
     decay, states = room[:2, : len(dt_TBE)]
     torch.mul(dt_TBE[:, :, None], rate_SE, out=decay).exp_().mul_(keep_TB[..., None, None])
     torch.mul(x_TBE[:, :, None], write_TBS[..., None], out=states)
@@ -256,11 +253,11 @@ def _states(
 
 
 def mamba_flops(config: MambaConfig) -> float:
-    """FLOPs of a forward pass per id, however long the text, without the output head.
+    """FLOPs of a forward pass per id, without the output head; they do not depend on the length of the text.
 
-    Besides matrix products these are the multiplications and additions of the convolution, of the skip, and of the
-    scan: six for each number of state, which are step size times decay rate, input times its projection, decay and
-    addition, and the product and sum of reading. The exponential, gates and activations count as nothing.
+    Counted are matrix products, the convolution, the skip connection and the scan. The scan has six operations per
+    state number: step size times decay rate, input times its projection, decay and addition, product and sum of the
+    output. The exponential, gates and activations count as zero.
     """
     inner, scan = config.inner, 6 * config.inner * config.state
     weights = 3 * config.dim * inner + inner * (config.rank + 2 * config.state) + config.rank * inner

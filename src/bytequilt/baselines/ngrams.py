@@ -1,4 +1,4 @@
-"""The network of a baseline: a transformer or a Mamba, its ids embedded alone, by the head, or with their n-grams."""
+"""Networks of baselines: a transformer or a Mamba, optionally with tied embeddings or with hashed n-grams."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,56 +24,56 @@ def build(config: BaselineConfig) -> nn.Module:
 
 
 class HeadRows(nn.Module):
-    """The rows of an output head as the embeddings of ids; it has no weights of its own."""
+    """An embedding that shares the weight of an output head (tied embeddings)."""
 
     def __init__(self, head: nn.Linear) -> None:
         super().__init__()
-        self._head = (head,)  # in a tuple: as a submodule its weight would be saved twice
+        self._head = (head,)  # in a tuple, so that the head is not registered as a submodule and saved twice
 
     @property
     def weight(self) -> Tensor:
         return self._head[0].weight
 
     def reset_parameters(self) -> None:
-        """The head fills its weight itself."""
+        """Does nothing: the head initialises the shared weight."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
 
 
 class NgramCache:
-    """The cache of a network, and the ids that the next n-grams reach back to."""
+    """The cache of a network, and the recent ids for n-grams."""
 
     def __init__(self, network: Any, reach: int, rows: int) -> None:
         self.network = network.cache(rows)
         self.ids = RecentIds(reach, rows, 0, network.embed.weight.device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """These rows, or all."""
+        """The `Rows` object of the given row numbers, or of all rows."""
         return self.network.rows(numbers)
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row."""
+        """Empty a row."""
         self.network.clear(row)
         self.ids.clear(row)
 
 
 class WithNgrams(Network):
-    """A network whose ids are embedded together with the hashed n-grams that end at them, as the bytes of a BLT are."""
+    """A network with the embeddings of hashed n-grams added to those of the ids, as in a BLT."""
 
     def __init__(self, network: Any, config: HashConfig) -> None:
         super().__init__()
         self.network, self.hash = network, HashEmbedding(config, network.config.dim)
 
     def init_weights(self) -> None:
-        """Fill all weights anew."""
+        """Initialise all weights again."""
         self.network.init_weights()
         self.hash.reset_parameters()
 
     def forward(
         self, ids_BN: Tensor, cache: NgramCache | None = None, rows: Rows | None = None, **options: bool
     ) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1. With a cache, the ids continue those of its rows."""
+        """Logits (B, N, V) in fp32; the logits at t predict id t+1. With a cache, the ids continue its rows."""
         if cache is None:
             return self.network(ids_BN, added_BND=self._ngrams(ids_BN, None), **options)
         rows = rows or cache.rows()
@@ -81,13 +81,13 @@ class WithNgrams(Network):
         return self.network(ids_BN, cache.network, rows, added_BND=added_BND, **options)
 
     def step(self, ids_R: Tensor, cache: NgramCache, rows: Rows | None = None, text: bool = False) -> Tensor:
-        """Logits (R, V) in fp32 after the next id of some rows; `text`: none of them is a BOS."""
+        """Logits (R, V) in fp32 after the next id of each row; `text` promises that no id is a BOS."""
         rows, ids_R1 = rows or cache.rows(), ids_R[:, None]
         added_RD = self._ngrams(ids_R1, cache.ids.extend(rows, ids_R1))[:, 0]
         return self.network.step(ids_R, cache.network, rows, text, added_RD)
 
     def cache(self, rows: int = 1) -> NgramCache:
-        """An empty cache, to read texts in pieces exactly."""
+        """An empty cache for reading a text in pieces."""
         return NgramCache(self.network, self.hash.reach, rows)
 
     def _ngrams(self, ids_BN: Tensor, recent_BM: Tensor | None) -> Tensor:

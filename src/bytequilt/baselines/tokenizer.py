@@ -1,4 +1,4 @@
-"""Tokenizers from files, to show how they cut a text: where each token starts, and how long it is, in bytes."""
+"""Tokenizers for display: where each token of a text starts and how long it is, in bytes."""
 
 import lzma
 from collections.abc import Callable, Iterator
@@ -11,20 +11,20 @@ from ..config import UserError, one_line
 from .vocabulary import BPE, LETTERS, NOT_TEXT
 
 Pieces = list[tuple[int, int]]
-"""Start and length of each token, in bytes, in order; bytes that no token stands for are left out."""
+"""Start and length in bytes of each token, in order. Bytes that belong to no token are left out."""
 DEFAULT = Path(str(resources.files("bytequilt") / "tokenizers" / "default.json.xz"))
 LEARNT = "tokenizer.model"
-"""The file of a model directory that holds the ranks of a BPE learnt by `compare`."""
+"""File in a model directory with the BPE ranks that `compare` learnt."""
 
 
 class Tokenizer:
-    """A tokenizer that is not used to train anything, but shown beside patches."""
+    """A tokenizer whose tokens are shown beside patches. It is not used for training."""
 
     def __init__(self, name: str, about: str, cut: Callable[[str], Pieces]) -> None:
         self.name, self.about, self._cut = name, about, cut
 
     def pieces(self, text: str | bytes) -> Pieces:
-        """The tokens of a text of any bytes; a byte that is not UTF-8 is a token of its own."""
+        """The tokens of a text of any bytes; a byte that is not UTF-8 is a separate token."""
         whole, done, place = as_bytes(text).decode("utf-8", "surrogateescape"), 0, 0
         pieces: Pieces = []
         for byte in NOT_TEXT.finditer(whole):
@@ -36,10 +36,10 @@ class Tokenizer:
 
     @classmethod
     def find(cls, name: str) -> "Tokenizer":
-        """The tokenizer `default`, which ships with the package, or that of a file: a `tokenizer.json`, or ranks as
-        tiktoken and Llama 3 write them; or of the directory of a model with a BPE.
+        """The tokenizer `default`, shipped with the package, or one from a path.
 
-        Raises UserError where there is none, or what reads it is not installed.
+        The path is a `tokenizer.json`, a file of ranks as tiktoken and Llama 3 write it, or the directory of a model
+        with a BPE. Raises UserError if there is no tokenizer, or if the library that reads it is not installed.
         """
         if name == "default":
             return cls.of_json(name, lzma.decompress(DEFAULT.read_bytes()), f"{name}, which ships with bytequilt", OURS)
@@ -58,14 +58,15 @@ class Tokenizer:
 
     @classmethod
     def of_json(cls, name: str, data: bytes, source: str, about: str = "") -> "Tokenizer":
-        """A tokenizer of the Hugging Face library; `source` is what messages call it."""
+        """A tokenizer of the Hugging Face library `tokenizers`, from the content of a file; `source` names the file in
+        messages."""
         try:
             from tokenizers import Tokenizer as Library
         except ImportError:
             raise UserError("a tokenizer.json needs tokenizers: pip install tokenizers") from None
         try:
             library = Library.from_buffer(data)
-        except Exception as error:  # the library raises its own kinds, and plain ones
+        except Exception as error:  # the library raises exceptions of several types
             raise UserError(f"{source[:150]} is not a tokenizer.json: {one_line(error)[:100]}") from None
         about = about or f"{library.get_vocab_size():,} entries"
         return cls(name, about, lambda text: _library_pieces(library, text))
@@ -87,7 +88,8 @@ def _in_a_row(lengths: Iterator[int]) -> Pieces:
 
 
 def _library_pieces(library: Any, text: str) -> Pieces:
-    """By the bytes that its tokens spell, where it is a byte-level BPE; otherwise by the characters they stand for."""
+    """Tokens from the bytes that they spell if the tokenizer is a byte-level BPE, otherwise from their character
+    offsets."""
     encoding = library.encode(text, add_special_tokens=False)
     if all(char in LETTERS for token in encoding.tokens for char in token):
         spelled = [bytes(LETTERS[char] for char in token) for token in encoding.tokens]
@@ -97,7 +99,7 @@ def _library_pieces(library: Any, text: str) -> Pieces:
 
 
 def _by_characters(offsets: list[tuple[int, int]], text: str) -> Pieces:
-    """Spans of characters as spans of bytes; of tokens that share characters, each but the last gets one byte."""
+    """Convert character offsets to bytes. If tokens share a character, each of them except the last gets one byte."""
     place = [0]
     for char in text:
         place.append(place[-1] + len(char.encode()))

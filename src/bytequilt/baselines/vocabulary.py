@@ -1,4 +1,4 @@
-"""Vocabularies: text to ids and back. Ids of a BPE are laid out as those of bytes are, four special ones first."""
+"""Vocabularies: text to ids and back. The first four ids are special in every vocabulary, as in that of bytes."""
 
 import base64
 import re
@@ -17,31 +17,32 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Cuts text into pieces that tokens stay inside: the pattern of Llama 3, and of cl100k except for its case."""
+"""Regular expression that divides text before BPE: that of Llama 3, which equals cl100k's except for upper and lower
+case."""
 LLAMA_3 = "`pip download --no-deps llama-models==0.3.0` has it, as llama_models/llama3/tokenizer.model in the wheel"
 NOT_TEXT = re.compile("[\udc80-\udcff]")
-"""How a byte that is not UTF-8 stands in a string."""
+"""Matches a byte that is not UTF-8 after decoding with surrogateescape."""
 
 
 class Vocabulary(Protocol):
-    """What a baseline reads and writes."""
+    """The protocol of a vocabulary."""
 
     @property
     def size(self) -> int:
-        """Ids, the special ones among them."""
+        """Number of ids, special ones included."""
         ...
 
     def encode(self, text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        """Ids (n,) int64 of a text: BOS first unless told otherwise, EOS last if asked. Any bytes are valid."""
+        """Ids (n,) int64 of a text of any bytes; BOS is added by default, EOS on request."""
         ...
 
     def text(self, id: int) -> bytes:
-        """The bytes that an id stands for; none for a special one."""
+        """The bytes of an id; empty for a special id."""
         ...
 
 
 class Bytes:
-    """Every byte is an id."""
+    """The vocabulary of single bytes."""
 
     size = VOCAB_SIZE
 
@@ -53,13 +54,11 @@ class Bytes:
 
 
 class BPE:
-    """Byte pair encoding by ranks of byte strings (Sennrich et al. 2016): the lowest rank merges first.
-
-    A byte that is not UTF-8 is a token of its own.
-    """
+    """Byte pair encoding (Sennrich et al. 2016) with a rank for every token: the pair with the lowest rank merges
+    first. A byte that is not UTF-8 is a separate token."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
-        """Raises UserError where ranks are not 0, 1, 2, ..., or a single byte has none."""
+        """Raises UserError unless ranks are 0, 1, 2, ... and every single byte has a rank."""
         if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
             raise UserError("ranks of a tokenizer must be 0, 1, 2, ... and every byte must have one")
         self.ranks = ranks
@@ -84,15 +83,13 @@ class BPE:
         return self._texts[id - OFFSET] if id >= OFFSET else b""
 
     def save(self, path: Path) -> None:
-        """Write the ranks as tiktoken and Llama 3 do: a line each, base64 and rank."""
+        """Write the ranks in the format of tiktoken and Llama 3: per line, a token in base64 and its rank."""
         write_text(path, "".join(f"{base64.b64encode(text).decode()} {self.ranks[text]}\n" for text in self._texts))
 
     @classmethod
     def read(cls, path: Path, keep: int | None = None) -> "BPE":
-        """The ranks of a file, or the first so many of them, which are a BPE of the same family.
-
-        Raises UserError where there is no such file, or it has fewer ranks, or is of another kind.
-        """
+        """The ranks of a file, or only the first `keep` of them, which also form a BPE. Raises UserError if the file
+        does not exist, has fewer ranks, or is of another format."""
         try:
             lines = path.read_bytes().splitlines()
             ranks = {base64.b64decode(text): int(rank) for text, rank in (line.split() for line in lines if line)}
@@ -108,10 +105,8 @@ class BPE:
 
     @classmethod
     def learn(cls, documents: Iterable[bytes], ranks: int) -> "BPE":
-        """The most frequent merges of a corpus, up to so many ranks, the 256 bytes among them (library tokenizers).
-
-        Raises UserError where the corpus does not have so many.
-        """
+        """Learn a BPE from a corpus: `ranks` tokens, including the 256 bytes, by the library `tokenizers`. Raises
+        UserError if the corpus does not give that many tokens."""
         tokenizers = _tokenizers()
         letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -132,7 +127,7 @@ class BPE:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letters that byte-level BPE writes bytes with: printable ones are themselves, others follow from 256 on."""
+    """The character that byte-level BPE writes for each byte: printable bytes are unchanged, others start at 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}

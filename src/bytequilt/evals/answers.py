@@ -1,4 +1,4 @@
-"""How well a model answers the tasks on characters and numbers, and what no knowledge at all would reach."""
+"""Accuracy of a model's answers to the tasks on characters and numbers, compared with trivial answers."""
 
 import math
 from collections import Counter
@@ -12,9 +12,10 @@ from .characters import Item, Task, find_tasks, held_out_items, shots
 from .words import LENGTHS, Lengths, Lexicon
 
 Form = Literal["few-shot", "fine-tuned"]
-"""few-shot: a question behind four that are answered; fine-tuned: a question alone, as in training records."""
+""""few-shot": a question after four answered examples. "fine-tuned": a question alone, as in training records."""
 
-ROOM = 16  # bytes that a wrong answer may be longer than the longest right one, closing quote included
+# bytes added to the length of the longest correct answer, as a limit for wrong answers; the closing quote is included
+ROOM = 16
 
 
 class Generated(Protocol):
@@ -23,12 +24,13 @@ class Generated(Protocol):
 
 
 class Generator(Protocol):
-    """A model that can be examined: an LM, or anything else that continues many prompts."""
+    """The protocol of a model whose answers can be tested, for example an LM."""
 
     def generate(
         self, prompt: list[str], /, *, max_bytes: int, temperature: float, stop: list[str]
     ) -> Sequence[Generated]:
-        """What comes after each prompt, without it: at most so many bytes, and none from a stop string on."""
+        """Continue each prompt by at most `max_bytes` bytes, ending before the first stop string. Results do not repeat
+        the prompt."""
         ...
 
 
@@ -39,16 +41,16 @@ class Cost(Protocol):
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """A model that tells how likely texts are: it is asked for its choice among two answers as well."""
+    """The protocol of a model that scores texts. Such a model is also tested on the choice between two answers."""
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Cost]:
-        """What the second text of each pair costs after the first."""
+        """The cost of the second text of each pair, given the first."""
         ...
 
 
 @dataclass(frozen=True)
 class TaskItems:
-    """A task's items, and the prompts that ask for them."""
+    """The items of a task and their prompts."""
 
     task: Task
     items: list[Item]
@@ -66,14 +68,14 @@ def evaluate(
     lengths: Lengths = LENGTHS,
     max_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Greedy answers of a model to held-out items of some tasks, or of all, and their accuracy.
+    """Accuracy of a model's greedy answers to `items` held-out items of each task (all tasks by default).
 
-    Of a task, `accuracy` and `stderr` count exact matches, `unparsed` is the share of answers that are empty or have no
-    closing quote, which are wrong; `constant` and `copy` are as in `baselines`. Where a question leaves two answers,
-    and the model scores, `likelihood` has the accuracy of the likelier one: base models often know it, but do not
-    keep to the form. `means` are those of the tasks of a level, each weighing the same. Words are those of the shipped
-    corpus where no `lexicon` is given; answers have `max_bytes`, or 16 more than the longest right one where not given.
-    Raises UserError for a task or form that there is not, and where words are too few.
+    For each task, `accuracy` and `stderr` count exact matches. `unparsed` is the share of answers that are empty or
+    lack the closing quote; they count as wrong. `constant` and `copy` are explained at `baselines`. If a question has
+    two possible answers and the model can score, `likelihood` is the accuracy of the more likely one; base models often
+    know it but do not keep to the format. `means` average the tasks of a level with equal weights. By default, words
+    come from the shipped corpus, and `max_bytes` is the length of the longest correct answer plus 16. Raises UserError
+    for an unknown task or form, or if there are too few words.
     """
     if form not in get_args(Form):
         raise UserError(f"no form '{form}'; there are {', '.join(get_args(Form))}")
@@ -102,7 +104,7 @@ def task_items(
 
 
 def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None = None) -> dict[str, Any]:
-    """A model's results in one task: shares of right and of unreadable answers, and those of simple baselines."""
+    """The results of one task: shares of correct and of unreadable answers, and the accuracy of trivial answers."""
     task, items = questions.task, questions.items
     limit = max_bytes or ROOM + max(len(item.answer) for item in items)
     completions = model.generate(questions.prompts, max_bytes=limit, temperature=0, stop=["\n"])
@@ -122,23 +124,22 @@ def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None 
 
 
 def answer_in(text: str) -> str | None:
-    """What is between the opening quote, which the prompt ends with, and the next; None where there is nothing."""
+    """The text before the next quote (the prompt ends with the opening quote); None if it is empty or there is no
+    quote."""
     answer, quote, _ = text.partition('"')
     return answer if quote and answer.strip() else None
 
 
 def baselines(task: Task, items: Sequence[Item]) -> dict[str, float]:
-    """Accuracy of the one answer that is right most often, and of repeating what is asked about.
-
-    Of two answers that a question names, the constant one is the first or the second.
-    """
+    """Accuracy of two trivial answers: always the most frequent answer (`constant`), and the question's first field
+    (`copy`). If a question names two possible answers, `constant` means always the first or always the second."""
     labels = Counter(item.label for item in items)
     copied = sum(task.accepts(item.fields[0], item) for item in items)
     return {"constant": max(labels.values()) / len(items), "copy": copied / len(items)}
 
 
 def _likelier(model: PairScorer, questions: TaskItems) -> list[bool]:
-    """Whether the right answer, with its closing quote, costs the fewest bits of all choices."""
+    """For each item, True if the correct answer with its closing quote costs the fewest bits of all choices."""
     pairs = [
         (prompt, f'{choice}"')
         for prompt, item in zip(questions.prompts, questions.items, strict=True)
@@ -150,13 +151,13 @@ def _likelier(model: PairScorer, questions: TaskItems) -> list[bool]:
 
 
 def _share(right: Sequence[bool]) -> dict[str, float]:
-    """The share that is right, and its binomial standard error."""
+    """The share of True values, and its binomial standard error."""
     share = sum(right) / len(right)
     return {"accuracy": share, "stderr": math.sqrt(share * (1 - share) / len(right))}
 
 
 def _means(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Means by level, and of all tasks."""
+    """Mean results by level, and of all tasks."""
     groups = {level: [r for r in results if r["level"] == level] for level in ("char", "word", "number")}
     return {level: _mean(group) for level, group in (groups | {"all": list(results)}).items() if group}
 

@@ -1,4 +1,4 @@
-"""Questions on letters and numbers, put to a model: it writes the working-out and the answer, and no code here does."""
+"""Ask a model questions about letters and numbers. The model itself writes the working and the answer."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from .questions import held_out_questions
 from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question, understand
 from .working import MARK, answer, prompt
 
-ROOM = 200  # bytes that an answer has at most, its working-out included; the longest in training has 82
+ROOM = 200  # limit of an answer in bytes, working included; the longest one in training has 82
 ABLE = (
     'how many "r" are in "w", does "w" contain "r", spell "w", reverse "w", which is larger, 3 or 5, '
     f"does 3 come before 5, what is 3 + 5, or 5 - 3; words to {MOST_LETTERS} letters, numbers to "
@@ -18,20 +18,21 @@ ABLE = (
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote below a question."""
+    """The text that a model wrote after a question."""
 
     question: Question
     text: str
 
     @property
     def answer(self) -> str | None:
-        """What follows the mark, None where there is none."""
+        """The text after the last answer mark; None if there is no mark or no text."""
         _, mark, answer = self.text.rpartition(MARK)
         return answer.strip() if mark and answer.strip() else None
 
 
 def read_question(text: str) -> Question:
-    """The question that a text asks. Raises UserError where it is none of those that can be answered."""
+    """Parse a question. Raises UserError if it is unknown, too long, or in other letters than those of the two
+    languages."""
     question = understand(text)
     if question is None:
         raise UserError(f"no such question is known; ask {ABLE}")
@@ -42,14 +43,14 @@ def read_question(text: str) -> Question:
 
 
 def ask(model: Generator, questions: list[Question]) -> list[Reply]:
-    """What a model writes, greedily, below each question in the wording that it has learnt."""
+    """The model's greedy replies to questions, each asked in the wording that the model was trained on."""
     prompts = [prompt(question) for question in questions]
     completions = model.generate(prompts, max_bytes=ROOM, temperature=0.0, stop=["\n"])
     return [Reply(question, reply.text) for question, reply in zip(questions, completions, strict=True)]
 
 
 def examine(model: Generator, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
-    """How many of so many held-out questions are answered right, by task and language."""
+    """Number of correct answers to `items` held-out questions, by task and language."""
     return {
         task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
     }

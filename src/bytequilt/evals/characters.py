@@ -1,9 +1,9 @@
 """Tasks on the letters of words, the words of sentences and the digits of numbers.
 
-Thirteen are tasks of CUTE (Edman et al. 2024, arXiv 2409.15452), worded anew and on words of our own, so results are
-not those of CUTE. Its fourteenth is left out: which of two words is closer in meaning does not hang on bytes, and only
-people or word vectors could say what is right. Counting, reversing, comparing, adding and ordering are added. The
-protocol is CUTE's: an instruction, four numbered examples, a question, and an answer in double quotes.
+Thirteen tasks are those of CUTE (Edman et al. 2024, arXiv 2409.15452), with new wording and other words, so results
+cannot be compared with CUTE's. Its fourteenth task is left out: which of two words is closer in meaning does not depend
+on letters. Counting, reversing, comparing, adding and ordering are added. The prompt has CUTE's form: an instruction,
+four numbered examples, a question, and an answer in double quotes.
 """
 
 import json
@@ -22,49 +22,51 @@ from .words import LENGTHS, LETTERS, TRIES, WORDS, ItemSampler, Kind, Lengths, L
 Level = Literal["char", "word", "number"]
 YES_NO = ("Yes", "No")
 SHOTS = 4
-WITHIN = 9  # how far apart numbers are, at most, whose order is asked
+WITHIN = 9  # largest difference between two numbers in an ordering task
 
 
 @dataclass(frozen=True)
 class Item:
-    """What one question is about, and its answer."""
+    """The fields of one question and its correct answer."""
 
     fields: tuple[str, ...]
-    """What the wording is filled with; the first is what is worked on."""
+    """Values for the wording; the first one is the text or number that the question is about."""
     answer: str
     choices: tuple[str, ...] = ()
-    """The possible answers, where the question leaves two."""
+    """The two possible answers, if the question names them; otherwise empty."""
 
     @property
     def label(self) -> str | int:
-        """What a guess may hit without a look at the fields: the answer, or its place among the choices."""
+        """What a constant guess can match: the index of the answer among the choices or, without choices, the
+        answer."""
         return self.choices.index(self.answer) if self.choices else self.answer
 
 
 @dataclass(frozen=True)
 class Task:
-    """A sort of question."""
+    """A kind of question."""
 
     name: str
     level: Level
-    """What is worked with; answers of level `word` are compared in lower case."""
+    """What the task works on. Answers of level `word` are compared without regard to case."""
     kind: Kind
-    """What items are made of."""
+    """What items are built from."""
     instruction: str
     wording: str
-    """The question, with the places of fields in braces."""
+    """The question, with numbered braces for the fields."""
     draw: Callable[[ItemSampler], Item]
-    """Raises Retry where what it draws makes no question."""
+    """Draws an item. Raises Retry if the drawn words or numbers do not suit the task."""
 
     def item(self, sampler: ItemSampler) -> Item:
-        """The next item of a sampler. Raises UserError where it seems to have none."""
+        """Draw the next item. Raises UserError if no suitable item is drawn after many attempts."""
         for _ in range(TRIES**2):
             with suppress(Retry):
                 return self.draw(sampler)
         raise UserError(f"{self.name}: {sampler.about(self.kind)} give no item")
 
     def items(self, sampler: ItemSampler, count: int) -> list[Item]:
-        """So many different items, each of two choices as often right. Raises UserError where there are too few."""
+        """Draw `count` different items; of two possible answers, each is correct equally often. Raises UserError if too
+        few exist."""
         items, labels = dict[Item, None](), Counter[str | int]()
         for _ in range(TRIES * count):
             item = self.item(sampler)
@@ -76,44 +78,42 @@ class Task:
         raise UserError(f"{self.name}: {count} items are needed, and {sampler.about(self.kind)} give {len(items)}")
 
     def question(self, item: Item) -> str:
-        """The question, and the cue of its answer up to the opening quote."""
+        """The question with the beginning of its answer, up to the opening quote."""
         return f'{self.wording.format(*item.fields)} Answer: "'
 
     def few_shot(self, item: Item, shots: Sequence[Item]) -> str:
-        """The question as the last of a numbered list, the others of which are answered."""
+        """A prompt: the instruction, numbered examples with answers, and the question as the last number."""
         done = "".join(f'{n}. {self.question(shot)}{shot.answer}"\n' for n, shot in enumerate(shots, 1))
         opening = f"{self.instruction} The first {len(shots)} are done.\n\n"
         return f"{opening}{done}{len(shots) + 1}. {self.question(item)}"
 
     def accepts(self, answer: str, item: Item) -> bool:
-        """Whether an answer is right."""
+        """True if the answer is correct."""
         return answer == item.answer or (self.level == "word" and answer.lower() == item.answer.lower())
 
 
 def find_tasks(names: Sequence[str] = ()) -> list[Task]:
-    """The tasks of these names; all of them where none is named. Raises UserError for a name that is none."""
+    """The tasks with these names; all tasks by default. Raises UserError for an unknown name."""
     if unknown := [name for name in names if name not in TASKS]:
         raise UserError(f"no task named {', '.join(unknown)}; there are {', '.join(TASKS)}")
     return [TASKS[name] for name in names or TASKS]
 
 
 def held_out_items(task: Task, lexicon: Lexicon, count: int, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
-    """Different items to test with, of held-out words and numbers."""
+    """`count` different test items from held-out words and numbers."""
     return task.items(ItemSampler(lexicon, True, lengths, f"test {task.name} {seed}"), count)
 
 
 def shots(task: Task, lexicon: Lexicon, seed: int = 0, lengths: Lengths = LENGTHS) -> list[Item]:
-    """The examples of four-shot prompts, of training words and numbers."""
+    """The four examples of few-shot prompts, from training words and numbers."""
     return task.items(ItemSampler(lexicon, False, lengths, f"shots {task.name} {seed}"), SHOTS)
 
 
 def records(
     lexicon: Lexicon, count: int, tasks: Sequence[str] = (), seed: int = 0, lengths: Lengths = LENGTHS
 ) -> Iterator[dict[str, str]]:
-    """Questions to fine-tune on, of training words and numbers, the tasks in turns; some may come twice.
-
-    Each has `id`, `prompt` and `text`, of which the last is to be learnt: `prompt_field = "prompt"` in `[data]`.
-    """
+    """Questions for fine-tuning from training words and numbers; the tasks take turns, and a question may occur twice.
+    A record has `id`, `prompt` and `text`. Only `text` is to be learnt: set `prompt_field = "prompt"` in `[data]`."""
     samplers = [
         (task, ItemSampler(lexicon, False, lengths, f"training {task.name} {seed}")) for task in find_tasks(tasks)
     ]
@@ -123,7 +123,7 @@ def records(
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
-    """Write records as JSONL; the file is there once it is whole."""
+    """Write records as a JSONL file; it appears under its name only when complete."""
     unfinished = path.with_name(path.name + ".partial")
     with unfinished.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
@@ -149,7 +149,7 @@ def _reverse(sampler: ItemSampler) -> Item:
 
 
 def _count_char(sampler: ItemSampler) -> Item:
-    """Half of the items ask for a letter that is there several times; few would, were letters drawn alike."""
+    """In half of the items the letter occurs several times; with random letters that would be rare."""
     word, several = sampler.word(), sampler.coin()
     letter = sampler.one_of(letter for letter, count in Counter(word).items() if (count > 1) == several)
     return Item((word, letter), str(word.count(letter)))
@@ -163,7 +163,8 @@ def _count_sentence(sampler: ItemSampler) -> Item:
 
 
 def _orth(sampler: ItemSampler) -> Item:
-    """Both candidates are equally long and start alike: in CUTE, the first letter alone settles 78% of the items."""
+    """Both candidates have equal length and the same first letter. In CUTE, the first letter alone decides 78 % of the
+    items."""
     word = sampler.word()
     near = sampler.one_of(sampler.near(word))
     far = sampler.one_of(sampler.alike(near))
@@ -177,7 +178,7 @@ def _orth(sampler: ItemSampler) -> Item:
 
 
 def _contains(parts: Parts, sampler: ItemSampler) -> Item:
-    """What is not there is taken from another text, for what is frequent is there more often."""
+    """An absent part is taken from another text, because frequent parts are also more often present."""
     text, there = parts.text(sampler), sampler.coin()
     own = set(parts.of(text))
     part = sampler.one_of(own if there else set(parts.of(parts.text(sampler))) - own)
@@ -192,7 +193,7 @@ def _insert(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _delete(parts: Parts, sampler: ItemSampler) -> Item:
-    """Something else is there, and stays."""
+    """The text contains at least one other part, which remains."""
     text = parts.text(sampler)
     old, _ = sampler.some_of(parts.of(text), 2)
     return Item((text, old), parts.edited(text, {old: []}))
@@ -206,7 +207,7 @@ def _substitute(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _swap(parts: Parts, sampler: ItemSampler) -> Item:
-    """Parts that are there once, as in CUTE."""
+    """Both parts occur exactly once, as in CUTE."""
     text = parts.text(sampler)
     a, b = sampler.some_of((part for part, count in Counter(parts.of(text)).items() if count == 1), 2)
     return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))
@@ -216,7 +217,7 @@ def _swap(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _compare(sampler: ItemSampler) -> Item:
-    """The first digit that differs is anywhere with equal chance, or later."""
+    """The numbers share a random number of leading digits; the first different digit is there or later."""
     digits = sampler.digits()
     a = sampler.number(digits)
     b = sampler.number(digits, start=a[: sampler.random.randrange(digits)])
@@ -239,11 +240,11 @@ def _order(sampler: ItemSampler) -> Item:
 
 # ---------------------------------------------------------------------------------------------------------- the table
 
-TEXT, A, B = "{0}", "{1}", "{2}"  # fields of an item
+TEXT, A, B = "{0}", "{1}", "{2}"  # placeholders for the fields of an item
 
 
 def _edits(level: Level, kind: Kind, parts: Parts) -> list[Task]:
-    """The tasks that letters of words and words of sentences share."""
+    """The tasks that exist both for letters of words and for words of sentences."""
     part, whole = parts.name, parts.whole
     rows = [
         ("contains", f"Say whether a {part} is in a {whole}: Yes or No.", f'Is "{A}" a {part} of "{TEXT}"?', _contains),

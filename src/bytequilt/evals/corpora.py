@@ -11,24 +11,26 @@ from ..lm import LM
 from ..view.progress import progress
 
 FULL = 32_768
-"""Longest context that is read unless another is given: time grows as its square, and some texts have no end."""
+"""Default limit of the context in ids: scoring time grows with the square of the context, and some documents are very
+long."""
 
 
 def evaluate_files(
     lm: LM | Baseline, files: Sequence[str], field: str = "text", context: int | None = None
 ) -> dict[str, Any]:
-    """Score each document of each file: what `bytequilt eval --json` prints.
+    """Score each document of each file; returns the output of `bytequilt eval --json`.
 
-    `context` limits what is read before an id: bytes of a BLT, tokens of a BPE. Where it is not given, a document of up
-    to FULL bytes is read in its full context, and a longer one in a context of FULL. The result has a `context` where
-    some document met that limit; `mean_patch_bytes` is None for a baseline, which has no patches. Raises UserError for
-    a file that is missing, empty or damaged.
+    `context` limits the number of ids before a predicted id: bytes for a BLT, tokens for a BPE. By default, a document
+    of up to FULL ids is scored in its full context, and a longer one in a context of FULL. The result has the field
+    `context` if a document was longer than the limit. `mean_patch_bytes` is None for a baseline, which has no patches.
+    Raises UserError for a file that is missing, empty or damaged.
     """
     limit = FULL if context is None else context
     documents_of = [texts(path, field) for path in files]
     rows, totals = [], []
     with progress() as bar:
-        line = bar.add_task("score", total=sum(len(text) + 2 for file in documents_of for text in file))  # BOS, EOS
+        # plus BOS and EOS
+        line = bar.add_task("score", total=sum(len(text) + 2 for file in documents_of for text in file))
         for path, file in zip(files, documents_of, strict=True):
             score = Score.total(lm.score_documents(file, lambda done: bar.update(line, advance=done), limit))
             rows.append({"path": path, "bpb": score.bits_per_byte, "bytes": score.bytes})
@@ -41,5 +43,5 @@ def evaluate_files(
 
 
 def texts(path: str, field: str = "text") -> list[bytes]:
-    """The documents of a file."""
+    """The documents of a file as bytes."""
     return [document.data for document in documents(path, DataConfig(field=field))]

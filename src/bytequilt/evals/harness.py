@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness for `bytequilt eval`; and the harness's own command line, told of our models:
+"""lm-evaluation-harness: its tasks for `bytequilt eval`, and its command line with bytequilt's models:
 
 `python -m bytequilt.evals.harness --model bytequilt --model_args pretrained=tiny --tasks hellaswag`
 """
@@ -14,37 +14,34 @@ from .harness_model import Harness, Model
 
 try:
     import lm_eval
-    import lm_eval.models  # fills the registry, which is not done any more once something else is in it
+    import lm_eval.models  # Imported first: it fills the registry, which is no longer filled once it has another entry.
     from lm_eval.api.registry import model_registry
     from lm_eval.tasks import TaskManager
 except ImportError:
     raise UserError("tasks of lm-evaluation-harness need lm-eval: pip install 'bytequilt[eval]'") from None
 
 TASKS = Path(__file__).parent / "tasks"
-"""Our own tasks, in the harness's language."""
+"""Folder of our own tasks, in the harness's format."""
 
 
 class HarnessTasks:
-    """Tasks of the harness, by name: its own, ours, and those of a directory."""
+    """Tasks by name: those of the harness, our own, and those in a given directory."""
 
     def __init__(self, names: Sequence[str], include: Path | None = None) -> None:
-        """`names` may have wildcards, and be of groups. Raises UserError for unknown names."""
+        """`names` may be groups and may contain wildcards. Raises UserError for an unknown name."""
         if include is not None and not include.is_dir():
             raise UserError(f"{include} is not a directory of tasks")
         folders = [TASKS, *([include] if include else [])]
         self.manager = TaskManager(include_path=folders, include_defaults=False)
-        if not set(names) <= set(self.manager.all_subtasks):  # reading all of theirs takes seconds
+        if not set(names) <= set(self.manager.all_subtasks):  # the harness's own tasks take seconds to read
             self.manager = TaskManager(include_path=folders)
         if unknown := [name for name in names if not self.manager.match_tasks([name])]:
             raise UserError(f"no task named {', '.join(unknown)}, neither here nor in lm-evaluation-harness")
         self.names = self.manager.match_tasks(list(names))
 
     def evaluate(self, model: Model, limit: int | None = None) -> dict[str, Any]:
-        """Evaluate a model on the tasks, or on the first `limit` items of each.
-
-        Of a task or group, `metrics` has `value` and `stderr` of each metric; `shots`, `items` and `version` say what
-        was asked.
-        """
+        """Evaluate a model on the tasks, or on the first `limit` items of each task. For each task or group, `metrics`
+        has `value` and `stderr` of each metric. `shots`, `items` and `version` describe the task."""
         with redirect_stdout(sys.stderr):  # the harness prints to stdout
             report = lm_eval.simple_evaluate(
                 Harness(model), tasks=self.names, task_manager=self.manager, limit=limit, log_samples=False
@@ -54,7 +51,8 @@ class HarnessTasks:
 
 
 def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the harness says of a task. Its keys are like `acc,none`: a metric, and what answers were filtered by."""
+    """The harness's results of one task. Its keys have the form `acc,none`: a metric, and the filter applied to
+    answers."""
     scores, metrics = report["results"].get(name, {}) | report.get("groups", {}).get(name, {}), {}
     for key, value in scores.items():
         metric, comma, filtered = key.partition(",")
@@ -71,13 +69,13 @@ def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Tell the harness of the model `bytequilt`, in this process."""
+    """Register the model type `bytequilt` with the harness, in this process."""
     if "bytequilt" not in model_registry:
         model_registry.register("bytequilt")(Harness)
 
 
 def main() -> None:
-    """The harness's own command line, with `bytequilt` among its models."""
+    """The harness's command line, with the model type `bytequilt`."""
     from lm_eval.__main__ import cli_evaluate
 
     register()

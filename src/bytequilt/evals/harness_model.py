@@ -1,7 +1,7 @@
-"""Our models in EleutherAI's lm-evaluation-harness, as `bytequilt`.
+"""bytequilt's models for EleutherAI's lm-evaluation-harness, as model type `bytequilt`.
 
-A context is BOS and its bytes, a continuation is its bytes: nothing is cut into tokens, so nothing is cut differently
-where the two meet, and no space moves from the one to the other. Texts are read whole, however long.
+A context is BOS and its bytes, and a continuation is its bytes. Without tokens, nothing changes where the two meet, and
+no space is moved. Texts of any length are read in full.
 """
 
 from collections import Counter, defaultdict
@@ -23,34 +23,33 @@ try:
 except ImportError:
     raise UserError("tasks of lm-evaluation-harness need lm-eval: pip install 'bytequilt[eval]'") from None
 
-WRITTEN = 64  # texts that are written before the progress bar moves
-SAMPLING = ("top_k", "top_p", "min_p")  # what a task may say of sampling beside the temperature
+WRITTEN = 64  # number of generated texts after which the progress bar is updated
+SAMPLING = ("top_k", "top_p", "min_p")  # sampling options that a task may set in addition to the temperature
 MODEL_ARGS = {"pretrained": None, "revision": None, "device": "cpu", "dtype": "float32", "token_bytes": 4, "seed": 0}
-"""What --model_args may name, and what holds otherwise."""
-HARNESS_DEFAULT_DEVICE = "cuda:0"  # the device that the harness's command line names where its user names none
-HARNESS_ARGS = ("batch_size", "max_batch_size")  # always given; batches are cut by bytes, and come out the same anyway
+"""Arguments allowed in --model_args, with their defaults."""
+HARNESS_DEFAULT_DEVICE = "cuda:0"  # the device that the harness's command line passes if the user names none
+# always passed by the harness; we form batches by bytes, and the results do not depend on them
+HARNESS_ARGS = ("batch_size", "max_batch_size")
 
 
 class Model(Protocol):
-    """A model that the harness can use: an LM, or any other with these two methods."""
+    """The protocol of a model that the harness can use, for example an LM."""
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
-        """What the second text of each pair costs after the first."""
+        """The score of the second text of each pair, given the first."""
         ...
 
     def generate(self, prompt: list[str], /, **sampling: Any) -> Sequence[Any]:
-        """What comes after each prompt, as `text`; given max_bytes, temperature, seed and stop."""
+        """Continue each prompt; results have `text`. The options are max_bytes, temperature, seed and stop."""
         ...
 
 
 class Harness(LM):
-    """A model of ours with the methods of the harness's models."""
+    """An adapter that gives one of our models the methods of the harness's models."""
 
     def __init__(self, model: Model, token_bytes: float = 4, seed: int = 0, portion: int = 256) -> None:
-        """Where a task limits an answer to so many tokens, each stands for `token_bytes` bytes.
-
-        `portion` is how many requests are scored together: neighbours share contexts and batches.
-        """
+        """`token_bytes` is the number of bytes per token where a task limits an answer in tokens. `portion` is the
+        number of requests that are scored together, which share contexts and batches."""
         super().__init__()
         self.model, self.token_bytes, self.seed, self.portion = model, token_bytes, seed, portion
 
@@ -60,7 +59,7 @@ class Harness(LM):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
-        """The model that --model_args name. Raises UserError where they cannot be understood or followed."""
+        """The model that --model_args describe. Raises UserError for unknown or invalid arguments."""
         config = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if config.get("device") == HARNESS_DEFAULT_DEVICE and not torch.cuda.is_available():
             del config["device"]
@@ -78,7 +77,8 @@ class Harness(LM):
         return "bytes"
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log p of each continuation after its context, in nats, and whether greedy generation would write it."""
+        """For each request, the log probability in nats of the continuation given its context, and whether it is the
+        greedy one."""
 
         def ask(places: list[int]) -> list[tuple[float, bool]]:
             scores = self.model.score([requests[place].args for place in places])
@@ -88,7 +88,7 @@ class Harness(LM):
         return self._answers("loglikelihood", requests, [alike], ask, self.portion)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log p of each text from its first byte on, in nats, in its full context; its end is not counted."""
+        """Log probability in nats of each text from its first byte, in its full context, without EOS."""
 
         def ask(places: list[int]) -> list[float]:
             return [-score.nats for score in self.model.score([("", requests[place].args[0]) for place in places])]
@@ -96,7 +96,8 @@ class Harness(LM):
         return self._answers("loglikelihood_rolling", requests, [list(range(len(requests)))], ask, self.portion)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What comes after each context, before the first of its `until`. Repeats of a request have their own seeds."""
+        """The continuation of each context, ending before the first of its `until` strings. Repeated requests get
+        different seeds."""
         alike, repeats = defaultdict[tuple[str, int], list[int]](list), Counter[str]()
         for place, request in enumerate(requests):
             options, repeat = repr(request.args[1]), repeats[repr(request.args)]
@@ -112,7 +113,7 @@ class Harness(LM):
         return self._answers("generate_until", requests, alike.values(), ask, WRITTEN)
 
     def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a task as those of `generate`. Raises UserError for one that cannot be followed."""
+        """Convert a task's generation options to those of `generate`. Raises UserError for an unsupported option."""
         options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked)))
         sampled, temperature = options.pop("do_sample"), options.pop("temperature", 1.0)
         stop = [until for until in options.pop("until") if until]
@@ -130,7 +131,8 @@ class Harness(LM):
         ask: Callable[[list[int]], list[Any]],
         together: int,
     ) -> list[Any]:
-        """Answers to all requests, asked for in groups of their places, cut into portions; each kept as it comes."""
+        """Call `ask` for groups of request indices, at most `together` at a time; returns the answers in the order of
+        requests."""
         answers: list[Any] = [None] * len(requests)
         with progress() as bar:
             line = bar.add_task(kind, total=len(requests))
@@ -150,5 +152,5 @@ def _open(pretrained: str | None, revision: str | None, device: str, dtype: str)
     try:
         chosen = {} if revision is None else {"revision": str(revision)}
         return load_any(str(pretrained), device, dtype=dtype, **chosen)
-    except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+    except (AssertionError, RuntimeError) as error:  # torch raises these for a device that does not exist
         raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""The tasks on characters as tasks of lm-evaluation-harness: what the files in `tasks/` refer to."""
+"""The tasks on characters as tasks of lm-evaluation-harness; the files in `tasks/` refer to these functions."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,10 +13,8 @@ lexicon = cache(Lexicon.read)
 
 
 def documents(task: str, items: int = 200, item_seed: int = 0, **_: Any) -> dict[str, Any]:
-    """Held-out items of a task with their four-shot prompts, as a data set whose split is `test`.
-
-    The harness also passes what it was told of the model, and the version of the task.
-    """
+    """Held-out items of a task with four-shot prompts, as a data set with the split `test`. Further arguments of the
+    harness (model arguments, task version) are ignored."""
     from datasets import Dataset
 
     asked = task_items(find_tasks([task])[0], lexicon(), items, item_seed, "few-shot")
@@ -26,7 +24,7 @@ def documents(task: str, items: int = 200, item_seed: int = 0, **_: Any) -> dict
 
 
 def marks(document: Mapping[str, str], texts: Sequence[str]) -> dict[str, float]:
-    """Whether the first text that was generated begins with the right answer and a closing quote."""
+    """1.0 if the first generated text starts with the correct answer and a closing quote, otherwise 0.0."""
     answer = answer_in(texts[0])
     right = answer is not None and TASKS[document["task"]].accepts(answer, Item((), document["answer"]))
     return {"exact_match": float(right)}

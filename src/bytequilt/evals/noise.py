@@ -1,7 +1,7 @@
-"""Robustness to noise: bits per byte of a text as it is, and with noise of five kinds.
+"""Robustness to noise: bits per byte of a clean text, and of the text with five kinds of noise.
 
-The kinds are those of Pagnoni et al. 2024 (arXiv 2412.09871, table 3), who used them on HellaSwag. Here they are
-applied to any text, and bits are measured instead of answers. A byte that is not UTF-8 counts as one character.
+The kinds are those of Pagnoni et al. 2024 (arXiv 2412.09871, table 3), who measured accuracy on HellaSwag. Here they
+are applied to any text, and bits are measured. A byte that is not UTF-8 counts as one character.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,38 +17,38 @@ CLEAN = "clean"
 
 
 class Scorer(Protocol):
-    """A model that scores documents."""
+    """The protocol of a model that scores documents."""
 
     def score_documents(self, documents: Sequence[bytes]) -> list[Score]:
-        """Scores, EOS included, with the patches of each where there are any."""
+        """The score of each document, EOS included, with its number of patches if the model has patches."""
         ...
 
 
 def ant_speak(text: str, seed: int = 0) -> str:
-    """Upper case, with a space between each character and the next. Nothing is drawn."""
+    """Upper case, with a space between all characters. Not random."""
     return " ".join(text.upper())
 
 
 def drop(text: str, seed: int = 0) -> str:
-    """Without 10 % of the characters."""
+    """Each character is removed with probability 10 %."""
     draw = Random(seed).random
     return "".join(character for character in text if draw() >= 0.1)
 
 
 def random_case(text: str, seed: int = 0) -> str:
-    """Each character in upper case or in lower, either with probability 50 %."""
+    """Each character becomes upper or lower case with probability 50 % each."""
     draw = Random(seed).random
     return "".join(character.upper() if draw() < 0.5 else character.lower() for character in text)
 
 
 def repeat(text: str, seed: int = 0) -> str:
-    """20 % of the characters stand two, three or four times in a row."""
+    """Each character is repeated with probability 20 %, two to four times in a row."""
     draw = Random(seed).random
     return "".join(character * (2 + int(3 * draw()) if draw() < 0.2 else 1) for character in text)
 
 
 def upper_case(text: str, seed: int = 0) -> str:
-    """Upper case. Nothing is drawn."""
+    """Upper case. Not random."""
     return text.upper()
 
 
@@ -62,25 +62,25 @@ NOISES: Mapping[str, Callable[[str, int], str]] = {
 
 
 def noised(text: bytes, name: str, seed: int = 0) -> bytes:
-    """A text with noise of one of the names in `NOISES`; the same seed gives the same bytes."""
+    """The text with noise of one kind in `NOISES`; the same seed gives the same bytes."""
     if name not in NOISES:
         raise UserError(f"no noise named '{name}'; there are {', '.join(NOISES)}")
     return as_bytes(NOISES[name](text.decode("utf-8", "surrogateescape"), seed))
 
 
 class Noised:
-    """A model whose contexts and prompts get noise of one kind; the continuations that it scores stay clean."""
+    """A model whose contexts and prompts get noise of one kind; scored continuations stay clean."""
 
     def __init__(self, model: Any, name: str, seed: int = 0) -> None:
-        """`model` has `score` and `generate`, as an LM."""
+        """`model` needs the methods `score` and `generate`, as LM has them."""
         self.model, self.name, self.seed = model, name, seed
 
     def score(self, pairs: Sequence[tuple[str | bytes, str | bytes]]) -> list[Score]:
-        """Put noise into the first text of each pair, and score the second, clean, after it."""
+        """Add noise to the first text of each pair, and score the second text, without noise, given the first."""
         return self.model.score([(self._noised(context), continuation) for context, continuation in pairs])
 
     def generate(self, prompt: Sequence[str | bytes], **sampling: Any) -> Sequence[Any]:
-        """Put noise into each prompt, and continue it."""
+        """Add noise to each prompt and continue it."""
         return self.model.generate([self._noised(text) for text in prompt], **sampling)
 
     def _noised(self, text: str | bytes) -> bytes:
@@ -88,12 +88,11 @@ class Noised:
 
 
 def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """Score documents as they are ("clean") and under each noise: a row for each, by name.
+    """Score documents without noise ("clean") and with each kind of noise; one row per kind.
 
-    Noise changes lengths, so the bits of all targets, EOS included, are divided by two counts of bytes: `bpb` is per
-    byte of the text with its noise (`bytes` of them), `bits_per_clean_byte` per byte of the clean text.
-    `mean_patch_bytes` is of the text with its noise, and None where the model has no patches.
-    Raises UserError where there is no text.
+    Noise changes the length of a text, so the total bits (EOS included) are divided by two lengths: `bpb` is per byte
+    of the noisy text, which has `bytes` bytes, and `bits_per_clean_byte` per byte of the clean text. `mean_patch_bytes`
+    is that of the noisy text; None if the model has no patches. Raises UserError if there is no text.
     """
     clean_bytes = sum(map(len, documents))
     if not clean_bytes:

@@ -1,4 +1,4 @@
-"""Questions drawn by chance, and the part of them that training never sees."""
+"""Random questions about letters and numbers, for training and for tests, without overlap."""
 
 import string
 from collections import Counter, defaultdict
@@ -18,8 +18,8 @@ RUSSIAN_WORDS = "package:words-ru.txt.xz"
 KEPT_STEMS = ("strawberr", "карбюратор")
 KEPT_NUMBERS = range(375, 386)
 COUNTS = (0, 1, 2, 3, 4, 5)
-FOREIGN = 0.15  # how often a question is about a word of the other language
-RANDOM = 0.5  # how many of the words in training are letters drawn by chance
+FOREIGN = 0.15  # share of training questions about a word of the other language
+RANDOM = 0.5  # share of random strings of letters among the training words
 TEST_LETTERS, TEST_DIGITS = range(3, 13), {"larger": 5, "order": 5, "add": 4, "subtract": 4}
 
 
@@ -27,14 +27,14 @@ TEST_LETTERS, TEST_DIGITS = range(3, 13), {"larger": 5, "order": 5, "add": 4, "s
 
 
 def is_kept(field: str) -> bool:
-    """Whether a word, or a number of three digits or more, is for tests alone."""
+    """True if a word, or a number of at least three digits, is reserved for tests."""
     if field.isdigit():
         return int(field) in KEPT_NUMBERS or (len(field) > 2 and is_held_out(field))
     return field.startswith(KEPT_STEMS) or is_held_out(field)
 
 
 def is_for_training(question: Question) -> bool:
-    """Whether nothing of a question is for tests; two short numbers are, or are not, as a pair."""
+    """True if a question contains nothing that is reserved for tests. Pairs of short numbers are reserved as pairs."""
     if question.is_of_words:
         return not is_kept(question.fields[0])
     result = answer(question).lstrip("-")
@@ -43,7 +43,7 @@ def is_for_training(question: Question) -> bool:
 
 
 def is_for_tests(question: Question) -> bool:
-    """Whether everything long in a question is for tests alone."""
+    """True if the word of a question, or each number of at least three digits, is reserved for tests."""
     if question.is_of_words:
         return is_kept(question.fields[0])
     long = [field for field in question.fields if len(field) > 2]
@@ -55,14 +55,14 @@ def is_for_tests(question: Question) -> bool:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one language that questions are about, of one part: training or tests."""
+    """The training words or the test words of one language."""
 
     language: Language
     words: tuple[str, ...]
 
     @cached_property
     def by_count(self) -> dict[int, list[tuple[str, str]]]:
-        """Words with one of their letters, by how often it is there."""
+        """(word, letter) pairs by the number of times that the letter occurs in the word."""
         pairs = defaultdict(list)
         for word in self.words:
             for letter, times in Counter(word).items():
@@ -71,7 +71,8 @@ class Words:
 
 
 def read_words(kept: bool) -> dict[str, Words]:
-    """The words of the package's own lists, by the name of their language: those for tests, or the others."""
+    """The words of the package's lists by language: those reserved for tests if `kept`, otherwise the training
+    words."""
     lists = {"English": Lexicon.read(most=30_000).words, "Russian": _russian_words()}
     lengths = TEST_LETTERS if kept else range(1, MOST_LETTERS + 1)
     return {
@@ -88,7 +89,7 @@ def _russian_words() -> list[str]:
 
 
 class Draw:
-    """Draws questions for training, or for tests, as its seed has it."""
+    """Draws random questions for training or, if `kept`, for tests. The seed determines all draws."""
 
     def __init__(self, words: dict[str, Words], kept: bool, seed: str) -> None:
         self.words, self.kept, self.random = words, kept, Random(seed)
@@ -96,7 +97,7 @@ class Draw:
         self.fits = is_for_tests if kept else is_for_training
 
     def question(self, task: Name, language: Language) -> Question:
-        """The next question of a task in that language."""
+        """Draw the next question of a task in a language."""
         make = self._of_words if task not in MOST_DIGITS else self._of_numbers
         for _ in range(TRIES**2):
             question = Question(task, language, make(task, language))
@@ -118,7 +119,7 @@ class Draw:
         return self._word_with(words, times)
 
     def _word_with(self, words: Words, times: int) -> tuple[str, str]:
-        """A word, and a letter that is in it so many times, or nearly so where no word has one."""
+        """A word, and a letter that occurs in it `times` times, or fewer times if there is no such word."""
         if times:
             return self.random.choice(next(pairs for n in range(times, 0, -1) if (pairs := words.by_count.get(n))))
         word, other = self.random.choice(words.words), self.random.choice(words.words)
@@ -126,12 +127,12 @@ class Draw:
         return word, self.random.choice(absent)
 
     def _letters(self, language: Language) -> str:
-        """Letters by chance, of a few different ones or of many."""
+        """Random letters, from a random subset of the alphabet."""
         few = self.random.sample(language.alphabet, self.random.randint(3, 26))
         return "".join(self.random.choices(few, k=self.random.randint(1, MOST_LETTERS)))
 
     def _planted(self, language: Language, times: int) -> tuple[str, str]:
-        """Letters by chance with one among them that is there so many times."""
+        """Random letters, and a letter that occurs `times` times among them."""
         letter = self.random.choice(language.alphabet)
         length = self.random.randint(max(1, times), MOST_LETTERS)
         few = [other for other in self.random.sample(language.alphabet, self.random.randint(3, 26)) if other != letter]
@@ -156,7 +157,7 @@ class Draw:
         return (b, a) if self.random.random() < 0.5 else (a, b)
 
     def _number(self, digits: int, start: str = "") -> str:
-        """A number of so many digits, of which the first may be given; zero, too."""
+        """A random number of up to `digits` digits that begins with `start`; it may be zero."""
         return str(int(start + "".join(self.random.choices(string.digits, k=digits - len(start)))))
 
 
@@ -164,7 +165,7 @@ class Draw:
 
 
 def records(examples: int, seed: int = 0, tasks: Sequence[Name] = TASKS) -> Iterator[dict[str, str]]:
-    """Questions to train on, tasks and languages in turns: `prompt_field = "prompt"` in `[data]`."""
+    """Training questions with tasks and languages taking turns; set `prompt_field = "prompt"` in `[data]`."""
     draw = Draw(read_words(kept=False), False, f"training {seed}")
     turns = cycle([(task, language) for task in tasks for language in LANGUAGES])
     for number, (task, language) in enumerate(islice(turns, examples)):
@@ -173,7 +174,7 @@ def records(examples: int, seed: int = 0, tasks: Sequence[Name] = TASKS) -> Iter
 
 
 def held_out_questions(task: Name, language: Language, items: int, seed: int = 0) -> list[Question]:
-    """Different questions to test with, on words and numbers that training never had."""
+    """`items` different test questions, on words and numbers that are not in the training questions."""
     draw = Draw(_kept_words(), True, f"test {task} {language.name} {seed}")
     questions: dict[Question, None] = {}
     for _ in count():

@@ -1,4 +1,4 @@
-"""How evenly a patcher cuts the scripts of the world: bytes, characters and bits per patch, script by script."""
+"""Patch sizes by script: how many bytes, characters and bits a patch has in each writing system."""
 
 import math
 import unicodedata
@@ -20,13 +20,13 @@ NAMES = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "KATAKANA
     script.upper(): script
     for script in ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai", "Hangul", "Ethiopic")
 }
-"""Scripts by the first word of the names of their characters in Unicode."""
-EMOJI = 0x1F000  # from here on, symbols are pictures
+"""Script names by the first word of a character's Unicode name."""
+EMOJI = 0x1F000  # first code point from which symbols are pictures (emoji)
 
 
 @cache
 def script_of(character: str) -> str | None:
-    """The script of a character; None of what all scripts share: spaces, digits, punctuation, marks."""
+    """The script of a character; None for characters of all scripts: spaces, digits, punctuation, marks."""
     word = unicodedata.name(character, "").split(" ")[0]
     if word in NAMES:
         return NAMES[word]
@@ -38,17 +38,17 @@ def script_of(character: str) -> str | None:
 
 @dataclass
 class Share:
-    """What falls to one script, or to one file. Sums add up."""
+    """Counts for one script or one file; counts can be added."""
 
     bytes: int = 0
     characters: int = 0
     patches: int = 0
     cuts_inside: int = 0
-    """Patches that start inside a character."""
+    """Number of patches that start inside a character."""
     longest: int = 0
-    """Bytes of the longest patch."""
+    """Length of the longest patch in bytes."""
     nats: float | None = 0.0
-    """Entropies of the bytes, summed; None without an entropy model."""
+    """Sum of the entropies of all bytes in nats; None without an entropy model."""
 
     def __add__(self, other: "Share") -> "Share":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[:4]}
@@ -56,7 +56,7 @@ class Share:
         return Share(**sums, longest=max(self.longest, other.longest), nats=nats)
 
     def json(self) -> dict[str, Any]:
-        """Counts, and the means per patch, with bits for nats."""
+        """The counts, and means per patch; entropies are in bits."""
         counts = asdict(self)
         nats, patches = counts.pop("nats"), max(self.patches, 1)
         return counts | {
@@ -67,10 +67,10 @@ class Share:
 
 
 def report(lm: LM, files: Sequence[str], field: str = "text") -> dict[str, Any]:
-    """Patches of files by script, the most bytes first, and by file: what `bytequilt patch --report --json` prints.
+    """Patch counts of files by script (most bytes first) and by file; the output of `bytequilt patch --report --json`.
 
-    What all scripts share counts for the script of the character before it. A patch counts for the script of its first
-    byte. Raises UserError for a file that is missing or damaged.
+    A character without a script counts for the script of the character before it. A patch counts for the script of its
+    first byte. Raises UserError for a file that is missing or damaged.
     """
     texts_of = [(path, texts(path, field)) for path in files]
     scripts: dict[str, Share] = {}
@@ -93,14 +93,14 @@ def _nothing(lm: LM) -> Share:
 
 
 def share_of(lm: LM, data: bytes) -> Share:
-    """What a document of a byte or more has of all scripts together."""
+    """The counts of a document over all scripts; the document must not be empty."""
     return sum(_shares(lm, data).values(), _nothing(lm))
 
 
 def _shares(lm: LM, data: bytes) -> dict[str, Share]:
-    """What falls to each script in one document."""
+    """The counts of one document by script."""
     patcher, scored = lm.patcher, lm.patcher.model is not None
-    nats_N = patcher.entropies([data])[0][: len(data) + 1] if scored else None  # without that of the EOS
+    nats_N = patcher.entropies([data])[0][: len(data) + 1] if scored else None  # without the entropy after EOS
     ids_BN = torch.from_numpy(encode(data))[None]
     entropy_BN = torch.from_numpy(nats_N)[None] if patcher.rule.needs_entropy and nats_N is not None else None
     start_N = rules.patches(patcher.rule, ids_BN, entropy_BN).start_BN[0, 1:].numpy()
@@ -123,13 +123,14 @@ def _shares(lm: LM, data: bytes) -> dict[str, Share]:
 
 
 def _characters(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The script of each character (C,), and which bytes (N,) begin one. A byte that is not UTF-8 is a character."""
+    """The script of each character (C,), and True for each byte (N,) that starts one. A byte that is not UTF-8 is a
+    character."""
     text = data.decode("utf-8", "surrogateescape")
     last, scripts = None, []
     for script in map(script_of, text):
         last = script or last
         scripts.append(last)
-    opening = next(filter(None, scripts), OTHER)  # before the first letter stands what belongs to it
+    opening = next(filter(None, scripts), OTHER)  # characters before the first letter belong to its script
     sizes = np.array([len(character.encode("utf-8", "surrogateescape")) for character in text])
     first_N = np.zeros(len(data), dtype=bool)
     first_N[sizes.cumsum() - sizes] = True

@@ -1,4 +1,4 @@
-"""Work that is measured in turns, so that what else the machine does falls on all sides alike."""
+"""Measurements in alternation, so that other load on the machine affects all sides equally."""
 
 import statistics
 import time
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn took."""
+    """The time of one measured run."""
 
     bytes: float
     seconds: float
     processor: float
-    """Seconds of all its threads."""
+    """Processor seconds of all threads."""
 
 
 def timed(work: Callable[[], float]) -> Turn:
-    """One turn of work that returns the bytes it was done for."""
+    """Measure one run of `work`, which returns the number of bytes that it processed."""
     begun, processor = time.perf_counter(), time.process_time()
     size = work()
     return Turn(size, time.perf_counter() - begun, time.process_time() - processor)
@@ -26,7 +26,7 @@ def timed(work: Callable[[], float]) -> Turn:
 def in_turns(
     sides: Mapping[str, Callable[[], Turn]], repeats: int, advance: Callable[[], None]
 ) -> dict[str, list[Turn]]:
-    """So many turns of each side, one side after another; a first turn of each is not counted."""
+    """Run all sides in alternation, `repeats` times; a first run of each side is not counted."""
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for repeat in range(-1, repeats):
         for name, side in sides.items():
@@ -38,7 +38,7 @@ def in_turns(
 
 
 def speeds(turns: Sequence[Turn]) -> dict[str, float]:
-    """Bytes per second by the clock, with the slowest and the fastest turn, and per second of the processor."""
+    """Median speed in bytes per second, its minimum and maximum, and the median per processor second."""
     by_clock = [turn.bytes / turn.seconds for turn in turns]
     return {
         "bytes_per_s": statistics.median(by_clock),
@@ -49,7 +49,8 @@ def speeds(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 def ratios(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, dict[str, float]]:
-    """Our speed over theirs, turn by turn: in seconds of the processor, and by the clock."""
+    """Ratio of our speed to theirs, pair by pair, with median and range: by processor seconds and by wall-clock
+    seconds."""
     by_clock: dict[str, list[float]] = {"processor": [], "seconds": []}
     for mine, other in zip(ours, theirs, strict=True):
         for clock, speed in by_clock.items():

@@ -1,4 +1,4 @@
-"""The questions that `ask` understands: how they are worded in English and Russian, and how a text is read as one."""
+"""The questions that `ask` understands: their wordings in English and Russian, and parsing of a text."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 
 Name = Literal["count", "contains", "spell", "reverse", "larger", "order", "add", "subtract"]
 
-MOST_LETTERS = 16  # as long as words and numbers are in training; longer ones are answered wrongly
+MOST_LETTERS = 16  # longest word in training, in letters; longer words or numbers would be answered wrongly
 MOST_DIGITS = {"larger": 7, "order": 7, "add": 6, "subtract": 6}
 QUOTES = "\"'`“”„‟«»‘’"
 DASHES = "[−–—]"
@@ -18,24 +18,25 @@ SYNTAX = {
     "{": "(?:",
     "}": ")",
     "|": "|",
-    " ": r" *(?:\b|(?<=\W))",  # none is needed beside a sign or what is left out, but no word runs into another
+    # Spaces are optional next to a sign or an omitted part, but two words must not run together.
+    " ": r" *(?:\b|(?<=\W))",
     ",": r"(?: ?[,:]| -(?= ))?",
     "ё": "[её]",
 }
-"""What characters of a wording mean in a text."""
+"""Regular expressions for the special characters of a wording."""
 
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """One language of questions."""
+    """A language of questions."""
 
     name: str
     alphabet: str
     yes: str
     no: str
     wordings: Mapping[Name, tuple[str, ...]]
-    """Of each task, the wording that a model sees, and then others that mean the same. W is a word, L a letter, and
-    A and B are numbers; [x|y] may be left out, and {x|y} is one of both."""
+    """The wordings of each task. The model is given the first; the others have the same meaning. W stands for a word, L
+    for a letter, A and B for numbers; [x|y] is optional, and {x|y} is a choice."""
 
 
 ENGLISH = Language(
@@ -172,16 +173,16 @@ FIELDS = {"W": r"(?P<W>[^\W\d_]+)", "L": r"(?P<L>[^\W\d_])", "A": r"(?P<A>\d+)",
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: of a word, of a word and one of its letters, or of two numbers."""
+    """A question about a word, about a word and a letter, or about two numbers."""
 
     task: Name
     language: Language
     fields: tuple[str, ...]
-    """The word, and then the letter; or the numbers."""
+    """The word, with the letter if there is one; or the two numbers."""
 
     @property
     def text(self) -> str:
-        """In the wording that a model sees."""
+        """The question in the wording that the model is given."""
         fields = dict(zip("WL" if self.is_of_words else "AB", self.fields, strict=False))
         return re.sub(r"\b[WLAB]\b", lambda place: fields[place[0]], self.language.wordings[self.task][0])
 
@@ -191,17 +192,14 @@ class Question:
 
     @property
     def fits(self) -> bool:
-        """Whether it is about no more letters or digits than training had."""
+        """True if the word or the numbers are not longer than those in training."""
         limit = MOST_DIGITS.get(self.task, MOST_LETTERS)
         return all(len(field) <= limit for field in self.fields)
 
 
 def understand(text: str) -> Question | None:
-    """The question that a text asks in one of the wordings, None where it asks none.
-
-    Quotes, capitals, spaces, ё for е in a wording and the mark at the end do not matter; words are taken in lower case,
-    and numbers without zeros in front and without commas.
-    """
+    """Parse a question in any known wording; None if the text matches none of them. Quotes, capitals, spaces, ё for е
+    in a wording, and the final mark are ignored. Words become lower case; numbers lose leading zeros and commas."""
     plain = " ".join(re.sub(DASHES, "-", _unquoted(text)).split()).lower()
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain)
     for language in LANGUAGES:
@@ -225,7 +223,7 @@ def _patterns(name: str) -> dict[Name, list[re.Pattern[str]]]:
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    """What a text must look like without quotes, in lower case, to have that wording."""
+    """A regular expression for texts in this wording, without quotes and in lower case."""
     parts = re.split(r"\b([WLAB])\b", wording.rstrip("?."))
     plain = (FIELDS.get(part) or "".join(map(_literal, _unquoted(part).lower())) for part in parts)
     return re.compile("".join(plain) + r"(?: ?[?.!=])*")

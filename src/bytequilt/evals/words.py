@@ -1,4 +1,4 @@
-"""Words, sentences and numbers for the tasks, and the part of them that fine-tuning never sees."""
+"""Words, sentences and numbers for the tasks, divided into training and held-out ones."""
 
 import re
 import string
@@ -15,11 +15,11 @@ from ..data.sources import documents
 
 CORPUS = "package:sotu.jsonl.xz"
 HELD_OUT = 0.2
-TRIES = 50  # draws after which what is asked for is taken not to be there
+TRIES = 50  # number of draws after which we give up
 
 Kind = Literal["words", "sentences", "numbers"]
 Lengths = Mapping[Kind, Collection[int]]
-"""How many letters words have, how many words sentences, and how many digits numbers."""
+"""Allowed numbers of letters in words, of words in sentences, and of digits in numbers."""
 LENGTHS: Lengths = {"words": range(3, 31), "sentences": range(3, 11), "numbers": range(2, 5)}
 UNITS: dict[Kind, str] = {"words": "letters", "sentences": "words", "numbers": "digits"}
 
@@ -30,38 +30,36 @@ PUNCTUATION = string.punctuation + "“”‘’–—"
 
 
 def is_held_out(text: str, share: float = HELD_OUT) -> bool:
-    """Whether a word or a string of digits is kept for tests, as about that share of them is.
-
-    A hash of the text alone decides, so the answer is the same in every list, with every seed, for ever.
-    """
+    """True if a word or a string of digits is held out for tests, which is a share of about `share`. Only a hash of the
+    text decides. So the answer never depends on the list or the seed."""
     return int.from_bytes(blake2b(text.lower().encode(), digest_size=4).digest(), "big") < share * 2**32
 
 
 def has_held_out(sentence: str) -> bool:
-    """Whether a word of three letters or more is held out, and the sentence with it."""
+    """True if a sentence contains a held-out word of at least three letters; then the sentence is held out too."""
     return any(is_held_out(word) for word in words_of(sentence) if len(word) >= 3)
 
 
 def words_of(sentence: str) -> list[str]:
-    """The words of a sentence of a lexicon, without the mark at its end."""
+    """The words of a sentence from a lexicon, without its final mark."""
     return sentence[:-1].split(" ")
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words and sentences, held out and not."""
+    """Words and sentences, training and held-out ones together."""
 
     words: tuple[str, ...]
-    """Of at least three letters, all of them a to z; the most frequent first."""
+    """Words of at least three letters, all from a to z; the most frequent first."""
     sentences: tuple[str, ...]
-    """Of three to ten words and one of . ! ?; words are letters alone, so that nobody doubts where one ends."""
+    """Sentences of three to ten words that consist of letters only, ending with . ! or ?"""
 
     @classmethod
     def read(cls, sources: Sequence[str] = (CORPUS,), field: str = "text", most: int = 10_000) -> "Lexicon":
-        """The `most` most frequent words of sources, and all their sentences; sources are those of `documents`.
+        """The `most` most frequent words of the sources, and all their sentences. Sources are those of `documents`.
 
-        Words with a capital are passed over, and with them most names. A list of words is a source too: words that are
-        equally frequent keep their order. Raises UserError for what cannot be read.
+        Words with capitals are ignored, which excludes most names. A word list is a valid source: equally frequent
+        words keep their order. Raises UserError for a source that cannot be read.
         """
         pieces, sentences = Counter[str](), dict[str, None]()
         for source in sources:
@@ -77,14 +75,14 @@ class Lexicon:
 
 
 class Retry(Exception):
-    """The words or numbers drawn do not suit the task; another draw may."""
+    """The drawn words or numbers do not suit the task; another draw may."""
 
 
 class ItemSampler:
-    """Draws words and sentences of one part of a lexicon, and numbers, as its seed has it."""
+    """Draws training or held-out words and sentences of a lexicon, and numbers; the seed determines all draws."""
 
     def __init__(self, lexicon: Lexicon, held_out: bool, lengths: Lengths, seed: str) -> None:
-        """`lengths` stand in for those of LENGTHS. Raises UserError for lengths that cannot be."""
+        """`lengths` replace entries of LENGTHS. Raises UserError for invalid lengths."""
         if unknown := sorted(set(lengths) - set(LENGTHS)):
             raise UserError(f"no lengths of {', '.join(unknown)}; there are those of {', '.join(LENGTHS)}")
         if bad := [kind for kind, sizes in lengths.items() if min(sizes, default=0) < 1]:
@@ -110,7 +108,7 @@ class ItemSampler:
         return texts
 
     def about(self, kind: Kind) -> str:
-        """What there is to draw from, in words."""
+        """A description of the words, sentences or numbers that can be drawn, for messages."""
         return self._sort(kind) if kind == "numbers" else f"{len(getattr(self, kind))} {self._sort(kind)}"
 
     def _sort(self, kind: Kind) -> str:
@@ -129,11 +127,11 @@ class ItemSampler:
         return self.random.choice(string.ascii_lowercase)
 
     def digits(self) -> int:
-        """A length of numbers; each is equally likely."""
+        """A random allowed number of digits."""
         return self.random.choice(sorted(set(self.lengths["numbers"])))
 
     def number(self, digits: int, start: str = "") -> str:
-        """A number of so many digits, of which the first may be given."""
+        """A random number with `digits` digits that begins with `start`."""
         for _ in range(TRIES):
             number = start + "".join(self.random.choices(string.digits, k=digits - len(start)))
             if number[0] != "0" and self._has_number(number):
@@ -141,7 +139,7 @@ class ItemSampler:
         raise Retry
 
     def neighbour(self, number: str, within: int) -> str:
-        """Another number, at most that far from `number`."""
+        """A different number that differs from `number` by at most `within`."""
         every = (int(number) + step for step in range(-within, within + 1) if step)
         return self.one_of(str(other) for other in every if other > 0 and self._has_number(str(other)))
 
@@ -155,7 +153,7 @@ class ItemSampler:
         return self.some_of(those, 1)[0]
 
     def some_of(self, those: Iterable[str], count: int) -> list[str]:
-        """`count` different items in random order. Raises Retry where there are fewer."""
+        """`count` different strings in random order. Raises Retry if there are fewer."""
         choice = sorted(set(those))
         if len(choice) < count:
             raise Retry
@@ -164,11 +162,12 @@ class ItemSampler:
     # ------------------------------------------------------------------------------------------------ like words
 
     def near(self, word: str) -> list[str]:
-        """Other words that become the same when each loses a letter, or one of the two: one or two edits away."""
+        """Words that are one or two edits away: both words become equal if a letter is removed from one or from
+        each."""
         return [other for key in _lacking(word) for other in self._by_lacking[key] if other != word]
 
     def alike(self, word: str) -> list[str]:
-        """The words of this length and first letter, itself among them."""
+        """The words with the same length and first letter, including `word`."""
         return self._by_look[len(word), word[0]]
 
     @cached_property
@@ -188,7 +187,7 @@ class ItemSampler:
 
 
 def _lacking(word: str) -> set[str]:
-    """The word, and what is left of it without one of its letters."""
+    """The word, and all words that result from removing one of its letters."""
     return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
 
 
@@ -203,22 +202,22 @@ def _span(lengths: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a text is edited by: a word by its letters, a sentence by its words."""
+    """How tasks divide a text into parts: a word into letters, or a sentence into words."""
 
     name: str
     whole: str
     text: Callable[[ItemSampler], str]
     another: Callable[[ItemSampler], str]
-    """Draws a part, of no text in particular."""
+    """Draws a random part, not related to a text."""
     split: Callable[[str], list[str]]
     join: Callable[[list[str]], str]
 
     def of(self, text: str) -> list[str]:
-        """The parts that can be asked for, in lower case."""
+        """The parts that questions may use, in lower case."""
         return [part.lower() for part in self.split(text) if part.isalpha()]
 
     def edited(self, text: str, instead: Mapping[str, list[str]]) -> str:
-        """The text with other parts instead of some. Words come out in lower case where they are edited."""
+        """The text with some parts replaced, given as lower-case part -> new parts."""
         return self.join([new for part in self.split(text) for new in instead.get(part.lower(), [part])])
 
 
@@ -238,7 +237,7 @@ WORDS = Parts(
 
 
 def levenshtein(a: str, b: str) -> int:
-    """The fewest letters to insert, delete or replace on the way from one word to another."""
+    """The Levenshtein distance between two words."""
     row = list(range(len(b) + 1))
     for done, letter in enumerate(a, 1):
         before, row = row, [done]

@@ -1,14 +1,16 @@
-"""What a model learns to write below a question: its working-out, a mark and the answer.
+"""The text that a model learns to write after a question: the working, an answer mark, and the answer.
 
-The working-out is a chain of small steps, in which each needs little more than the one before it:
+The working is a chain of small steps; each step depends on little more than the step before it:
 
-- a letter is counted or looked for by spelling the word with the count so far: `s0 t0 r1 a1 w1 b1 e1 r2 r3 y3 = 3`;
-- a word is reversed behind its letters in order: `s u n = nus`; to spell needs no working-out: `= s u n`;
-- numbers are compared digit by digit, and the sign between two digits says how the numbers compare up to there:
-  `3=3 8=8 0<1 = 381`;
-- sums go column by column from the ones, each with its two digits, what is carried, and the digit that is written:
-  `0+5=05 8+7=15 4+9=14 = 1455`; a difference compares first and then takes the smaller from the larger number in the
-  same way, borrowing instead of carrying: `3=3 8=8 0<1 1-0=01 8-8=00 3-3=00 = -1`.
+- Counting or finding a letter: the word is spelled, with the count so far after each letter:
+  `s0 t0 r1 a1 w1 b1 e1 r2 r3 y3 = 3`.
+- Reversing a word: its letters in order come first: `s u n = nus`. Spelling needs no working: `= s u n`.
+- Comparing numbers: digit by digit; the sign between two digits tells how the numbers compare up to that digit:
+  `3=3 8=8 0<1 = 381`.
+- Adding: column by column from the ones; a step shows both digits, the carry, and the digit of the sum:
+  `0+5=05 8+7=15 4+9=14 = 1455`.
+- Subtracting: first a comparison; then the smaller number is subtracted from the larger in the same way, with
+  borrowing: `3=3 8=8 0<1 1-0=01 8-8=00 3-3=00 = -1`.
 """
 
 from collections.abc import Callable
@@ -16,21 +18,21 @@ from collections.abc import Callable
 from .wordings import Name, Question
 
 MARK = "= "
-"""What stands before an answer, and after the working-out."""
+"""The mark between the working and the answer."""
 
 
 def worked(question: Question) -> str:
-    """The working-out, the mark and the answer: what a model learns to write below the question."""
+    """The working, the mark and the answer, as a model learns to write them after the question."""
     return _WORKED[question.task](question)
 
 
 def answer(question: Question) -> str:
-    """What is right."""
+    """The correct answer."""
     return worked(question).rpartition(MARK)[2]
 
 
 def prompt(question: Question) -> str:
-    """What a model is given."""
+    """The prompt for the model: the question and a line break."""
     return f"{question.text}\n"
 
 
@@ -74,7 +76,7 @@ def _compared(a: str, b: str) -> str:
 
 
 def _columns(a: str, b: str) -> list[tuple[str, str]]:
-    """The digits of two numbers, side by side, the shorter one with zeros in front."""
+    """The digits of two numbers in pairs; the shorter number gets leading zeros."""
     width = max(len(a), len(b))
     return list(zip(a.zfill(width), b.zfill(width), strict=True))
 

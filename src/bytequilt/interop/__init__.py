@@ -1,4 +1,4 @@
-"""Models in any of three layouts, bytequilt's, Hugging Face's and Meta's: read, and turned into one another."""
+"""Model directories in three layouts (bytequilt's, Hugging Face's and Meta's): read them, and convert between them."""
 
 from .conversion import convert
 from .directory import Directory

@@ -1,4 +1,4 @@
-"""A tokenizer file for Transformers whose tokens are bytes, with the ids of this package."""
+"""Tokenizer files for Transformers: a tokenizer of single bytes with the ids of this package."""
 
 from typing import Any
 
@@ -6,14 +6,13 @@ from ..codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
 
 SPECIAL = {BOE: "<boe>", BOS: "<bos>", EOS: "<eos>", BPE_DELIMITER: "<bpe>"}
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-"""Bytes that a byte-level tokenizer writes as the character of the same number; the others follow from 256 on."""
+"""Bytes that a byte-level tokenizer writes as the character with the same number; other bytes use numbers from 256
+on."""
 
 
 def tokenizer_files() -> dict[str, dict[str, Any]]:
-    """Files of a directory that `AutoTokenizer` reads: a byte-level BPE without merges. BOS comes first.
-
-    What looks like a special token in a text is text, and encoded as its bytes.
-    """
+    """The files that `AutoTokenizer` reads, as JSON by file name: a byte-level BPE without merges, which puts BOS
+    first. A text that looks like a special token is encoded as its bytes."""
     return {
         "tokenizer.json": _tokenizer(),
         "tokenizer_config.json": {
@@ -66,6 +65,6 @@ def _tokenizer() -> dict[str, Any]:
 
 
 def byte_units() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary: printable, and no space."""
+    """The character that represents each byte in a byte-level vocabulary; all are printable, and none is a space."""
     beyond = iter(range(0x100, 0x200))
     return [chr(byte if byte in PRINTABLE else next(beyond)) for byte in range(256)]

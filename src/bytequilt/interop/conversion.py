@@ -1,4 +1,4 @@
-"""A model turned from one layout into another, a piece at a time."""
+"""Conversion of a model between layouts and number types, in pieces that need little memory."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -29,14 +29,14 @@ def convert(
     token: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write a model in another layout or type, a piece at a time; returns what was done.
+    """Write a model in another layout or number type; returns a summary with the changes made.
 
-    `src` is a shipped model, a directory or a hub id; `dst` must not exist. `dtype` is what the BLT's weights are
-    stored in: float32, bfloat16, or int8 (matrices alone, with a scale for each row, and in bytequilt's layout alone);
-    `entropy_dtype` is the entropy model's, float32 or int8. None leaves them as they are, but that other layouts have
-    float32 for int8. With `lossy`, what the layout cannot express is changed, and the result says how. `patching`
-    takes the place of the model's rule. `advance` is told the bytes written since its last call, and all.
-    Raises UserError where a model cannot be read or expressed; nothing is left behind then.
+    `src` is a shipped model, a directory or a hub id; `dst` must not exist. `dtype` is the type of the BLT's weights:
+    float32, bfloat16 or int8. int8 applies to matrices only, with a scale per row, and exists in bytequilt's layout
+    only. `entropy_dtype` is the entropy model's type: float32 or int8. With None, types are kept, except that other
+    layouts get float32 instead of int8. `lossy` allows the conversion of a model that the new layout cannot express
+    exactly. `patching` replaces the model's rule. `advance(written, total)` is called with the number of bytes just
+    written. Raises UserError if the model cannot be read or expressed; then nothing is written.
     """
     if to not in LAYOUTS:
         raise UserError(f"there are the layouts {', '.join(LAYOUTS)}, not {to}")
@@ -51,7 +51,7 @@ def convert(
     config = source.config.model_copy(update=update | ({} if patching is None else {"patching": patching}))
     files, changes = LAYOUTS[to].export(config, {stored.dtype for stored in ours.values()})
     if changes and not lossy:
-        raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy converts it all the same")
+        raise UserError(f"the layout cannot express this model: {'; '.join(changes)}. --lossy changes it so")
     tensors = names.translate(ours, source.config, names.OURS, COLUMNS[to])
     total = sum(stored.size for stored in with_scales(tensors).values())
     with replacing_folder(dst, replace=False) as partial:
@@ -71,13 +71,14 @@ def convert(
 def _typed(
     source: Directory, to: Layout, dtype: str | None, entropy_dtype: str | None
 ) -> tuple[dict[str, Stored], list[str]]:
-    """Its tensors in the types that are asked for, and notes on them. Raises UserError where there are none such."""
+    """The model's tensors in the requested types, and notes on types that had to change. Raises UserError if the layout
+    or the model does not allow a requested type."""
     kinds = {"blt": dtype and NAMES[choose_dtype(dtype)]}
     kinds["entropy"] = entropy_dtype and NAMES[choose_scoring(entropy_dtype, source.config.entropy is not None)]
     if to != "bytequilt" and "I8" in kinds.values():
-        raise UserError(f"weights of eight bits have a place in bytequilt's own layout alone, not in {to}")
+        raise UserError(f"int8 weights can be stored in bytequilt's own layout only, not in {to}")
     if dtype and source.config.blt is None:
-        raise UserError(f"{source.folder} holds an entropy model alone, whose type is that of --entropy-dtype")
+        raise UserError(f"{source.folder} holds only an entropy model: give its type by --entropy-dtype")
     tensors, whole = source.tensors(), []
     for network, kind in kinds.items():
         part = {name: stored for name, stored in tensors.items() if name.startswith(f"{network}.")}

@@ -1,4 +1,4 @@
-"""Devices and number types by name, checked before anything is loaded to them."""
+"""Devices and number types by name, checked before anything is loaded."""
 
 from typing import Any
 
@@ -11,10 +11,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.in
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; `auto` is a CUDA GPU, else Apple's, else the CPU.
-
-    Raises UserError where this machine, or its PyTorch, has no such device.
-    """
+    """The device with this name; `auto` is a CUDA GPU if there is one, otherwise an Apple GPU, otherwise the CPU.
+    Raises UserError if this machine or its PyTorch does not have the device."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
     try:
@@ -27,7 +25,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def _missing(device: torch.device) -> str | None:
-    """Why a device cannot be used; None where it can."""
+    """The reason why a device cannot be used; None if it can be used."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU on this machine"
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -44,7 +42,7 @@ def _has_mps() -> bool:
 
 
 def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type of that name, or the type itself. Raises UserError for one that a BLT does not run in."""
+    """The torch type with this name. Raises UserError for a type in which a BLT cannot run."""
     name = str(dtype).removeprefix("torch.")
     if name == "float16":
         raise UserError("float16 is too narrow for the residual stream of a BLT: use bfloat16 or float32")
@@ -54,7 +52,7 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def choose_scoring(dtype: str | torch.dtype | None, has_model: bool) -> torch.dtype:
-    """The type of an entropy model's weights; float32 where none is named. Raises UserError for another than int8."""
+    """The type of an entropy model's weights: float32 by default, or int8. Raises UserError for any other."""
     if dtype is not None and not has_model:
         raise UserError("entropy_dtype is for an entropy model, and this model patches without one")
     kind = torch.float32 if dtype is None else choose_dtype(dtype)
@@ -64,7 +62,8 @@ def choose_scoring(dtype: str | torch.dtype | None, has_model: bool) -> torch.dt
 
 
 def place(network: Any, device: torch.device, native: bool = False) -> Any:
-    """The network on a device, its projections laid out for steps of one row, unless these are compiled."""
+    """Move a network to a device. For uncompiled steps, weights are also stored in the order that is fastest for one
+    row."""
     network.to(device)
     if not native:
         lay_out(network)

@@ -1,4 +1,4 @@
-"""Model directories of any layout: found by name, read into networks, and written."""
+"""Model directories of any layout: find by name, load networks, write."""
 
 import shutil
 from collections.abc import Callable
@@ -31,20 +31,20 @@ COLUMNS = {"bytequilt": names.OURS, "hf": names.HUGGING_FACE, "meta": names.META
 
 @dataclass(frozen=True)
 class Directory:
-    """A model directory of whatever layout."""
+    """A model directory of any layout."""
 
     folder: Path
     layout: str
     config: ModelConfig
     notes: tuple[str, ...]
-    """Where the model will differ from what its layout's own program makes of it."""
+    """Known differences between this model's behaviour here and in the layout's original program."""
 
     @classmethod
     def find(cls, name: str | PathLike[str], **options: Any) -> "Directory":
-        """The model of that name: a path, a run directory's, a shipped model, or a repository of the hub.
+        """The directory of a model, given by a path, a run directory, the name of a shipped model, or a hub id.
 
-        `options` are those of the hub: revision, token, cache_dir, force_download, local_files_only.
-        Raises UserError where there is no such model, before its weights are downloaded.
+        `options` are those of the hub: revision, token, cache_dir, force_download, local_files_only. Raises UserError
+        if there is no such model. That is checked before weights are downloaded.
         """
         if not isinstance(name, str | PathLike):
             raise UserError(f"a model is named by a str or a path, not by {type(name).__name__}")
@@ -57,14 +57,16 @@ class Directory:
 
     @classmethod
     def open(cls, folder: Path) -> "Directory":
-        """Raises UserError where the layout is none of the three, or its configuration cannot be read."""
+        """Read the configuration of a model directory. Raises UserError if the layout is unknown or the configuration
+        is invalid."""
         for name, layout in LAYOUTS.items():
             if layout.recognise(folder):
                 try:
                     config, notes = layout.read_config(folder)
                 except ValidationError as error:
                     raise UserError(f"{folder}: {one_line(error)}") from None
-                except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:  # of another type
+                # raised for fields of a wrong type
+                except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
                     raise UserError(f"{folder}: its configuration cannot be read: {one_line(error)}") from None
                 return cls(folder, name, config, tuple(notes))
         raise UserError(
@@ -74,11 +76,12 @@ class Directory:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of its files of weights, but for Meta's .pth."""
+        """Total size of the safetensors files in bytes; Meta's .pth files are not counted."""
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
     def tensors(self) -> dict[str, Stored]:
-        """Where its tensors lie, under our names. Raises UserError where files or names do not fit."""
+        """The stored tensors under bytequilt's names. Raises UserError if files or names do not match the
+        configuration."""
         stored = LAYOUTS[self.layout].read_tensors(self.folder)
         try:
             ours = names.translate(stored, self.config, COLUMNS[self.layout], names.OURS)
@@ -92,11 +95,13 @@ class Directory:
         return ours
 
     def blt(self, dtype: torch.dtype = torch.float32) -> BLT:
-        """Its BLT, in `dtype`, and with int8 its matrices alone; n-gram tables of narrower floats stay as they are."""
+        """Load the BLT in `dtype`. With int8, only matrices are int8. With float32, an n-gram table stored in 16 bits
+        keeps its type."""
         return self._network("blt", BLT, self.config.blt, dtype)
 
     def scorer(self, dtype: torch.dtype = torch.float32) -> EntropyModel | NgramEntropy | None:
-        """What scores bytes: in fp32, or with int8 its matrices; None where its patching needs nothing of the kind."""
+        """Load the entropy model or n-gram table that gives entropies; None if the model's rule needs neither. The type
+        is fp32; with `dtype` int8, an entropy model's matrices are int8."""
         if self.config.ngram is not None:
             return self._network("entropy", NgramEntropy, self.config.ngram)
         return self._network("entropy", EntropyModel, self.config.entropy, dtype) if self.config.entropy else None
@@ -104,7 +109,8 @@ class Directory:
     def _network(
         self, prefix: str, kind: Callable[[Any], nn.Module], config: Config | None, dtype: torch.dtype = torch.float32
     ) -> Any:
-        """One of its networks, built without values and filled once: what is stored in eight bits is not split anew."""
+        """Load one network. It is built without values, then filled from the files; stored int8 weights are not
+        quantised again."""
         stored = {n.removeprefix(f"{prefix}."): s for n, s in self.tensors().items() if n.startswith(f"{prefix}.")}
         wanted = retyped(stored, NAMES[dtype])
         table = stored.get("encoder.hash.weight")
@@ -118,7 +124,7 @@ class Directory:
 
 
 def load_entropy(name: str | PathLike[str], device: str | torch.device = "cpu") -> EntropyModel | NgramEntropy | None:
-    """What scores bytes in a model directory, in fp32; None where its patching needs nothing of the kind."""
+    """Load the entropy model or n-gram table of a model directory in fp32; None if its rule needs neither."""
     target, scorer = choose_device(device), Directory.find(name).scorer()
     return place(scorer, target) if scorer is not None else None
 
@@ -130,10 +136,10 @@ def write_model(
     entropy: nn.Module | None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model directory, which takes the place of `folder` once it is whole.
+    """Write a model directory. It replaces `folder` only when all files are complete.
 
-    `dtype` is what the BLT's weights are stored in, with int8 its matrices; None leaves them as they are.
-    Raises UserError where the disk refuses, or eight bits cannot hold a weight.
+    `dtype` is the stored type of the BLT's weights; int8 applies to matrices only, and None keeps the present type.
+    Raises UserError if writing fails, or if a weight cannot be stored in int8.
     """
     tensors = {f"blt.{name}": weight for name, weight in _recoded(_weights(blt), dtype).items()}
     tensors |= {f"entropy.{name}": weight for name, weight in _weights(entropy).items()}
@@ -141,17 +147,18 @@ def write_model(
 
 
 def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Write config.json and model.safetensors, as `write_model` does, from tensors by name."""
+    """Write config.json and model.safetensors as `write_model` does, from tensors by name."""
     eight = EightBits.of(name for name, weight in tensors.items() if weight.dtype is torch.int8)
     config = config.model_copy(update={"int8": eight})
     plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
     with replacing_folder(folder) as partial:
         try:
             save_file(plain, partial / "model.safetensors", metadata={"format": "pt"})
-        except SafetensorError as error:  # its way of saying that a disk is full
+        except SafetensorError as error:  # safetensors raises this when the disk is full
             raise UserError(f"cannot write {folder}: {one_line(error)}") from None
         write_json(partial / "config.json", config.model_dump(mode="json"), indent=2)
-        shutil.copymode(partial / "config.json", partial / "model.safetensors")  # safetensors lets nobody else read it
+        # safetensors makes its file readable for the owner only
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
 
 
 def _weights(network: nn.Module | None) -> dict[str, torch.Tensor]:
@@ -159,7 +166,7 @@ def _weights(network: nn.Module | None) -> dict[str, torch.Tensor]:
 
 
 def _recoded(weights: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Weights by name in another type; matrices become eight bits and scales, or whole again."""
+    """Weights by name in another type. Matrices are quantised to int8 with scales, or dequantised."""
     if dtype is None:
         return weights
     eight = {name: scale_of(name) for name, weight in weights.items() if weight.dtype is torch.int8}

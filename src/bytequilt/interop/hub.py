@@ -1,4 +1,4 @@
-"""Where the directory of a model is: on this disk, in the package, or on the Hugging Face hub."""
+"""Locate the directory of a model: on this disk, in the package, or on the Hugging Face hub."""
 
 import os
 from importlib import resources
@@ -8,19 +8,17 @@ from typing import Any
 from ..config import UserError, is_file, one_line
 
 MARKS = ("config.json", "params.json")
-"""A model directory of any layout has one of these."""
+"""Files of which every model directory has at least one."""
 DESCRIPTION = ["config.json", "*params.json"]
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.pth", "tokenizer.model"]
-"""What is taken from a repository of the hub."""
+"""Patterns of the files to download from a hub repository, in addition to DESCRIPTION."""
 OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-"""Options of `huggingface_hub` that a download takes."""
+"""Options of `huggingface_hub` that loading accepts."""
 
 
 def local(name: str | os.PathLike[str]) -> Path | None:
-    """The directory of a model on this disk: a path, a run directory's `model`, or a shipped model.
-
-    None where the name is that of a repository of the hub. Raises UserError where it can be neither.
-    """
+    """The directory of a model on this disk: a path, the `model` folder of a run directory, or a shipped model. None if
+    the name can be a hub id. Raises UserError if it cannot be any of these."""
     path, text = Path(name), str(name)
     for candidate in (path, path / "model", Path(str(resources.files("bytequilt") / "models" / text))):
         if any(is_file(candidate / mark) for mark in MARKS):
@@ -35,15 +33,13 @@ def local(name: str | os.PathLike[str]) -> Path | None:
 
 
 def download(name: str, patterns: list[str], **options: Any) -> Path:
-    """The directory of the cache that holds these files of a repository.
-
-    HF_HUB_OFFLINE=1 takes them from the cache alone. Raises UserError where they cannot be had.
-    """
+    """Download files of a hub repository, and return their directory in the cache. With HF_HUB_OFFLINE=1, only the
+    cache is used. Raises UserError if the files are not available."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*with_rope*"], **options))
-    except Exception as error:  # of the network, the hub, its cache, or its client
+    except Exception as error:  # errors of network, hub, cache and client have many types
         raise UserError(f"no model at {name}, and the hub does not give one: {_reason(error)}") from None
 
 

@@ -1,6 +1,6 @@
-"""The layout of Hugging Face's Transformers: config.json of a BltForCausalLM, patcher inside, and safetensors.
+"""The layout of Hugging Face's Transformers: config.json of a BltForCausalLM with its patcher, and safetensors.
 
-Read as transformers 5.23 reads it, defaults included.
+Missing fields have the defaults of transformers 5.23.
 """
 
 from collections.abc import Collection
@@ -23,16 +23,16 @@ FIELDS = [
     ("ffn_dim", "intermediate_size"),
     ("norm_eps", "rms_norm_eps"),
 ]
-"""Of a transformer stack, here and there."""
+"""Fields of a transformer stack: our name, Transformers' name."""
 STACKS = {
     "encoder_config": {"dim": 1024, "layers": 1, "heads": 16, "rope_theta": 500_000.0},
     "global_config": {"dim": 2048, "layers": 25, "heads": 16, "ffn_dim": 5632, "rope_theta": 500_000.0},
     "decoder_config": {"dim": 1024, "layers": 9, "heads": 16, "ffn_dim": 2816, "rope_theta": 500_000.0},
     "patcher_config": {"dim": 768, "layers": 14, "heads": 12, "ffn_dim": 2048, "rope_theta": 10_000.0},
 }
-"""What their sub-configurations leave out, they mean."""
+"""Defaults of Transformers' sub-configurations."""
 FIXED = {"vocab_size": VOCAB_SIZE, "hidden_act": "silu", "tie_word_embeddings": False}
-"""What other values of are not built here."""
+"""Fields for which only these values are supported."""
 THRESHOLD, WINDOW = 1.335442066192627, 512
 
 
@@ -41,7 +41,7 @@ def recognise(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
-    """The configuration, and where this model will differ from what Transformers makes of it."""
+    """The configuration, and notes on behaviour that differs from Transformers'."""
     raw = read_object(folder / "config.json")
     subs = {name: raw.get(name) or {} for name in STACKS}
     for name, part in {"": raw, **subs}.items():
@@ -57,7 +57,10 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
     slots = raw.get("cross_attn_k", 2)
     for name in ("encoder_config", "decoder_config"):
         if subs[name].get("cross_attn_k", 2) != slots:
-            raise UserError(f"cross_attn_k is {slots}, and {subs[name].get('cross_attn_k', 2)} in {name}")
+            inner = subs[name].get("cross_attn_k", 2)
+            raise UserError(
+                f"cross_attn_k must be the same everywhere, and is {slots} at the top and {inner} in {name}"
+            )
     encoder, decoder = (StackConfig(**fields[f"{side}_config"], window=window) for side in ("encoder", "decoder"))
     blt = BLTConfig(
         encoder=encoder,
@@ -86,7 +89,7 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
 
 
 def _by_entropy(raw: dict[str, Any]) -> bool:
-    """Whether patches are longer than a byte: every other setting means one patch per byte there."""
+    """True if Transformers would use entropy patches; with any other setting, every byte is a patch there."""
     known = raw.get("patching_mode", "entropy") == "entropy" and raw.get("patch_size", 4) is not None
     return known and raw.get("patch_in_forward", True)
 
@@ -94,16 +97,16 @@ def _by_entropy(raw: dict[str, Any]) -> bool:
 def _departures(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> list[str]:
     encoder, notes = subs["encoder_config"], []
     if encoder.get("cross_attn_all_layers", False) and encoder.get("num_hidden_layers", 1) > 1:
-        notes.append("patches are pooled once and read every encoder layer in turn; Transformers keeps the last alone")
+        notes.append("patches attend to every encoder layer in turn; Transformers uses only the last result")
     if raw.get("max_patch_length") is not None and _by_entropy(raw):
-        notes.append("the last byte reads the patch that it completes; under max_patch_length Transformers forgets it")
+        notes.append("the last byte uses the patch that it completes; with max_patch_length, Transformers does not")
     if (mode := raw.get("patching_mode", "entropy")) not in ("entropy", "byte"):
-        notes.append(f"patching_mode '{mode}' is one patch per byte, as it is in Transformers")
+        notes.append(f"patching_mode '{mode}' means one patch per byte, as in Transformers")
     return notes
 
 
 def _stack(name: str, sub: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a StackConfig."""
+    """The fields of a StackConfig from a sub-configuration."""
     fields = STACKS[name] | {ours: sub[theirs] for ours, theirs in FIELDS if sub.get(theirs) is not None}
     rope = sub.get("rope_parameters") or sub.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))  # `type` in older versions
@@ -123,10 +126,11 @@ def _one(encoder: int, decoder: int) -> int | tuple[int, int]:
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Files of a directory beside its weights, as JSON, and what changes because Transformers cannot express it.
+    """The JSON files of a directory by name, and the changes made because Transformers cannot express the model
+    exactly.
 
-    Where weights are of several types, Transformers is told to load all in fp32: entropies decide boundaries.
-    Raises UserError for what has no place there at all.
+    If weights have several types, Transformers is told to load all of them in fp32, because entropies decide
+    boundaries. Raises UserError if the model cannot be expressed at all.
     """
     blt = config.blt
     if blt is None:
@@ -154,7 +158,7 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "dtype": str(DTYPES[next(iter(dtypes))] if len(dtypes) == 1 else DTYPES["F32"]).removeprefix("torch."),
-        "use_cache": False,  # Transformers fails or errs with its cache
+        "use_cache": False,  # Transformers raises errors or gives wrong results with its cache
     }
     if config.entropy is not None:
         raw["patcher_config"] = _sub(config.entropy) | {
@@ -162,12 +166,12 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
             "vocab_size": VOCAB_SIZE,
         }
     generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": BOE, "use_cache": False}
-    generation["suppress_tokens"] = [BOE, BOS, BPE_DELIMITER]  # no text has them
+    generation["suppress_tokens"] = [BOE, BOS, BPE_DELIMITER]  # ids that never occur in a text
     return {"config.json": raw, "generation_config.json": generation} | tokenizer_files(), changes
 
 
 def _check(blt: BLTConfig) -> None:
-    """Raises UserError for networks that Transformers has no equal of."""
+    """Raise UserError for a BLT that Transformers cannot represent."""
     own = tuple((stack.heads, stack.num_kv_heads) for stack in (blt.encoder, blt.decoder))
     if blt.cross_shapes != own:
         raise UserError(
@@ -184,30 +188,35 @@ def _check(blt: BLTConfig) -> None:
 def _changes(blt: BLTConfig, entropy: EntropyConfig | None) -> list[str]:
     changes = []
     if blt.cross_residual != 2:
-        changes.append(f"the residual of cross-attention is 2 there, not {blt.cross_residual:g}")
+        changes.append(f"Transformers uses a cross-attention residual of 2, not {blt.cross_residual:g}")
     if blt.encoder_cross == "all" and blt.encoder.layers > 1:
-        changes.append("only what patches read of the last encoder layer counts there, not of every layer")
+        changes.append("in Transformers, patches read only the last encoder layer, not every layer")
     if blt.decoder.window != blt.encoder.window:
-        changes.append(f"the decoder's window is the encoder's there, {blt.encoder.window}, not {blt.decoder.window}")
+        windows = f"{blt.encoder.window}, not {blt.decoder.window}"
+        changes.append(f"in Transformers, the decoder's window is that of the encoder: {windows}")
     if blt.latent.window is not None:
-        changes.append(f"the latent transformer sees all patches there, not {blt.latent.window}")
+        changes.append(f"in Transformers, the latent transformer sees all patches, not {blt.latent.window}")
     if entropy is not None and entropy.newline_reset:
-        changes.append("the entropy model's context does not open anew at newlines there")
+        changes.append("in Transformers, the entropy model's context does not restart at newlines")
     return changes
 
 
 def _patching(config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
-    """Fields of their configuration, and what changes."""
+    """The patching fields of Transformers' configuration, and the changes made."""
     rule = config.patching
     inside = {"patch_in_forward": config.entropy is not None}
     if rule is None or rule.kind not in ("entropy", "combined"):
         kind = rule.kind if rule else "byte"
         changed = [f"there is one patch per byte there, not patching by {kind}"] if kind != "byte" else []
         return inside | {"patching_mode": "byte"}, changed
-    changed = ["patches open at the threshold alone there, whatever the rise"] if rule.kind == "combined" else []
-    changed += [f"patches heed no `{name}` there" for name in rule.own_options]
+    changed = (
+        ["in Transformers, patches start at the threshold alone, and the rise is ignored"]
+        if rule.kind == "combined"
+        else []
+    )
+    changed += [f"Transformers has no `{name}` of patches" for name in rule.own_options]
     if rule.max_length is not None:
-        changed.append("the last byte forgets the patch that it completes there, under a longest patch")
+        changed.append("with max_length, Transformers forgets the patch that the last byte completes")
     threshold = {"patching_threshold": rule.threshold, "max_patch_length": rule.max_length}
     return inside | {"patching_mode": "entropy", "patch_size": 4} | threshold, changed
 

@@ -1,7 +1,8 @@
-"""What a tensor is called here, by Hugging Face's Transformers and by Meta: one row a pattern, read in all directions.
+"""Names of tensors in bytequilt, in Hugging Face's Transformers and in Meta's code: a table, used in all directions.
 
-`#` is the number of a layer, `{a,b}` several tensors whose rows are joined, `{*}` one for each n-gram table. Meta's
-entropy model is a file of its own, in the folder before the slash. All names end in `.weight`.
+In a pattern, `#` is the number of a layer. `{a,b}` means several tensors that form one tensor when their rows are
+concatenated. `{*}` means one tensor per n-gram table. Meta's entropy model has its own file, in the folder before the
+slash. All names end in `.weight`.
 """
 
 import re
@@ -81,10 +82,8 @@ NAMED = {row[OURS]: row for row in ROWS}
 
 
 def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, want: int) -> dict[str, Stored]:
-    """The tensors of a model as another layout names and joins them.
-
-    Raises UserError where one is missing, left over or of another shape than the configuration says.
-    """
+    """Rename the tensors of a model from layout `have` to layout `want`, and split or concatenate them as needed.
+    Raises UserError if a tensor is missing, unknown, or of another shape than the configuration says."""
     _check_layers(config, len(tensors))
     tables, source = config.blt.hash.tables if config.blt else 0, dict(tensors)
     translated: dict[str, Stored] = {}
@@ -101,7 +100,7 @@ def translate(tensors: Mapping[str, Stored], config: ModelConfig, have: int, wan
 
 
 def shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Our names of all tensors of a model, and their shapes, from networks without values."""
+    """Our names and shapes of all tensors of a model, from networks without values."""
     kinds: dict[str, tuple[Callable[[Any], nn.Module], Config | None]] = {
         "blt": (BLT, config.blt),
         "entropy": (EntropyModel, config.entropy),
@@ -113,13 +112,14 @@ def shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def unfilled(kind: Callable[[Any], nn.Module], config: Any) -> Any:
-    """A network on the meta device, which has shapes and no values: quick to build, whatever its size."""
+    """A network on the meta device: it has shapes but no values, so it is built quickly at any size."""
     with torch.device("meta"), _WithoutInit():
         return kind(config)
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Skips `torch.nn.init`, which on the meta device fills nothing, and loads torch's compiler to do so."""
+    """Skips the functions of `torch.nn.init`. On the meta device they have no effect, but they load torch's
+    compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -128,7 +128,7 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def _check_layers(config: ModelConfig, tensors: int) -> None:
-    """Raises UserError where a configuration names more layers than there are tensors, before any is built."""
+    """Raise UserError if a configuration has more layers than there are tensors, before any layer is built."""
     stacks = [config.blt.encoder, config.blt.latent, config.blt.decoder] if config.blt else []
     layers = sum(stack.layers for stack in [*stacks, *([config.entropy] if config.entropy else [])])
     if layers > tensors:
@@ -136,7 +136,7 @@ def _check_layers(config: ModelConfig, tensors: int) -> None:
 
 
 def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
-    """What a layout calls one of our tensors, or the parts that make it."""
+    """The names of one of our tensors in a layout; several names if the layout divides it into parts."""
     if layout == OURS:
         return (ours,)
     layers = re.findall(r"\.(\d+)\.", ours)
@@ -148,7 +148,8 @@ def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
 
 
 def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
-    """Rows of each part of a tensor: equal, but that queries may have more heads than keys and values."""
+    """Number of rows of each part of a tensor. Parts are equal, except that queries may have more heads than keys and
+    values."""
     if ours.endswith(".qkv.weight") and parts > 1:
         keys = (shape[0] - shape[1]) // 2
         return [shape[1], keys, keys]
@@ -156,7 +157,8 @@ def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
 
 
 def _complete(there: set[str], wanted: set[str]) -> None:
-    """Raises UserError where the two differ, naming the first that does and what it may have been meant for."""
+    """Raise UserError unless both sets of names are equal. The message names one tensor and the most similar other
+    name."""
     extra, missing = sorted(there - wanted), sorted(wanted - there)
     if not extra and not missing:
         return

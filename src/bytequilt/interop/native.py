@@ -1,6 +1,6 @@
-"""The layout of bytequilt itself: config.json with a format version, and model.safetensors.
+"""bytequilt's own layout: config.json with a format version, and model.safetensors.
 
-A weight X.weight of eight bits has the scales of its rows beside it, X.scale.
+An int8 weight X.weight has its row scales in X.scale.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,33 +17,34 @@ FORMAT = 1
 
 
 class EightBits(Config):
-    """Which networks have their matrices stored as whole numbers of eight bits, with an fp32 scale for each row."""
+    """The networks with int8 matrices, which have an fp32 scale for each row."""
 
     version: Literal[1] = 1
     networks: tuple[Literal["blt", "entropy"], ...]
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "EightBits | None":
-        """What is to be said of tensors of eight bits that have these names: nothing where there are none."""
+        """The entry for int8 tensors with these names; None if there are no names."""
         networks = {name.split(".")[0] for name in names}
         return cls(networks=sorted(networks)) if networks else None
 
 
 class ModelConfig(Config):
-    """config.json of a model directory. Without `blt` it is an entropy model alone."""
+    """The content of config.json in a model directory. A directory without `blt` holds an entropy model or a
+    baseline."""
 
     format: int
     blt: BLTConfig | None = None
     entropy: EntropyConfig | None = None
     ngram: NgramConfig | None = None
-    """The look-up table that takes the place of an entropy model."""
+    """Configuration of the look-up table that replaces an entropy model."""
     baseline: BaselineConfig | None = None
-    """A model to compare with, which is alone in its directory."""
+    """Configuration of a baseline, which is then the only network in the directory."""
     patching: RuleConfig | None = None
     patch_bytes: float | None = None
-    """Mean bytes per patch that the threshold was calibrated to."""
+    """Mean bytes per patch to which the threshold was calibrated."""
     int8: EightBits | None = None
-    """Said only where weights are stored so."""
+    """Present only if weights are stored in int8."""
 
     @model_validator(mode="after")
     def _entropies_have_a_source(self) -> "ModelConfig":
@@ -65,7 +66,7 @@ def recognise(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
-    """The configuration, and notes on it: none."""
+    """The configuration, and an empty list of notes."""
     raw = read_object(folder / "config.json")
     if raw["format"] != FORMAT:
         raise UserError(f"{folder} has format {raw['format']}; this version reads format {FORMAT}")
@@ -77,7 +78,7 @@ def read_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """The JSON files of a directory, and what the layout cannot express: nothing."""
+    """The JSON files of a directory by name, and an empty list of changes: the layout can express every model."""
     return {"config.json": config.model_dump(mode="json")}, []
 
 
@@ -87,14 +88,14 @@ def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[i
 
 
 def ascending(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Lengths of n-grams, whose tables lie in this order. Raises UserError where they do not ascend."""
+    """n-gram lengths as a tuple; tables are stored in this order. Raises UserError unless the lengths ascend."""
     if list(sizes) != sorted(set(sizes)):
         raise UserError(f"n-gram lengths must ascend, each once, not {list(sizes)}")
     return tuple(sizes)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file. Raises UserError where it is anything else."""
+    """A JSON object from a file; empty if the file does not exist. Raises UserError for any other content."""
     if not is_file(path):
         return {}
     content = read_json(path)

@@ -1,7 +1,7 @@
-"""Tensors as rows of tensors in files, which are mapped into memory and read a chunk at a time.
+"""Tensors described as rows of tensors in files. Files are memory-mapped and read in chunks.
 
-Layouts differ in names, and in which tensors are joined row below row: so to convert is to copy rows. A tensor may
-become another type as it is read, eight bits with a scale for each row among them.
+Layouts differ in the names of tensors and in which tensors are concatenated by rows. So a conversion copies rows. The
+type of a tensor may change while it is read, also to or from int8 with row scales.
 """
 
 import json
@@ -24,45 +24,43 @@ from ..files import read_json
 from ..model.int8 import joined, split
 
 RECOMPUTED = re.compile(r"(.*[./])?(rope|rope_embeddings|rotary_emb)\.(freqs_cis|inv_freq)")
-"""Tables of rotary factors, which some files carry and nobody needs."""
+"""Names of rotary-factor tables, which some files contain and which are not needed."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I8": torch.int8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-CHUNK = 1 << 24  # bytes that are copied at once: all the memory that a conversion needs
-RECODED = 16  # bytes that a number takes while it becomes another type
+CHUNK = 1 << 24  # bytes copied at once, which limits the memory of a conversion
+RECODED = 16  # temporary bytes per number during a change of type
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a tensor in a file."""
+    """A range of rows of a tensor in a file."""
 
     path: Path
     name: str
     begin: int
     end: int
     scale: tuple[Path, str] | None = None
-    """File and tensor of the scales of these rows, where they are of eight bits."""
+    """For int8 rows: file and name of the tensor with their scales."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in files: its rows one after another, of one tensor or several. `dtype` is named as in safetensors.
-
-    It is the type that rows have once they are read; in their file they may be of another one.
-    """
+    """A tensor in files, as the concatenation of rows of one or several tensors. `dtype` is the type after reading,
+    named as in safetensors; the type in the file may differ."""
 
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Rows, ...]
     scales: bool = False
-    """Whether it is not the rows themselves, but the scales (rows,) that they have in eight bits."""
+    """True if this stands for the int8 scales (rows,) of the rows instead of the rows themselves."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes after reading."""
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def rows(self, begin: int, end: int) -> "Stored":
-        """Some of its rows."""
+        """Rows `begin` to `end`, as a tensor in files."""
         parts, place = [], 0
         for part in self.parts:
             a, b = max(begin - place, 0), min(end - place, part.end - part.begin)
@@ -72,7 +70,7 @@ class Stored:
         return replace(self, shape=(end - begin, *self.shape[1:]), parts=tuple(parts))
 
     def split(self, sizes: Iterable[int]) -> "list[Stored]":
-        """Its rows in parts of those sizes."""
+        """Consecutive groups of rows, with the given numbers of rows."""
         parts, begin = [], 0
         for size in sizes:
             parts.append(self.rows(begin, begin + size))
@@ -80,7 +78,8 @@ class Stored:
         return parts
 
     def chunks(self) -> Iterator[Tensor]:
-        """Its rows, about CHUNK bytes at a time. A file is mapped anew for each, so that pages do not pile up."""
+        """Read the rows in chunks of about CHUNK bytes. Each chunk maps the file again, so that mapped pages do not
+        accumulate."""
         for part in self.parts:
             row = mapped(part.path)[part.name][part.begin]
             plain = row.dtype is DTYPES[self.dtype] and not self.scales
@@ -89,7 +88,7 @@ class Stored:
                 yield self.read(replace(part, begin=begin, end=min(begin + step, part.end)), mapped)
 
     def read(self, part: Rows, files: Callable[[Path], Mapping[str, Tensor]]) -> Tensor:
-        """Some rows, or their scales, in its type. Raises UserError where eight bits cannot hold them."""
+        """Read a range of rows, or their scales, in the type `dtype`. Raises UserError if a row cannot be quantised."""
         rows = files(part.path)[part.name][part.begin : part.end]
         if part.scale is None and self.dtype != "I8" and not self.scales:
             return rows.to(DTYPES[self.dtype])
@@ -104,14 +103,15 @@ class Stored:
 
 
 def load_tensors(tensors: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """The tensors themselves: mapped, not read, where rows lie together. Writing to them does not change a file."""
+    """Load the tensors. A tensor that is one range of rows is mapped, not copied; writing to it does not change the
+    file."""
     files = cache(mapped)
     pieces = {name: [stored.read(part, files) for part in stored.parts] for name, stored in tensors.items()}
     return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
 
 
 def retyped(tensors: Mapping[str, Stored], dtype: str | None) -> dict[str, Stored]:
-    """Tensors that become another type, where one is given: vectors do not become I8, but F32."""
+    """The same tensors with another type; with int8, vectors become fp32. With None, types are kept."""
     if dtype is None:
         return dict(tensors)
     vectors = "F32" if dtype == "I8" else dtype
@@ -119,14 +119,15 @@ def retyped(tensors: Mapping[str, Stored], dtype: str | None) -> dict[str, Store
 
 
 def with_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensors, and the scales of those of eight bits by names of their own."""
+    """The tensors together with the scales of int8 tensors, under their own names."""
     eight = {name: stored for name, stored in tensors.items() if stored.dtype == "I8"}
     scales = {scale_of(name): Stored("F32", s.shape[:1], s.parts, scales=True) for name, s in eight.items()}
     return dict(tensors) | scales
 
 
 def without_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The way back: rows of eight bits that know where their scales are. Raises UserError where these do not fit."""
+    """The inverse of `with_scales`: int8 rows get a reference to their scales. Raises UserError for missing or invalid
+    scales."""
     files, taken, known = cache(mapped), set(), dict(tensors)
     for name, stored in tensors.items():
         if stored.dtype != "I8":
@@ -144,12 +145,12 @@ def without_scales(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def scale_of(name: str) -> str:
-    """What the scales of a weight are called."""
+    """The name of the scales of a weight."""
     return name.removesuffix("weight") + "scale"
 
 
 def join(name: str, parts: list[Stored]) -> Stored:
-    """Several tensors as one, rows below rows. Raises UserError where they are of different types."""
+    """Concatenate tensors by rows. Raises UserError if their types differ."""
     if len({part.dtype for part in parts}) > 1:
         raise UserError(f"the parts of {name} must be of one type, not {', '.join(part.dtype for part in parts)}")
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
@@ -160,13 +161,13 @@ def join(name: str, parts: list[Stored]) -> Stored:
 
 
 def mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, mapped into memory. Raises UserError where it is damaged or holds more than weights."""
+    """The memory-mapped tensors of a file. Raises UserError if it is damaged or contains anything except weights."""
     tensors = _pickled(path) if path.suffix == ".pth" else _safetensors(path)
     return {name: weight for name, weight in tensors.items() if not RECOMPUTED.fullmatch(name)}
 
 
 def read_weights(path: Path) -> dict[str, Stored]:
-    """Where the tensors of a .safetensors or .pth file lie. Raises UserError as `mapped` does."""
+    """The tensors of a .safetensors or .pth file as `Stored`. Raises UserError as `mapped` does."""
     stored = {}
     for name, weight in mapped(path).items():
         if weight.dtype not in NAMES:
@@ -185,14 +186,17 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a .pth file, at its top or under `model`. Only weights are read: pickled code is refused."""
+    """The tensors of a .pth file, at the top level or under `model`. Only weights are loaded; pickled code is
+    refused."""
     if path.is_file() and not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is cut short, or no file of weights as torch.save writes them today")
+        raise UserError(f"{path} is cut short, or no file of weights in the present format of torch.save")
     try:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError:
-        raise UserError(f"{path} holds more than weights; pickled code is not run. Save the state dict alone") from None
-    except Exception as error:  # torch raises whatever the file makes it stumble on
+        raise UserError(
+            f"{path} holds more than weights, and pickled code is not run: save only the state dict"
+        ) from None
+    except Exception as error:  # torch raises many types of errors for damaged files
         raise UserError(f"{path} is missing, damaged or cut short: {one_line(error)}") from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
@@ -202,7 +206,7 @@ def _pickled(path: Path) -> Mapping[str, Tensor]:
 
 
 def read_shards(folder: Path) -> dict[str, Stored]:
-    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
+    """The tensors of model.safetensors, or of the shards listed in model.safetensors.index.json."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return read_weights(folder / "model.safetensors")
@@ -225,10 +229,8 @@ def read_shards(folder: Path) -> dict[str, Stored]:
 def write_safetensors(
     file: BinaryIO, tensors: Mapping[str, Stored], metadata: dict[str, str], advance: Callable[[int], None]
 ) -> None:
-    """Write a file a chunk at a time, which safetensors itself cannot. Wide types come first, so all are aligned.
-
-    `advance` hears of every chunk's bytes.
-    """
+    """Write a safetensors file in chunks, which the library cannot do. Wide types come first, so that all tensors are
+    aligned. `advance` is called with the size of each written chunk."""
     header: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].itemsize, item[0]))
     end = 0

@@ -1,7 +1,7 @@
-"""Causal self-attention inside documents and windows, by whichever way is the fastest for a device and a shape.
+"""Causal self-attention, limited to a document and a window. The fastest method is chosen by device and shape.
 
-Every mask has one form: query i sees the keys `first[i] <= j <= i`. A window, a document and a newline reset only raise
-`first`. Nothing here ever builds an N x N mask, and nothing reads the device.
+Every mask has one form: query i attends to the keys `first[i] <= j <= i`. A window, the start of a document and a
+newline reset only raise `first`. No N x N mask is ever built, and no value is copied from the device to the host.
 """
 
 from dataclasses import dataclass, field
@@ -13,34 +13,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 256  # queries per block where there is no window
-NARROW = 32  # head size up to which bf16 products of blocks beat PyTorch's attention on a CPU, in bf16 or fp32
-FLEX_HEAD = 16  # smallest head size that flex attention takes on CUDA
+NARROW = 32  # largest head size for which bf16 matrix products in blocks (`paired`) are the fastest attention on a CPU
+FLEX_HEAD = 16  # smallest head size that flex attention supports on CUDA
 
 
 @dataclass
 class Spans:
-    """Which keys each query sees. Positions count from the first key at hand; the queries are its last N.
+    """The keys that each query may attend to: query i sees keys `first_BN[:, i]` to its own position.
 
-    Made once for all layers of a stack: masks are made when they are first asked for, and kept.
+    The keys are [cached | new], and positions count from the first cached key. The N queries belong to the N new keys.
+    All layers of a stack share one object: a mask is built at its first use and then kept.
     """
 
     first_BN: Tensor
-    """(1, N) where all rows see the same."""
+    """First visible key of each query; shape (1, N) where all rows are equal."""
     keys: int
-    """Number of keys at hand: N, and those that a cache holds before them."""
+    """Total number of keys: the N new keys and the cached keys before them."""
     window: int | None = None
     single: bool = False
-    """Whether each row is known to hold one document, from its first position."""
+    """True if the caller knows that each row is one document which starts at position 0."""
     fixed: bool = True
-    """Whether training meets this shape again and again, so that a kernel may be compiled for it."""
+    """True if training repeats this shape at every step, so that compiling a kernel is worth its time."""
     _biases: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, opens_BN: Tensor, window: int | None = None, single: bool = False, fixed: bool = True) -> "Spans":
-        """Spans of whole rows: a context opens where `opens_BN` says so, and at position 0.
-
-        With `single`, it opens nowhere else, which saves masks.
-        """
+        """Spans of whole rows without a cache. A new attention context starts at position 0 and wherever `opens_BN` is
+        True. `single` promises that contexts start at position 0 only. Fewer masks are then needed."""
         opens_BN = torch.zeros_like(opens_BN[:1]) if single else opens_BN
         spans = cls.after(opens_BN, torch.zeros_like(opens_BN[:, 0], dtype=torch.long), 0, window)
         spans.single, spans.fixed = single, fixed
@@ -48,7 +47,8 @@ class Spans:
 
     @classmethod
     def after(cls, opens_BN: Tensor, context_B: Tensor, cached: int, window: int | None = None) -> "Spans":
-        """Spans of queries behind `held` cached keys; their context opened at key `context_B`, maybe negative."""
+        """Spans of N queries that follow `cached` keys. `context_B` is the key position at which the context of each
+        row started; it is negative if that key is no longer cached."""
         position = torch.arange(cached, cached + opens_BN.shape[1], device=opens_BN.device)
         first = torch.where(opens_BN, position, context_B[:, None]).cummax(1).values
         if window is not None:
@@ -61,20 +61,21 @@ class Spans:
 
     @property
     def causal(self) -> bool:
-        """Whether queries are known to see all keys before them, and there are no others."""
+        """True if plain causal attention is enough: each query sees all keys up to its own."""
         return self.single and self.queries == self.keys and (self.window is None or self.queries <= self.window)
 
     @cached_property
     def blocks(self) -> list[tuple[int, int, int, int]]:
-        """Query ranges and the key ranges they can see at most: (query from, to, key from, to)."""
+        """Blocks of queries with the range of keys that any of them may see: (query from, to, key from, to), ends
+        excluded."""
         cached, window = self.keys - self.queries, self.window
-        size = BLOCK if window is None else 64 if window <= 128 else 128  # the fastest on the CPUs tried
+        size = BLOCK if window is None else 64 if window <= 128 else 128  # the fastest block sizes on the CPUs measured
         edges = [(a, min(a + size, self.queries)) for a in range(0, self.queries, size)]
         reach = self.keys if window is None else window - 1
         return [(a, b, max(0, cached + a - reach), cached + b) for a, b in edges]
 
     def visible(self, block: tuple[int, int, int, int]) -> Tensor:
-        """The mask of one block: (B or 1, 1, queries, keys) bool."""
+        """The mask of one block, True where a key is visible: (B or 1, 1, queries, keys) bool."""
         a, b, low, high = block
         first = self.first_BN[:, None, a:b, None]
         key = torch.arange(low, high, device=first.device)
@@ -82,7 +83,7 @@ class Spans:
         return (key >= first) & (key <= query)
 
     def biases(self, dtype: torch.dtype) -> list[Tensor]:
-        """The masks of all blocks as 0 or minus infinity."""
+        """The masks of all blocks as additive biases: 0 where a key is visible, minus infinity elsewhere."""
         if dtype not in self._biases:
             minus = torch.tensor(-torch.inf, dtype=dtype, device=self.first_BN.device)
             self._biases[dtype] = [torch.where(self.visible(b), minus.new_zeros(()), minus) for b in self.blocks]
@@ -90,18 +91,20 @@ class Spans:
 
     @cached_property
     def pair_bias(self) -> Tensor:
-        """The mask of blocks of `window` positions and the ones before them: (B, 1, n, W, 2W), in bf16."""
+        """The additive mask for `paired`: each block of `window` queries against the block before and its own: (B, 1,
+        n, W, 2W), bf16."""
         size, count = self.window or 0, -(-self.queries // (self.window or 1))
         position = torch.arange(count * size, device=self.first_BN.device).view(count, size, 1)
         key = position.view(count, 1, size)
-        key = torch.cat([key - size, key], -1)  # the block before the first has negative positions
+        # the first block has no block before it: those keys get negative positions, which are never visible
+        key = torch.cat([key - size, key], -1)
         first = F.pad(self.first_BN, (0, count * size - self.queries)).view(len(self.first_BN), 1, count, size, 1)
         seen = (key >= first) & (key <= position)
         return torch.where(seen, 0.0, -torch.inf).bfloat16()
 
     @cached_property
     def flex(self) -> Any:
-        """The block mask of flex attention."""
+        """The block mask for PyTorch's flex attention."""
         first_BN, cached, shared = self.first_BN, self.keys - self.queries, len(self.first_BN) == 1
 
         def sees(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
@@ -112,34 +115,36 @@ class Spans:
 
 
 def attend(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Softmax attention of queries to the keys in their spans: (B, H, N, D). G key heads serve H = g*G query heads."""
-    way = way_of(q_BHND.device.type, q_BHND.dtype, q_BHND.shape[-1], torch.is_grad_enabled(), spans)
-    return way(q_BHND, k_BGMD, v_BGMD, spans).to(q_BHND.dtype)
+    """Softmax attention of queries (B, H, N, D) over the keys in their spans: (B, H, N, D). Keys and values have G
+    heads (B, G, M, D); each of them serves H / G query heads."""
+    attend_by = choose_attention(q_BHND.device.type, q_BHND.dtype, q_BHND.shape[-1], torch.is_grad_enabled(), spans)
+    return attend_by(q_BHND, k_BGMD, v_BGMD, spans).to(q_BHND.dtype)
 
 
-def way_of(device: str, dtype: torch.dtype, head_dim: int, training: bool, spans: Spans) -> Any:
-    """How to attend: see the ways below."""
-    slow = device == "cpu" and dtype is torch.bfloat16  # PyTorch's attention there is twice as slow as in fp32
+def choose_attention(device: str, dtype: torch.dtype, head_dim: int, training: bool, spans: Spans) -> Any:
+    """Choose one of the five attention functions below by device, data type, head size and spans."""
+    # PyTorch's attention in bf16 takes twice as long as in fp32 there
+    slow = device == "cpu" and dtype is torch.bfloat16
     if spans.causal:
-        return wide if slow else causal
+        return in_fp32 if slow else causal
     if slow and head_dim <= NARROW and spans.window is not None and spans.queries == spans.keys:
         return paired
     if device == "cuda" and training and spans.fixed and head_dim >= FLEX_HEAD and spans.queries == spans.keys:
         return flex
-    return wide if slow else blocked
+    return in_fp32 if slow else blocked
 
 
 def causal(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """One document, and all of it inside the window: no mask."""
+    """Causal attention without a mask, for rows of one document that fits into the window."""
     gqa = q_BHND.shape[1] != k_BGMD.shape[1]
     return F.scaled_dot_product_attention(q_BHND, k_BGMD, v_BGMD, is_causal=True, enable_gqa=gqa)
 
 
 def blocked(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Blocks of queries, each with the keys that it can see."""
+    """Attention in blocks of queries; each block reads only the keys that it may see."""
     gqa = q_BHND.shape[1] != k_BGMD.shape[1]
-    asked, seen = [block[:2] for block in spans.blocks], [block[2:] for block in spans.blocks]
-    pieces = Pieces.apply(q_BHND, *asked), Pieces.apply(k_BGMD, *seen), Pieces.apply(v_BGMD, *seen)
+    query_ranges, key_ranges = [block[:2] for block in spans.blocks], [block[2:] for block in spans.blocks]
+    pieces = Pieces.apply(q_BHND, *query_ranges), Pieces.apply(k_BGMD, *key_ranges), Pieces.apply(v_BGMD, *key_ranges)
     out = [
         F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=gqa)
         for q, k, v, bias in zip(*pieces, spans.biases(q_BHND.dtype), strict=True)
@@ -147,34 +152,37 @@ def blocked(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Ten
     return torch.cat(out, 2)
 
 
-def wide(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Like `blocked`, in fp32."""
+def in_fp32(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
+    """Like `causal` or `blocked`, but computed in fp32."""
     with torch.autocast(q_BHND.device.type, enabled=False):
-        way = causal if spans.causal else blocked
-        return way(q_BHND.float(), k_BGMD.float(), v_BGMD.float(), spans)
+        attend_by = causal if spans.causal else blocked
+        return attend_by(q_BHND.float(), k_BGMD.float(), v_BGMD.float(), spans)
 
 
 def paired(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Blocks as long as the window, each with its own keys and those of the block before: plain matrix products."""
+    """Attention by plain matrix products, in blocks of `window` queries. Each block reads its own keys and those of the
+    block before."""
     heads, length, size = q_BHND.shape[1], q_BHND.shape[2], spans.window or 0
     q, k, v = (F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q_BHND, k_BGMD, v_BGMD))
     k, v = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))  # [previous | own]
+    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))  # [previous block | own block]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    with torch.autocast(q.device.type, enabled=False):  # whose softmax would go through fp32; inside, it is fp32 anyway
+    # autocast would convert the softmax to fp32; the kernel already computes in fp32 inside
+    with torch.autocast(q.device.type, enabled=False):
         weights = (scores + spans.pair_bias.to(scores.dtype)).softmax(-1)
     return (weights @ v).flatten(2, 3)[:, :, :length]
 
 
 def flex(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Flex attention, compiled for a shape that training meets at every step."""
+    """PyTorch's flex attention, compiled once for the shape that training repeats at every step."""
     gqa = q_BHND.shape[1] != k_BGMD.shape[1]
     return _compiled("flex_attention")(q_BHND, k_BGMD, v_BGMD, block_mask=spans.flex, enable_gqa=gqa)
 
 
 @cache
 def _compiled(name: str) -> Any:
-    """A function of flex attention; without CUDA as it is, which is slow, and needs no compiler."""
+    """A function of torch's flex attention module: compiled on CUDA, and elsewhere uncompiled, which is slow but needs
+    no compiler."""
     from torch.nn.attention import flex_attention
 
     function = getattr(flex_attention, name)
@@ -182,10 +190,10 @@ def _compiled(name: str) -> Any:
 
 
 class Pieces(torch.autograd.Function):
-    """Ranges of positions, which may overlap: (B, H, M, D) -> (B, H, m, D) of each.
+    """Slices of positions, which may overlap: (B, H, M, D) -> a tuple of (B, H, m, D).
 
-    The gradient of a slice is as long as what it was cut from; here all of them add up in one tensor, or the cost of a
-    row would grow as its square.
+    PyTorch allocates a gradient of full length M for every slice, so the cost would grow with the square of M. Here the
+    gradients of all slices are added into one tensor.
     """
 
     @staticmethod

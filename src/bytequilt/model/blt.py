@@ -13,7 +13,7 @@ from .segments import Patches, check_ids
 
 
 class Latent(nn.Module):
-    """The big transformer, over patches; it knows nothing of bytes: (B, P, k*d) -> (B, P, D)."""
+    """The latent transformer over patches; it has no access to bytes: (B, P, k*d) -> (B, P, D)."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -29,16 +29,21 @@ class Latent(nn.Module):
         single: bool = False,
         fixed: bool = False,
     ) -> Tensor:
-        """A patch sees the patches before it, back to the one that opens its document. For the rest see `Spans`."""
+        """Patch inputs -> latents. A patch attends to the patches of its document up to its own.
+
+        `opens_BP` is True where a document starts. With a `chunk`, the patches continue cached rows. `single` and
+        `fixed` are those of `Spans`.
+        """
         return self.stack(self.project(x_BPD).to(x_BPD.dtype), opens_BP, chunk, single, fixed)
 
     def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
-        """The next patch of each row."""
+        """The latents (R, D) of the next patch of each row."""
         return self.stack.step(self.project(x_RD), step)
 
 
 class BLT(Network):
-    """Language model on bytes whose big transformer runs once a patch. Where patches start comes from outside."""
+    """The Byte Latent Transformer: a language model on bytes that runs its large transformer once per patch. The patch
+    boundaries are an input; a `Patcher` computes them."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -48,15 +53,16 @@ class BLT(Network):
         self.decoder = Decoder(config)
 
     def forward(self, ids_BN: Tensor, patches: Patches) -> Tensor:
-        """Logits (B, N, V) in fp32 of ids (B, N) int64, BOS first; row t predicts byte t+1."""
+        """Logits (B, N, V) in fp32 for ids (B, N) int64 that start with BOS; the logits at t predict byte t+1. Raises
+        UserError if the ids or the patches have the wrong type."""
         check_ids(ids_BN, 2)
         if not isinstance(patches, Patches):
             raise UserError(f"a model needs ids and their patches, not {type(patches).__name__}")
         encoder, decoder, opens_BN = self.encoder, self.decoder, ids_BN == BOS
-        begun = encoder.stack.begin(opens_BN, single=patches.single)
-        states = encoder(ids_BN, begun=begun)
+        inputs = encoder.stack.attention_inputs(opens_BN, single=patches.single)
+        states = encoder(ids_BN, inputs=inputs)
         slots_BPD, opens_BP = encoder.patch(states, patches), patches.opens_BP(ids_BN)
         latent_BPD = self.latent(slots_BPD, opens_BP, single=patches.single, fixed=patches.fixed)
-        if not decoder.stack.sees_as(encoder.stack):
-            begun = decoder.stack.begin(opens_BN, single=patches.single)
-        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, begun=begun)
+        if not decoder.stack.same_attention(encoder.stack):
+            inputs = decoder.stack.attention_inputs(opens_BN, single=patches.single)
+        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, inputs=inputs)

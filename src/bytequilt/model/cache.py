@@ -1,12 +1,12 @@
-"""What a stack of layers keeps of texts between calls: rings of keys and values, a row for each text.
+"""The KV cache of a stack of layers: a ring buffer of keys and values for each layer and each row (text).
 
-The number of rows is fixed. A text is admitted to a row and released from it in place: no other row moves, and no key
-is turned again, for each row counts its own positions. Everything is a tensor on the device; the host counts along
-(`lengths`), so that it never has to ask.
+The number of rows is fixed. A text is put into a row and removed from it in place: other rows do not move, and cached
+keys are never rotated again, because each row counts its own positions. All state lives in tensors on the device. The
+host keeps its own copy of the lengths (`lengths`), so that it never has to read them from the device.
 
-Position p of a row lies in column p mod C. Where there is a window, C grows up to `window - 1 + max(reserve, 1)`:
-enough for a step to write first and then read its window, and for `reserve` positions to be taken back. Where there is
-none, C grows by doubling.
+Position p of a row is stored in column p mod C. With a window, C grows to at most `window - 1 + max(reserve, 1)`
+columns. That is enough to write a position before reading its window, and to remove the `reserve` newest positions
+again. Without a window, C doubles whenever the columns are full.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,12 @@ from .attention import Spans
 from .rope import TABLE, rotation, turning, turns
 from .rows import Column, Positions, Rows, restored, rows_of
 
-COLUMNS = 64  # of a new cache; it doubles when they are full
+COLUMNS = 64  # columns of a new cache; the number doubles when they are full
 
 
 class StackCache:
-    """Keys and values of every layer of a stack.
-
-    A stack of L windowed layers sees L * (window - 1) positions back, so each layer carries its own.
-    """
+    """Keys and values of every layer of a stack. Every layer has its own keys, because L windowed layers together see L
+    * (window - 1) positions back."""
 
     def __init__(
         self,
@@ -39,22 +37,23 @@ class StackCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Empty texts, of which up to `reserve` newest positions can be taken back at any time."""
+        """Create empty rows. The newest `reserve` positions of a row can be removed at any time (`crop`)."""
         self.config, self.reserve, self.device = config, reserve, torch.device(device)
         self.limit = None if config.window is None else config.window - 1 + max(reserve, 1)
-        """Columns at most."""
+        """Largest number of columns; None without a window."""
         columns = COLUMNS if self.limit is None else min(COLUMNS, self.limit)
         shape = (config.layers, rows, 2 * config.num_kv_heads, columns, config.head_dim)
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
-        """(layers, R, G + G, C, head_dim): the heads of the keys, then those of the values."""
+        """(layers, R, 2G, C, head_dim): the G key heads, then the G value heads."""
         self.position_R = torch.zeros(rows, dtype=torch.int64, device=device)
-        """Positions that each row has seen."""
+        """Number of positions that each row has processed."""
         self.opened_RE = torch.zeros(rows, reserve + 1, dtype=torch.int64, device=device)
-        """Where the context opened that position p lies in, in column p mod (reserve + 1)."""
+        """Ring of the newest positions: where the attention context of position p started, stored in column p mod
+        (reserve + 1)."""
         self.lengths = [0] * rows
-        """`position_R` as the host knows it."""
+        """The host's copy of `position_R`."""
         self.single = [True] * rows
-        """Of each row, whether its context is known to have opened at position 0 and never since."""
+        """For each row, True if the host knows that its context started at position 0 and was never restarted."""
 
     @property
     def columns(self) -> int:
@@ -62,34 +61,36 @@ class StackCache:
 
     @property
     def keys(self) -> Tensor:
-        """A view (layers, R, G, C, head_dim)."""
+        """The keys as a view (layers, R, G, C, head_dim)."""
         return self.kv[:, :, : self.config.num_kv_heads]
 
     @property
     def values(self) -> Tensor:
-        """A view (layers, R, G, C, head_dim)."""
+        """The values as a view (layers, R, G, C, head_dim)."""
         return self.kv[:, :, self.config.num_kv_heads :]
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """These rows, or all."""
+        """The `Rows` object of the given row numbers, or of all rows."""
         return rows_of(tuple(range(len(self.lengths)) if numbers is None else numbers), self.device)
 
     def step(self, rows: Rows, opens_R: Tensor | None = None) -> "StackStep":
-        """Begin the next position of some rows; `opens_R` says where a context opens, None that none does."""
+        """Start the next position of the given rows. `opens_R` is True where a new context starts; None means that none
+        does."""
         return StackStep(self, rows, opens_R)
 
     def chunk(self, rows: Rows, opens_BN: Tensor, single: bool = False) -> "StackChunk":
-        """Begin the next N positions of some rows; `single`: the host knows that none opens but a row's first."""
+        """Start the next N positions of the given rows. `single` promises that no context starts except at position 0
+        of a row."""
         return StackChunk(self, rows, opens_BN, single)
 
     def count(self, rows: Rows, count: int, single: bool) -> None:
-        """Count positions that begin, on the host."""
+        """Add `count` positions to the host's lengths of these rows."""
         for row in rows.numbers:
             self.lengths[row] += count
             self.single[row] = self.single[row] and single
 
     def advance(self, rows: Rows, count: int, single: bool) -> None:
-        """Count positions that have begun."""
+        """Add `count` positions to these rows, on the host and on the device."""
         self.count(rows, count, single)
         if rows.adjacent:
             rows.take(self.position_R).add_(count)
@@ -97,7 +98,8 @@ class StackCache:
             self.position_R.index_add_(0, rows.index, torch.full_like(rows.index, count))
 
     def make_room(self, positions: int) -> None:
-        """Have columns for texts of so many positions, or for the window; texts that fit have not wrapped around."""
+        """Add columns so that texts of `positions` positions fit, up to `limit`. Growing is safe: a ring that is
+        shorter than `limit` has never wrapped around."""
         needed = positions if self.limit is None else min(positions, self.limit)
         if needed > self.columns:
             columns = max(needed, 2 * self.columns)
@@ -105,19 +107,19 @@ class StackCache:
             self.kv = F.pad(self.kv, (0, 0, 0, columns - self.columns))
 
     def crop(self, row: int, count: int) -> None:
-        """Take back the newest positions of a row, at most `reserve` of them."""
+        """Remove the newest `count` positions of a row; `count` is at most `reserve`."""
         self.lengths[row] -= count
         self.position_R[row] -= count
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row. What was not finite must not stay: zero times infinity is no number."""
+        """Empty a row. Its memory is set to zero, since an old infinity times a weight of zero would give NaN."""
         self.kv[:, row].zero_()
         self.position_R[row] = 0
         self.opened_RE[row] = 0
         self.lengths[row], self.single[row] = 0, True
 
     def state(self) -> dict[str, Any]:
-        """All of it, as tensors and plain values."""
+        """The content of the cache as a dictionary of tensors and plain values, for saving."""
         used = min(self.columns, max(self.lengths))
         return {
             "kv": self.kv[:, :, :, :used],
@@ -128,7 +130,7 @@ class StackCache:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state. Raises ValueError where it is of another shape, KeyError where something is missing."""
+        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
         kv = restored(state, "kv", self.kv, 3)
         self.lengths, self.single = [int(n) for n in state["lengths"]], [bool(s) for s in state["single"]]
         self.position_R = restored(state, "position", self.position_R)
@@ -143,7 +145,7 @@ class StackCache:
 
 
 class StackStep:
-    """One position of some rows, on its way through the layers of a stack."""
+    """One new position of each given row, while it passes through the layers of a stack."""
 
     def __init__(self, cache: StackCache, rows: Rows, opens_R: Tensor | None) -> None:
         self.cache, self.selected = cache, rows
@@ -152,7 +154,7 @@ class StackStep:
         cache.make_room(end)
         self.seen = min(end, cache.columns)
         self.single = opens_R is None and all(cache.single[row] for row in rows.numbers)
-        """Whether the context of each row is known to have opened with its first position, and never since."""
+        """True if every row is known to have one context, which started at position 0."""
         cache.advance(rows, 1, self.single)
         self.positions = Positions(rows, lengths, cache.position_R)
         self.opened_R = None if self.single else self._opened(opens_R)
@@ -168,12 +170,12 @@ class StackStep:
 
     @property
     def since_R(self) -> Tensor:
-        """How many positions ago the context of each row opened."""
+        """Number of positions since the attention context of each row started: (R,)."""
         position_R = self.positions.tensor_R
         return position_R if self.opened_R is None else position_R - self.opened_R
 
     def attend(self, layer: int, q_RH1D: Tensor, kv_R2G1D: Tensor) -> Tensor:
-        """Take in keys and values of the new position, and attend to what it sees: (R, H, 1, head_dim)."""
+        """Store keys and values of the new position, and attend to the visible positions: (R, H, 1, head_dim)."""
         self._column.put(layer, kv_R2G1D)
         k, v = self._keys[layer], self._values[layer]
         if not self.selected.adjacent:
@@ -182,7 +184,7 @@ class StackStep:
         return F.scaled_dot_product_attention(q_RH1D, k, v, attn_mask=self.bias, enable_gqa=grouped)
 
     def _factors(self, end: int) -> Tensor:
-        """Rotary factors of the position, as `rotate_` takes them."""
+        """Rotary factors of the new positions, in the form that `rotate_` takes."""
         config, common = self.cache.config, self.positions.common
         if common is not None and common < TABLE:
             return turns(config.head_dim, config.rope_theta, self.cache.device, self.cache.kv.dtype)[common]
@@ -190,7 +192,8 @@ class StackStep:
         return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
 
     def _opened(self, opens_R: Tensor | None) -> Tensor:
-        """Where the context of each row opened, its new position counted; the cache takes note."""
+        """Position (R,) at which the context of each row started, the new position included. It is also stored in the
+        cache."""
         opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
         position_R = self.positions.tensor_R
         opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]
@@ -201,7 +204,7 @@ class StackStep:
         return opened_R
 
     def _bias(self, dtype: torch.dtype) -> Tensor:
-        """0 for columns that are seen and minus infinity for others: (R, 1, 1, columns)."""
+        """The additive mask over the columns: 0 where visible, minus infinity elsewhere: (R, 1, 1, columns)."""
         age_RC = (self.positions.tensor_R[:, None] - _numbers(self.seen, self.cache.device)) % self.cache.columns
         last_R = self.since_R
         if self.cache.config.window is not None:
@@ -212,32 +215,33 @@ class StackStep:
 
 
 class StackChunk:
-    """N positions of each of some rows, on their way through the layers of a stack."""
+    """N new positions of each given row, while they pass through the layers of a stack."""
 
     def __init__(self, cache: StackCache, rows: Rows, opens_BN: Tensor, single: bool) -> None:
         self.cache, self.selected, self.count = cache, rows, opens_BN.shape[1]
         config, self.lengths = cache.config, [cache.lengths[row] for row in rows.numbers]
         end = max(self.lengths) + self.count
         cache.make_room(end)
-        self.held = end - self.count if config.window is None else min(end - self.count, config.window - 1)
-        """Keys from before the chunk; a row that has fewer sees none of the first."""
+        self.previous = end - self.count if config.window is None else min(end - self.count, config.window - 1)
+        """Number of cached keys placed before the new keys; a shorter row is padded with masked zeros on the left."""
         position_R = rows.take(cache.position_R).clone()
         opened_R = rows.take(cache.opened_RE).gather(1, ((position_R - 1) % (cache.reserve + 1))[:, None])[:, 0]
-        self.spans = Spans.after(opens_BN, opened_R - (position_R - self.held), self.held, config.window)
+        self.spans = Spans.after(opens_BN, opened_R - (position_R - self.previous), self.previous, config.window)
         position_BN = position_R[:, None] + _numbers(self.count, cache.device)
         self.factors_BN1C2 = rotation(position_BN, end, config.head_dim, config.rope_theta)[:, :, None]
-        self._note(opens_BN, opened_R, position_BN)
+        self._store_opened(opens_BN, opened_R, position_BN)
         cache.advance(rows, self.count, single)
 
-    def _note(self, opens_BN: Tensor, opened_R: Tensor, position_BN: Tensor) -> None:
-        """Remember where the contexts of the newest positions opened."""
+    def _store_opened(self, opens_BN: Tensor, opened_R: Tensor, position_BN: Tensor) -> None:
+        """Store in the cache where the contexts of the newest positions started."""
         opened_BN = torch.where(opens_BN, position_BN, opened_R[:, None]).cummax(1).values
         newest = slice(-(self.cache.reserve + 1), None)
         at_BE, opened_RE = position_BN[:, newest] % (self.cache.reserve + 1), self.selected.take(self.cache.opened_RE)
         self.selected.put(self.cache.opened_RE, opened_RE.scatter(1, at_BE, opened_BN[:, newest]))
 
     def extend(self, layer: int, k_BGND: Tensor, v_BGND: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values from before with the new ones behind them, which the cache takes in."""
+        """Store the new keys and values of a layer. Returns keys and values (B, G, previous + N, head_dim), oldest
+        first."""
         new = torch.cat([k_BGND, v_BGND], 1)
         kv, columns = self.cache.kv[layer], self.cache.columns
         before = [
@@ -249,17 +253,17 @@ class StackChunk:
             first = min(kept, columns - begin)
             kv[row].narrow(1, begin, first).copy_(own[:, :first])
             kv[row].narrow(1, 0, kept - first).copy_(own[:, first:])
-        both = torch.cat([torch.stack(before), new], 2) if self.held else new
+        both = torch.cat([torch.stack(before), new], 2) if self.previous else new
         k, v = both.chunk(2, 1)
         return k, v
 
     def _before(self, kv_2GCD: Tensor, length: int) -> Tensor:
-        """The newest columns of a row, oldest first; zeros before a text that is shorter."""
-        columns, count = kv_2GCD.shape[1], min(self.held, length)
+        """The newest cached columns of a row, oldest first; padded on the left with zeros if the text is shorter."""
+        columns, count = kv_2GCD.shape[1], min(self.previous, length)
         begin = (length - count) % columns
         first = min(count, columns - begin)
         parts = [kv_2GCD.narrow(1, begin, first), kv_2GCD.narrow(1, 0, count - first)]
-        return F.pad(torch.cat(parts, 1), (0, 0, self.held - count, 0))
+        return F.pad(torch.cat(parts, 1), (0, 0, self.previous - count, 0))
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""The local decoder: patches in, bytes out."""
+"""The local decoder: from byte states and patch latents to the logits of the next byte."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,13 @@ from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
 from .cache import StackCache, StackChunk, StackStep
 from .cross import ByteReadsPatch
-from .layers import Begun, Linear, RMSNorm, Stack, product
+from .layers import AttentionInputs, Linear, RMSNorm, Stack, product
 from .segments import flat
 
 
 class Decoder(nn.Module):
-    """Takes the encoder's byte states on, lets bytes read their patch, and predicts the next byte."""
+    """The local decoder: starts from the encoder's byte states, lets each byte attend to one patch, and predicts the
+    next byte."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -26,14 +27,12 @@ class Decoder(nn.Module):
         self.head = Linear(dim, VOCAB_SIZE)
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
-        """An empty cache."""
+        """An empty KV cache for the decoder's stack."""
         return self.stack.cache(rows, reserve)
 
     def read(self, latent_BPD: Tensor) -> Tensor:
-        """What bytes read of latents (B, P, D), made once a patch: keys and values (B, P, layers, k, 2, H, head_dim).
-
-        Without cross-attention it is the patch itself, which is added to its bytes: (B, P, d).
-        """
+        """Convert latents (B, P, D) once per patch into keys and values for the bytes: (B, P, layers, k, 2, H,
+        head_dim). Without cross-attention the result is one vector per patch, to be added to its bytes: (B, P, d)."""
         slots = self.project(latent_BPD).to(latent_BPD.dtype).unflatten(-1, (self.slots, -1))
         return torch.stack([cross.read(slots) for cross in self.cross], 2) if self.cross else slots.sum(2)
 
@@ -44,14 +43,15 @@ class Decoder(nn.Module):
         read_BN: Tensor,
         ids_BN: Tensor,
         chunk: StackChunk | None = None,
-        begun: Begun | None = None,
+        inputs: AttentionInputs | None = None,
     ) -> Tensor:
-        """Byte states (B, N, d), what `read` made of P patches, and which each byte reads -> logits (B, N, V), fp32."""
+        """Logits (B, N, V) in fp32. `x_BNd` are the encoder's byte states, `patches_BP` is the output of `read`, and
+        `read_BN` is the patch that each byte attends to."""
         read_S = flat(read_BN, patches_BP.shape[1])
         if not self.cross:
             x_BNd = x_BNd + patches_BP.flatten(0, 1)[read_S].view_as(x_BNd)
         by_layer = patches_BP.unbind(2) if self.cross else ()
-        spans, factors = begun or self.stack.begin(ids_BN == BOS, chunk)
+        spans, factors = inputs or self.stack.attention_inputs(ids_BN == BOS, chunk)
         for layer, block in enumerate(self.stack.blocks):
             if layer < len(self.cross):
                 x_BNd = self.cross[layer](x_BNd, by_layer[layer], read_S)
@@ -59,7 +59,8 @@ class Decoder(nn.Module):
         return self.head(self.norm(x_BNd)).float()
 
     def step(self, x_Rd: Tensor, patch_R: Tensor, step: StackStep) -> Tensor:
-        """Logits (R, V) in fp32 of the next byte of each row, which reads one patch of what `read` made."""
+        """Logits (R, V) in fp32 of the byte after the next position; `patch_R` is the output of `read` for one patch
+        per row."""
         if not self.cross:
             x_Rd = x_Rd + patch_R
         for layer, block in enumerate(self.stack.blocks):

@@ -1,4 +1,5 @@
-"""Embedding tables. An optimizer of touched rows may replace the look-up while it trains a table (`gather`)."""
+"""The embedding table. An optimizer that updates only the rows in use may replace the look-up during training
+(`gather`)."""
 
 from collections.abc import Callable
 
@@ -8,14 +9,14 @@ from torch.nn import functional as F
 from .initial import init_normal
 
 Gather = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Row numbers -> a smaller table that has these rows, and the number of each row in it."""
+"""Row numbers -> (a smaller table that contains these rows, the index of each requested row in that table)."""
 
 
 class Embedding(nn.Embedding):
     """Embedding vectors of ids: (...) -> (..., d)."""
 
     gather: Gather | None = None
-    """Set by an optimizer of touched rows while it trains this table."""
+    """Set during training by an optimizer that updates only the rows in use; otherwise None."""
 
     def reset_parameters(self) -> None:
         init_normal(self.weight, self.embedding_dim)

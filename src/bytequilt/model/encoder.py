@@ -1,4 +1,4 @@
-"""The local encoder: bytes in, patches out."""
+"""The local encoder: from byte ids to byte states and patch inputs."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,14 @@ from .cross import PatchReadsBytes
 from .embedding import Embedding
 from .encoder_cache import EncoderCache
 from .hashing import HashEmbedding
-from .layers import Begun, Linear, Stack, look_up
+from .layers import AttentionInputs, Linear, Stack, look_up
 from .rows import Rows
 from .segments import Patches, segment_max
 
 
 class Encoder(nn.Module):
-    """Embeds bytes and their n-grams, runs a small windowed stack over them, and lets patches read the result."""
+    """The local encoder: embeds bytes and their n-grams, runs a small windowed transformer, and lets patches attend to
+    its states."""
 
     def __init__(self, config: BLTConfig) -> None:
         super().__init__()
@@ -35,12 +36,10 @@ class Encoder(nn.Module):
         cache: EncoderCache | None = None,
         rows: Rows | None = None,
         single: bool = False,
-        begun: Begun | None = None,
+        inputs: AttentionInputs | None = None,
     ) -> list[Tensor]:
-        """Byte states (B, N, d) after each layer that patches read from; the last of them goes on to the decoder.
-
-        With a cache, the ids continue its rows; `single`: the host knows that no id is a BOS but a row's first of all.
-        """
+        """Byte states (B, N, d) of each layer that patches attend to; the last entry also goes to the decoder. With a
+        cache, the ids continue the cached rows. `single` promises that the only BOS of a row is its first id."""
         x_BNd, opens_BN, chunk = self.embed(ids_BN), ids_BN == BOS, None
         if cache is not None:
             rows = rows or cache.stack.rows()
@@ -48,7 +47,7 @@ class Encoder(nn.Module):
         if self.hash is not None:
             recent = None if cache is None or rows is None else cache.ids.extend(rows, ids_BN)
             x_BNd = x_BNd + self.hash(ids_BN, recent, x_BNd.dtype)
-        spans, factors = begun or self.stack.begin(opens_BN, chunk)
+        spans, factors = inputs or self.stack.attention_inputs(opens_BN, chunk)
         states = []
         for layer, block in enumerate(self.stack.blocks):
             x_BNd = block(x_BNd, spans, factors, chunk, layer)
@@ -57,10 +56,8 @@ class Encoder(nn.Module):
         return states
 
     def step(self, ids_R: Tensor, cache: EncoderCache, rows: Rows, opens_R: Tensor | None) -> list[Tensor]:
-        """Byte states (R, d) of the next id of some rows, as in `forward`; the cache keeps them for the open patch.
-
-        `opens_R` says which ids are a BOS, None that none is.
-        """
+        """Byte states (R, d) of the next id of each row, one entry per layer as in `forward`. The cache keeps them for
+        the open patch. `opens_R` is True where the id is a BOS; None means that no id is."""
         step = cache.stack.step(rows, opens_R)
         x_Rd = look_up(ids_R, self.embed)
         if self.hash is not None:
@@ -75,12 +72,13 @@ class Encoder(nn.Module):
         return states
 
     def cache(self, rows: int = 1, reserve: int = 0) -> EncoderCache:
-        """An empty cache, where and in what type the states are."""
+        """An empty cache on the device and in the data type of the weights."""
         weight, reach = self.stack.blocks[0].attention_norm.weight, self.hash.reach if self.hash else 0
         return EncoderCache(self.stack.config, len(self.reading), reach, rows, reserve, weight.device, weight.dtype)
 
     def patch(self, states: list[Tensor], patches: Patches) -> Tensor:
-        """Patch inputs (B, P, k*d): max-pool the first states, then cross-attend to each of `states` in turn."""
+        """Patch inputs (B, P, k*d) from the byte states. The states of the first layer in `states` are max-pooled per
+        patch; the result then attends to each of `states` in turn."""
         first = states[0].flatten(0, 1)
         pooled = segment_max(first, patches.flat_of_byte, len(states[0]) * patches.count)
         slots = self.project(pooled).to(first.dtype).view(len(states[0]), patches.count, self.slots, -1)
@@ -89,10 +87,10 @@ class Encoder(nn.Module):
         return slots.flatten(2)
 
     def step_patch(self, states: list[Tensor], absent_RL: Tensor | None) -> Tensor:
-        """What one patch of each row makes of its bytes: (R, k*d).
+        """Patch inputs (R, k*d) of one finished patch per row.
 
-        The states (R, L, d) after each layer that it reads end with its newest byte; where patches are shorter than L,
-        `absent_RL` says which are not theirs.
+        `states` are the byte states (R, L, d) of each layer, ending with the newest byte of the patch. Where a patch is
+        shorter than L, `absent_RL` is True for the bytes before it.
         """
         first = states[0] if absent_RL is None else states[0].masked_fill(absent_RL[..., None], -torch.inf)
         slots_Rkd = self.project(first.amax(1)).unflatten(-1, (self.slots, -1))

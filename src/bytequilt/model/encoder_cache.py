@@ -1,4 +1,5 @@
-"""What the local encoder keeps of texts: its stack, the ids that n-grams reach back to, and the open patch's states."""
+"""The cache of the local encoder: the KV cache of its stack, the recent ids for n-grams, and the byte states of the
+open patch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,28 +11,29 @@ from ..config import StackConfig
 from .cache import StackCache
 from .rows import Column, Positions, Rows, restored, rows_of
 
-STATES = 16  # bytes of a patch that there is room for at first; it doubles when a patch is longer
+STATES = 16  # capacity in bytes of the open patch at first; it doubles for longer patches
 
 
 class RecentIds:
-    """The ids that the next n-grams reach back to, newest last; zeros before a text begins."""
+    """The newest ids of each row, newest last: those that the next n-grams include. Zeros stand before the start of a
+    text."""
 
     def __init__(self, reach: int, rows: int, reserve: int, device: torch.device | str) -> None:
         self.reach = reach
         self.ids_RK = torch.zeros(rows, reach + reserve, dtype=torch.int64, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """These rows, or all."""
+        """The `Rows` object of the given row numbers, or of all rows."""
         return rows_of(tuple(range(len(self.ids_RK)) if numbers is None else numbers), self.ids_RK.device)
 
     def extend(self, rows: Rows, ids_BN: Tensor) -> Tensor:
-        """The new ids behind the `reach` ids before them: (B, reach + N)."""
+        """The `reach` ids before the new ids, followed by the new ids: (B, reach + N). The new ids are stored."""
         seen = torch.cat([rows.take(self.ids_RK), ids_BN], 1)
         rows.put(self.ids_RK, seen[:, ids_BN.shape[1] :])
         return seen[:, seen.shape[1] - self.reach - ids_BN.shape[1] :]
 
     def crop(self, row: int, count: int) -> None:
-        """Take back the newest ids of a row."""
+        """Remove the newest `count` ids of a row."""
         self.ids_RK[row] = self.ids_RK[row].roll(count)
 
     def clear(self, row: int) -> None:
@@ -45,16 +47,14 @@ class RecentIds:
 
 
 class ByteStates:
-    """The byte states of the open patch of each row, which wait for its end: a ring for each layer that patches read.
-
-    The state of position p lies in column p mod L. The positions of a row are those of the encoder's stack.
-    """
+    """Byte states of the open patch of each row, kept until the patch closes: one ring buffer per layer that patches
+    attend to. The state of position p is stored in column p mod L. Positions are those of the encoder's stack."""
 
     def __init__(self, readings: int, rows: int, dim: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self.data_SRLd = torch.zeros(readings, rows, STATES, dim, device=device, dtype=dtype)
 
     def make_room(self, count: int, lengths: list[int]) -> None:
-        """Have room for so many states of each row, whose texts have so many positions."""
+        """Grow to at least `count` states per row; `lengths` are the numbers of positions of the rows."""
         old = self.data_SRLd.shape[2]
         if count <= old:
             return
@@ -67,13 +67,14 @@ class ByteStates:
         self.data_SRLd = data
 
     def push(self, positions: Positions, states: Sequence[Tensor]) -> None:
-        """Keep the states (R, d) of one position of each of some rows."""
+        """Store the states (R, d) of one new position of each row, one entry per layer."""
         column = Column(self.data_SRLd, positions)
         for layer, x_Rd in enumerate(states):
             column.put(layer, x_Rd[:, None])
 
     def extend(self, row: int, states: Sequence[Tensor], length: int) -> None:
-        """Keep the newest of the states (1, N, d) of a row, which has `length` positions with them."""
+        """Store the newest of the states (1, N, d) of one row, per layer; `length` is its number of positions with them
+        included."""
         room = self.data_SRLd.shape[2]
         count = min(room, states[0].shape[1])
         columns = torch.arange(length - count, length, device=self.data_SRLd.device) % room
@@ -81,7 +82,8 @@ class ByteStates:
             data_RLd[row, columns] = x_1Nd[0, -count:]
 
     def newest(self, rows: Rows, position_R: Tensor, count: int) -> list[Tensor]:
-        """The newest `count` states (R, count, d) of rows of so many positions, oldest first."""
+        """The newest `count` states (R, count, d) of the rows, oldest first; `position_R` are their numbers of
+        positions."""
         back = torch.arange(-count, 0, device=position_R.device)
         columns_RL = (position_R[:, None] + back) % self.data_SRLd.shape[2]
         return [data_RLd[rows.index[:, None], columns_RL] for data_RLd in self.data_SRLd]
@@ -97,7 +99,7 @@ class ByteStates:
 
 
 class EncoderCache:
-    """Stack, recent ids and byte states as one cache; the stack counts the positions."""
+    """KV cache, recent ids and byte states as one object; the KV cache counts the positions."""
 
     def __init__(
         self,
@@ -109,27 +111,27 @@ class EncoderCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`readings`: layers whose states patches read; `reach`: ids before the newest in the longest n-gram."""
+        """`readings`: number of layers that patches attend to. `reach`: length of the longest n-gram minus 1."""
         self.stack = StackCache(config, rows, reserve, device, dtype)
         self.ids = RecentIds(reach, rows, reserve, device)
         self.states = ByteStates(readings, rows, config.dim, device, dtype)
 
     def crop(self, row: int, count: int) -> None:
-        """Take back the newest positions of a row, at most as many as are reserved."""
+        """Remove the newest `count` positions of a row; `count` is at most `reserve`."""
         self.stack.crop(row, count)
         self.ids.crop(row, count)
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row."""
+        """Empty a row."""
         for part in (self.stack, self.ids, self.states):
             part.clear(row)
 
     def state(self) -> dict[str, Any]:
-        """All of it, as tensors and plain values."""
+        """The content of the cache as a dictionary of tensors and plain values, for saving."""
         return {"stack": self.stack.state(), "ids": self.ids.state(), "states": self.states.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state. Raises ValueError or KeyError where it is of another shape."""
+        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
         self.stack.load(state["stack"])
         self.ids.load(state["ids"])
         self.states.load(state["states"])

@@ -1,4 +1,4 @@
-"""The entropy model: a small byte transformer whose uncertainty decides where patches start."""
+"""The entropy model: a small byte transformer. The entropy of its predictions decides where patches start."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from .transformer import Transformer
 
 
 class EntropyModel(Transformer):
-    """Next-byte transformer over ids, which tells how uncertain it is."""
+    """A next-byte transformer that returns the entropy of its predictions."""
 
     config: EntropyConfig
 
@@ -23,14 +23,14 @@ class EntropyModel(Transformer):
     def nats(
         self, ids_BN: Tensor, cache: StackCache | None = None, rows: Rows | None = None, single: bool = False
     ) -> Tensor:
-        """Entropy in nats of the byte after each id: (B, N) fp32."""
+        """Entropy in nats of the next byte after each id: (B, N) fp32. Arguments as in `Transformer.forward`."""
         return entropy(self(ids_BN, cache, rows, single))
 
     def nats_step(self, ids_R: Tensor, cache: StackCache, rows: Rows | None = None, text: bool = False) -> Tensor:
-        """Entropy in nats (R,) after the next id of some rows of a cache; `text`: none of them is a BOS."""
+        """Entropy in nats (R,) after the next id of each row of a cache; `text` promises that no id is a BOS."""
         return entropy(self.step(ids_R, cache, rows, text))
 
 
 def entropy(logits_BNV: Tensor) -> Tensor:
-    """Entropy in nats of each distribution: (B, N, V) -> (B, N) fp32."""
+    """Entropy in nats of the distribution given by each row of logits: (B, N, V) -> (B, N) fp32."""
     return torch.special.entr(logits_BNV.float().softmax(-1)).sum(-1)

@@ -1,4 +1,4 @@
-"""Hashed byte n-grams, looked up in one embedding bag."""
+"""Hashed byte n-grams and their embeddings, looked up in one table."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from ..config import HashConfig
 from .embedding import Gather
 from .initial import init_normal
 
-# One prime a hash function, in the order of the released models.
+# One prime per hash function, in the order of the released models.
 PRIMES = (
     1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899,
     9576890767, 3628273133, 2860486313, 5463458053, 3367900313,
@@ -19,10 +19,11 @@ PRIMES = (
 
 
 def hashes(config: HashConfig, ids_BN: Tensor) -> Tensor:
-    """Rows of the hash tables for each id: (B, N, T) with T = functions x sizes, function-major, each in its own table.
+    """Table row of every n-gram that ends at each id: (B, N, T).
 
-    The hash of n ids is their polynomial in the prime of the function, the oldest id at power 0, in wrapping int64,
-    modulo `rows` (Pagnoni et al. 2024, section 3.2.1, as released). Ids before the BOS of a document count as 0.
+    T = hash functions x n-gram sizes, ordered by function first; rows count within each table. The hash of n ids is
+    their polynomial in the prime of the function, with the oldest id at power 0, in wrapping int64, modulo `rows`
+    (Pagnoni et al. 2024, section 3.2.1, as in the released code). Ids before the BOS of a document count as 0.
     """
     rows, longest = len(ids_BN), max(config.sizes)
     opens = torch.where(ids_BN == BOS, torch.arange(ids_BN.shape[1], device=ids_BN.device), 0).cummax(1).values
@@ -40,16 +41,16 @@ def hashes(config: HashConfig, ids_BN: Tensor) -> Tensor:
 
 
 class HashEmbedding(nn.Module):
-    """The sum of the embeddings of the n-grams that end at each id: (B, N) -> (B, N, d)."""
+    """Sum of the embeddings of all n-grams that end at each id: (B, N) -> (B, N, d)."""
 
     gather: Gather | None = None
-    """Set by an optimizer of touched rows while it trains this table."""
+    """Set during training by an optimizer that updates only the rows in use; otherwise None."""
 
     def __init__(self, config: HashConfig, dim: int) -> None:
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, dim))
-        self.register_buffer("scale", None)  # of each row, where they are int8
+        self.register_buffer("scale", None)  # one scale per table row, for int8 weights only
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -57,26 +58,27 @@ class HashEmbedding(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many ids back the longest n-gram begins."""
+        """Number of ids before the newest id in the longest n-gram."""
         return max(self.config.sizes) - 1
 
     def forward(self, ids_BN: Tensor, recent_BM: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`recent_BM` are the ids with those before them, where there are any. The table may be stored in another type
-        than `dtype`, in which it is summed."""
+        """Embeddings (B, N, d) of the ids (B, N), summed in `dtype`, which may differ from the stored type. `recent_BM`
+        are the same ids with earlier ids of their rows before them; None where there are no earlier ids."""
         rows_BNT = hashes(self.config, ids_BN if recent_BM is None else recent_BM)[:, -ids_BN.shape[1] :]
         return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 
     def step(self, recent_RM: Tensor, since_R: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The embedding (R, d) of the last of `reach + 1` ids of each row, whose document opened so many ids ago.
+        """The embedding (R, d) of the newest id of each row, given that id and the `reach` ids before it (R, reach +
+        1).
 
-        `since_R` is None where no other document came before: there are zeros before the first. All polynomials at
-        once, by their powers.
+        `since_R` is the number of ids since the BOS of the document. None means that no earlier document is in the row:
+        zeros already stand before its BOS.
         """
         if since_R is not None:
-            recent_RM = recent_RM * (_places(self.reach, recent_RM.device) <= since_R[:, None])
+            recent_RM = recent_RM * (_distances(self.reach, recent_RM.device) <= since_R[:, None])
         polynomials_RT = (recent_RM[:, :, None] * powers(self.config, recent_RM.device)).sum(1)
         places_RT = polynomials_RT % self.config.rows + _offsets(self.config, recent_RM.device)
-        embedded = self.weight.index_select(0, places_RT.flatten())  # of few rows faster than a bag
+        embedded = self.weight.index_select(0, places_RT.flatten())  # for few rows faster than embedding_bag
         return self._scaled(embedded.view(*places_RT.shape, -1).to(dtype), places_RT).sum(1)
 
     def _embedded(self, rows_ST: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,20 +93,20 @@ class HashEmbedding(nn.Module):
 
 
 @lru_cache
-def _places(reach: int, device: torch.device) -> Tensor:
-    """How far back each id of an n-gram stands: reach, ..., 1, 0."""
+def _distances(reach: int, device: torch.device) -> Tensor:
+    """Distance of each id of the longest n-gram from the newest id: reach, ..., 1, 0."""
     return torch.arange(reach, -1, -1, device=device)
 
 
 @lru_cache
 def _offsets(config: HashConfig, device: torch.device) -> Tensor:
-    """Where each table begins in the one that holds all: (T,)."""
+    """First row of each table (T,) in the common table of all n-grams."""
     return torch.arange(config.tables, device=device) * config.rows
 
 
 @lru_cache
 def powers(config: HashConfig, device: torch.device) -> Tensor:
-    """Factor of each id of the longest n-gram in each hash, in wrapping int64: (longest, T)."""
+    """Factor of each id in the polynomial of each hash, in wrapping int64: (longest n-gram, T)."""
     longest = max(config.sizes)
     columns = [
         [0] * (longest - size) + [wrapped(prime**power) for power in range(size)]
@@ -115,5 +117,5 @@ def powers(config: HashConfig, device: torch.device) -> Tensor:
 
 
 def wrapped(number: int) -> int:
-    """A number as int64 holds it."""
+    """The value of a Python integer after overflow in int64."""
     return (number + 2**63) % 2**64 - 2**63

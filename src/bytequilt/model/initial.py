@@ -1,20 +1,22 @@
-"""Weights before training."""
+"""Initialisation of weights."""
 
 from torch import Tensor, nn
 
 DRAWN = 1 << 18
-"""Rows of a table that are drawn at a time: whoever needs some columns of it need not hold all at once."""
+"""Number of table rows initialised by one call of the random generator. Blocks keep memory small when only some columns
+are needed."""
 
 
 class Network(nn.Module):
-    """What is initialised when it is made, unless that is under `torch.device("meta")`.
+    """A network that is initialised when it is constructed, except under `torch.device("meta")`.
 
-    There nothing is drawn: `network.to_empty(device=...)` and `network.init_weights()` give it the same weights later.
-    Every module that has weights of its own fills them in `reset_parameters`, as PyTorch's do.
+    A network on "meta" has no values yet. `network.to_empty(device=...)` followed by `network.init_weights()` then
+    gives the same weights. Every module with weights of its own fills them in `reset_parameters`, as PyTorch's modules
+    do.
     """
 
     def init_weights(self) -> None:
-        """Fill all weights anew, from PyTorch's random numbers."""
+        """Initialise all weights again, from PyTorch's random generator."""
         for module in self.modules():
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
@@ -22,7 +24,7 @@ class Network(nn.Module):
 
 
 def init_normal(weight: Tensor, width: int) -> None:
-    """Fill with a truncated normal of deviation width**-0.5, DRAWN rows after DRAWN rows."""
+    """Fill with a normal distribution of standard deviation width**-0.5, truncated at three deviations."""
     if not weight.is_meta:
         std = width**-0.5
         for rows in weight.split(DRAWN):

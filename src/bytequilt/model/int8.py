@@ -1,6 +1,6 @@
-"""Weights as whole numbers of eight bits, with a scale for each row; activations stay fp32.
+"""int8 weights with one fp32 scale per row; activations stay fp32.
 
-A product has one scale for each output, so that what a row of a batch gives does not depend on its neighbours.
+Only weights are quantised, so the result of one row of a batch does not depend on the other rows.
 """
 
 import torch
@@ -12,7 +12,7 @@ from .hashing import HashEmbedding
 
 
 def quantise(network: nn.Module) -> None:
-    """Replace the projections and tables of a network by such, where it is; norms stay as they are."""
+    """Replace the linear layers and embedding tables of a network by int8 versions, in place; norms keep their type."""
     for module in list(network.modules()):
         if isinstance(module, HashEmbedding):
             eight, module.scale = split(module.weight)
@@ -23,7 +23,7 @@ def quantise(network: nn.Module) -> None:
 
 
 class Int8(nn.Module):
-    """A weight (rows, columns) int8, and the scales (rows,) fp32 of its rows."""
+    """A weight as int8 (rows, columns) with an fp32 scale for each row (rows,)."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -33,24 +33,24 @@ class Int8(nn.Module):
 
 
 class Int8Linear(Int8):
-    """A projection."""
+    """A linear layer with int8 weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype)) * self.scale
 
 
 class Int8Table(Int8):
-    """The vectors of ids: (...) -> (..., d)."""
+    """An embedding table with int8 weights: ids (...) -> (..., d) fp32."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight).float() * self.scale[ids][..., None]
 
 
 def split(weight: Tensor, name: str = "a weight") -> tuple[Tensor, Tensor]:
-    """Whole numbers (rows, columns) int8 and scales (rows,) fp32 whose products are nearest to a weight.
+    """Quantise a weight (rows, columns): int8 values of the same shape and fp32 scales (rows,), one per row.
 
-    The largest number of a row is 127, so what was split once and joined gives the same numbers again.
-    Raises UserError where a number is not finite.
+    The largest magnitude of each row becomes 127, so quantising a dequantised weight gives the same values again.
+    Raises UserError if a number is not finite; `name` is the weight's name in that message.
     """
     if weight.is_meta:
         return torch.empty_like(weight, dtype=torch.int8), weight.new_empty(len(weight), dtype=torch.float32)
@@ -62,5 +62,5 @@ def split(weight: Tensor, name: str = "a weight") -> tuple[Tensor, Tensor]:
 
 
 def joined(eight: Tensor, scale: Tensor) -> Tensor:
-    """The weight (rows, columns) fp32 that whole numbers and the scales of their rows stand for."""
+    """Dequantise: the fp32 weight (rows, columns) from int8 values and the scale of each row."""
     return eight * scale[:, None]

@@ -1,8 +1,9 @@
-"""The one transformer that all four networks are built of.
+"""The transformer layers that the entropy model, the local encoder and decoder, and the latent transformer are built
+of.
 
-Shapes are named in suffixes, everywhere: B rows, N bytes, P patches, k slots per patch, d local width,
-D latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N,
-R rows that take a step of one position each. Every module has its parallel `forward` and its single `step`.
+Suffixes of variable names give the shape, everywhere: B rows, N bytes, P patches, k slots per patch, d local width, D
+latent width (in this file the width of the stack), H query heads, G key heads, V vocabulary (260), S = B*N, R rows in a
+step of one position each. Every module has a parallel `forward` over many positions and a `step` for one position.
 """
 
 import os
@@ -19,15 +20,16 @@ from .initial import init_normal
 from .rope import rotate, rotate_, rotation
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of OpenMP's threads, and would wait for them for ever: it computes on one.
+    # A forked child has none of OpenMP's threads and would wait for them without end, so it uses one thread.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
-Begun = tuple[Spans, Tensor]
-"""What the positions of a call see, and their rotary factors: made once for all layers."""
+AttentionInputs = tuple[Spans, Tensor]
+"""Spans and rotary factors of the positions of one call, computed once for all layers."""
 
 
 class Linear(nn.Linear):
-    """A projection without bias, initialised by a normal of deviation inputs**-0.5, cut at three deviations."""
+    """A linear layer without bias; initialised from a normal distribution of standard deviation inputs**-0.5, truncated
+    at three."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -37,24 +39,24 @@ class Linear(nn.Linear):
 
 
 def add_product(x_RD: Tensor, y_RE: Tensor, layer: nn.Linear, times: float = 1.0) -> Tensor:
-    """`times * x + layer(y)` in one operation: a step's residual."""
+    """`times * x + layer(y)` in one operation: the residual addition of a step."""
     if layer.weight.dtype is torch.int8:
         return torch.add(layer(y_RE), x_RD, alpha=times)
     return torch.addmm(x_RD, y_RE, layer.weight.t(), beta=times)
 
 
 def product(x_RD: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(x)`, without what the call of a module costs beside a product of few rows."""
+    """`layer(x)` without the overhead of a module call, which matters for few rows."""
     return layer(x_RD) if layer.weight.dtype is torch.int8 else F.linear(x_RD, layer.weight)
 
 
 def look_up(ids_R: Tensor, table: nn.Embedding) -> Tensor:
-    """`table(ids)`, without the cost of calling a module."""
+    """`table(ids)` without the overhead of a module call."""
     return table(ids_R) if table.weight.dtype is torch.int8 else table.weight.index_select(0, ids_R)
 
 
 def lay_out(network: nn.Module) -> None:
-    """Store the wide projections of a network column by column, where it is: one-row products read them faster so."""
+    """Store weights with more outputs than inputs in column order, in place: products with one row are then faster."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
             layer.weight.data = layer.weight.data.t().contiguous().t()
@@ -67,7 +69,8 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x) if torch.is_grad_enabled() else self.step(x)
 
     def step(self, x: Tensor) -> Tensor:
-        """Without gradients it takes fewer operations: on a single position, their number is what a norm costs."""
+        """The norm in fewer operations, without gradients: for a single position, the number of operations decides the
+        time."""
         if x.dtype is not torch.float32:
             return super().forward(x)
         floor, scale = _scalars(x.shape[-1], self.eps, x.device)
@@ -77,12 +80,13 @@ class RMSNorm(nn.RMSNorm):
 
 @lru_cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The least norm, and what norms are brought to: arithmetic with Python's numbers takes twice as long."""
+    """Two constants of `RMSNorm.step` as tensors: the square roots of eps * width and of width. Python numbers would
+    take twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 
 class Attention(nn.Module):
-    """Causal self-attention inside the spans given."""
+    """Causal multi-head self-attention, limited to the given spans."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -103,7 +107,7 @@ class Attention(nn.Module):
         return self.out(attend(q, k, v, spans).transpose(1, 2).flatten(-2))
 
     def step(self, x_RD: Tensor, step: StackStep, layer: int) -> Tensor:
-        """Attention output before the last projection: (R, H * head_dim)."""
+        """Attention output before the output projection: (R, H * head_dim)."""
         rows, keys = len(x_RD), self.kv_heads
         qkv = product(x_RD, self.qkv).view(rows, -1, 1, self.head_dim)
         rotate_(qkv.narrow(1, 0, self.heads + keys), step.factors_R11C)
@@ -112,7 +116,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """The SwiGLU feed-forward layer."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -123,17 +127,17 @@ class FeedForward(nn.Module):
         return self.down(self.gated(self.gate_up(x_BND)))
 
     def step(self, x_RD: Tensor) -> Tensor:
-        """The input of the last projection: (R, hidden width)."""
+        """The input of the down projection: (R, hidden width)."""
         return self.gated(product(x_RD, self.gate_up))
 
     def gated(self, gate_up: Tensor) -> Tensor:
-        """The first half (..., hidden width) lets through the second."""
+        """SwiGLU: SiLU of the first half, times the second half: (..., 2 * hidden width) -> (..., hidden width)."""
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each on the normalised stream and added to it."""
+    """A pre-norm transformer block: attention and feed-forward, each with a residual connection."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -155,7 +159,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Transformer blocks, one after another; no embedding, no final norm: (B, N, D) -> (B, N, D)."""
+    """A sequence of transformer blocks, without embedding and without final norm: (B, N, D) -> (B, N, D)."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -163,22 +167,20 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
-        """An empty cache, where and in what type the states are."""
+        """An empty KV cache on the device and in the data type of the weights."""
         weight = self.blocks[0].attention_norm.weight
         return StackCache(self.config, rows, reserve, weight.device, weight.dtype)
 
-    def sees_as(self, other: "Stack") -> bool:
-        """Whether masks and rotary factors made for the other stack serve this one."""
+    def same_attention(self, other: "Stack") -> bool:
+        """True if spans and rotary factors computed for the other stack are also valid for this one."""
         fields = ("window", "head_dim", "rope_theta")
         return all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
 
-    def begin(
+    def attention_inputs(
         self, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
-    ) -> Begun:
-        """What each position sees and its rotary factors, in whole rows or in a chunk that a cache has begun.
-
-        `single` and `fixed` as in `Spans`.
-        """
+    ) -> AttentionInputs:
+        """Spans and rotary factors: of the cached rows' `chunk` if one is given, otherwise of whole rows. `single` and
+        `fixed` are those of `Spans`."""
         if chunk is not None:
             return chunk.spans, chunk.factors_BN1C2
         count = opens_BN.shape[1]
@@ -194,14 +196,15 @@ class Stack(nn.Module):
         single: bool = False,
         fixed: bool = True,
     ) -> Tensor:
-        """Contexts open where `opens_BN` says so. With a chunk, x continues what its cache has seen."""
-        spans, factors_BN1C2 = self.begin(opens_BN, chunk, single, fixed)
+        """Hidden states after all blocks. A new attention context starts where `opens_BN` is True. With a `chunk`, the
+        positions continue the rows of its cache."""
+        spans, factors_BN1C2 = self.attention_inputs(opens_BN, chunk, single, fixed)
         for layer, block in enumerate(self.blocks):
             x_BND = block(x_BND, spans, factors_BN1C2, chunk, layer)
         return x_BND
 
     def step(self, x_RD: Tensor, step: StackStep) -> Tensor:
-        """One more position of some rows of a cache, which has begun it."""
+        """Hidden states (R, D) of the next position of each row; `step` was started by the cache."""
         for layer, block in enumerate(self.blocks):
             x_RD = block.step(x_RD, step, layer)
         return x_RD

@@ -1,6 +1,7 @@
-"""Rotary positions (Su et al. 2021) in their interleaved form: neighbouring pairs of a head turn together.
+"""Rotary position embeddings (Su et al. 2021), interleaved: channels 2i and 2i+1 of a head form a pair and are rotated
+together.
 
-Factors are real: a (cosine, sine) pair for each pair of channels, (..., head_dim / 2, 2).
+Rotary factors are real: a (cosine, sine) pair for each pair of channels, (..., head_dim / 2, 2).
 """
 
 from functools import lru_cache
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TABLE = 8192  # positions of a table: 2 MB at a head size of 64; what lies beyond is composed of two tables
+TABLE = 8192  # positions per table, 2 MB at a head size of 64; factors of larger positions combine two tables
 
 
 def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor:
-    """Rotary factors (..., head_dim / 2, 2) of positions (...) int64, all of them below `end`."""
+    """Rotary factors (..., head_dim / 2, 2) of the positions (...) int64; all positions are less than `end`."""
     if end <= TABLE:
         return F.embedding(positions, table(1, head_dim, theta, positions.device)).unflatten(-1, (-1, 2))
     low = table(1, head_dim, theta, positions.device)[positions % TABLE].unflatten(-1, (-1, 2))
@@ -24,14 +25,16 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
 
 @lru_cache(maxsize=64)
 def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Factors (TABLE, 1, 1, 1, ...) as `rotate_` takes them: of a position that the host knows, a view."""
+    """Factors of the first TABLE positions in the form that `rotate_` takes: (TABLE, 1, 1, 1, ...). Indexing by a
+    Python integer gives a view."""
     with torch.inference_mode(False):
         return turning(table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
 
 
 @lru_cache(maxsize=64)
 def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
-    """Factors of every `stride`-th position: angles in fp64, for they must hold anywhere, and so on the CPU."""
+    """Factors of positions 0, stride, 2 * stride, ...: (TABLE, head_dim). Angles are fp64, which large positions need,
+    so the CPU computes them."""
     with torch.inference_mode(False):  # training uses the same tables
         positions = torch.arange(0, stride * TABLE, stride, dtype=torch.float64, device="cpu")
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim
@@ -40,9 +43,10 @@ def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Ten
 
 
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels of x (..., head_dim) by the factors of their position."""
+    """Rotate each pair of channels of x (..., head_dim) by the factors of its position."""
     pairs = x.float().unflatten(-1, (-1, 2))
-    if x.is_cpu and not torch.compiler.is_compiling():  # a third of the time there; compilers know no complex numbers
+    # complex numbers take a third of the time on a CPU; torch.compile does not support them
+    if x.is_cpu and not torch.compiler.is_compiling():
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(factors))
     else:
         turned = turned_pairs(pairs, factors)
@@ -50,18 +54,18 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
 
 
 def turned_pairs(pairs: Tensor, factors: Tensor) -> Tensor:
-    """The rotation in real numbers: pairs (..., 2) by factors (..., 2)."""
+    """Rotate pairs (..., 2) by factors (..., 2) in real arithmetic."""
     (a, b), (cos, sin) = pairs.unbind(-1), factors.unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 def turning(factors: Tensor, dtype: torch.dtype) -> Tensor:
-    """The factors as `rotate_` takes them, for what is of this type: complex numbers where those are faster."""
+    """The factors in the form that `rotate_` takes for this data type: complex numbers where those are faster."""
     return torch.view_as_complex(factors) if factors.is_cpu and dtype is torch.float32 else factors
 
 
 def rotate_(x: Tensor, factors: Tensor) -> None:
-    """Like `rotate`, in place and without gradients, by factors of `turning`: a step of one position a row."""
+    """Rotate x in place, without gradients; `factors` come from `turning`. Used for steps of one position."""
     if factors.is_complex():
         x.view(torch.complex64).mul_(factors)
     else:

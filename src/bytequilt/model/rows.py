@@ -1,4 +1,4 @@
-"""Which rows of a cache take part in a call, where their next positions go, and tensors of saved caches."""
+"""Helpers of caches: a selection of rows, the position where each row continues, and checks of saved tensors."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rows:
-    """Rows of a cache in rising order: side by side they are taken as a view, otherwise as a copy."""
+    """A selection of cache rows in rising order. Adjacent rows are taken as a view, other rows as a copy."""
 
     def __init__(self, numbers: tuple[int, ...], device: torch.device) -> None:
         self.numbers = numbers
@@ -19,13 +19,13 @@ class Rows:
             self.index = torch.tensor(numbers, device=device)
 
     def take(self, x: Tensor, axis: int = 0) -> Tensor:
-        """These rows of a tensor."""
+        """The selected rows of a tensor."""
         if x.shape[axis] == self.count:
             return x
         return x.narrow(axis, self.first, self.count) if self.adjacent else x.index_select(axis, self.index)
 
     def put(self, x: Tensor, values: Tensor, axis: int = 0) -> None:
-        """Replace these rows of a tensor."""
+        """Overwrite the selected rows of a tensor."""
         if self.adjacent:
             self.take(x, axis).copy_(values)
         else:
@@ -34,31 +34,34 @@ class Rows:
 
 @lru_cache(maxsize=1024)
 def rows_of(numbers: tuple[int, ...], device: torch.device) -> Rows:
-    """`Rows` of these numbers, kept between calls: a decoder asks for them at every byte."""
+    """The `Rows` object of these numbers. Results are cached, because decoding asks for them at every byte."""
     return Rows(numbers, device)
 
 
 class Positions:
-    """The next position of each of some rows: one number where the host knows that it is the same, or a tensor."""
+    """The position of the next id in each selected row: one Python number if all are known to be equal, otherwise a
+    tensor."""
 
     def __init__(self, rows: Rows, lengths: Sequence[int], counted_R: Tensor) -> None:
-        """`lengths`: positions before it; `counted_R`: what the cache counts of all its rows, this one included."""
+        """`lengths`: host's numbers of positions before this one. `counted_R`: the cache's numbers of positions of all
+        rows, this one included."""
         self.rows, self._counted_R = rows, counted_R
         self.common = lengths[0] if rows.adjacent and min(lengths) == max(lengths) else None
-        """The position of all these rows, which lie side by side; None where there is no such number."""
+        """The common position of all selected rows; None if positions differ or the rows are not adjacent."""
 
     @cached_property
     def tensor_R(self) -> Tensor:
-        """Positions (R,), made only where they are asked for: before the next one begins."""
+        """The positions (R,) as a tensor. Must be read before the cache starts the next position."""
         return self.rows.take(self._counted_R) - 1
 
 
 class Column:
-    """Where rings (layers, rows, ..., columns, width) take in the next position of each of some rows."""
+    """The column in which ring buffers (layers, rows, ..., columns, width) store the next position of each selected
+    row."""
 
     def __init__(self, rings: Tensor, positions: Positions) -> None:
         columns = rings.shape[-2]
-        if positions.common is not None:  # a slice costs a fraction of what indices cost
+        if positions.common is not None:  # a slice costs much less than an index tensor
             own = positions.rows.take(rings, 1)
             self._slices = own.narrow(-2, positions.common % columns, 1).unbind(0)
         else:
@@ -67,7 +70,7 @@ class Column:
             self._at = positions.rows.index, positions.tensor_R % columns
 
     def put(self, layer: int, x: Tensor) -> None:
-        """Take in what a layer has to keep: (rows, ..., 1, width)."""
+        """Store the values (rows, ..., 1, width) of one layer."""
         if self._slices is not None:
             self._slices[layer].copy_(x)
         else:
@@ -75,7 +78,8 @@ class Column:
 
 
 def restored(state: dict[str, Any], name: str, like: Tensor, axis: int | None = None) -> Tensor:
-    """A tensor of a saved state. Raises ValueError where it is not shaped as `like`, but for the length of an axis."""
+    """The tensor `name` of a saved state, on the device of `like`. Raises ValueError if its type or shape differs from
+    `like`; the length of `axis` may differ."""
     saved = state[name]
     if not isinstance(saved, Tensor) or saved.dtype != like.dtype or saved.ndim != like.ndim:
         raise ValueError(f"{name} is not a tensor of {like.ndim} axes and type {like.dtype}")

@@ -1,4 +1,4 @@
-"""A transformer over ids, from embedding to logits: the entropy model is one, and so are the baselines."""
+"""A transformer from ids to logits: the entropy model and the baselines are built on it."""
 
 from torch import Tensor
 
@@ -12,10 +12,11 @@ from .rows import Rows
 
 
 class Transformer(Network):
-    """Predicts the next id; documents in a row, and rows in a batch, do not see each other."""
+    """A causal transformer that predicts the next id. Documents in a row, and rows of a batch, do not attend to each
+    other."""
 
     opening: tuple[int, ...] = (BOS,)
-    """Ids at which the attention context opens anew."""
+    """Ids at which a new attention context starts."""
 
     def __init__(self, config: StackConfig, vocabulary: int = VOCAB_SIZE) -> None:
         super().__init__()
@@ -26,14 +27,14 @@ class Transformer(Network):
         self.head = Linear(config.dim, vocabulary)
 
     def opens(self, ids: Tensor) -> Tensor:
-        """Where the attention context opens anew: bool, shaped as the ids."""
+        """True where a new attention context starts; the result has the shape of the ids."""
         opens = ids == self.opening[0]
         for id in self.opening[1:]:
             opens = opens | (ids == id)
         return opens
 
     def opens_step(self, ids_R: Tensor, text: bool) -> Tensor | None:
-        """`opens` for a step; None where no context can open, because `text` says that no id is a BOS."""
+        """`opens` for a step, or None if no context can start: `text` promises that no id is a BOS."""
         return None if text and self.opening == (BOS,) else self.opens(ids_R)
 
     def forward(
@@ -44,9 +45,9 @@ class Transformer(Network):
         single: bool = False,
         added_BND: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, N, V) in fp32; row t predicts id t+1.
+        """Logits (B, N, V) in fp32; the logits at t predict id t+1.
 
-        With a cache, the ids continue those of its rows. `single`: no id is a BOS but a row's first of all, which
+        With a cache, the ids continue its rows. `single` promises that the only BOS of a row is its first id, which
         saves masks. `added_BND` is added to the embeddings of the ids.
         """
         opens_BN, single = self.opens(ids_BN), single and self.opening == (BOS,)
@@ -62,12 +63,12 @@ class Transformer(Network):
         text: bool = False,
         added_RD: Tensor | None = None,
     ) -> Tensor:
-        """Logits (R, V) in fp32 after the next id of some rows of a cache; `text`: none of them is a BOS."""
+        """Logits (R, V) in fp32 after the next id of each row of a cache; `text` promises that no id is a BOS."""
         step = cache.step(rows or cache.rows(), self.opens_step(ids_R, text))
         x_RD = look_up(ids_R, self.embed)
         x_RD = x_RD if added_RD is None else x_RD + added_RD
         return product(self.norm.step(self.stack.step(x_RD, step)), self.head).float()
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache:
-        """An empty cache, to read texts in pieces exactly; up to `reserve` ids can be taken back."""
+        """An empty KV cache for reading a text in pieces; the newest `reserve` ids of a row can be removed."""
         return self.stack.cache(rows, reserve)

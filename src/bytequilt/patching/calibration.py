@@ -1,4 +1,4 @@
-"""Calibration: the threshold that gives patches of a wanted mean length on a sample of text."""
+"""Calibration: find the threshold that gives patches of a wanted mean length on a sample of text."""
 
 import math
 from bisect import bisect_left
@@ -13,15 +13,16 @@ from ..config import RuleConfig, UserError
 from . import rules
 from .kinds import SUM_SCALE, parts
 
-TOLERANCE = 0.05  # a mean patch further from its target than this is not what was asked for
+TOLERANCE = 0.05  # largest relative difference between the target and the mean patch length reached
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration found, and on how much text."""
+    """The result of a calibration, and the size of its sample."""
 
     threshold: float
-    """In nats: of the entropy, of its rise for kind `monotonic`, of the sum of a patch for kind `budget`."""
+    """In nats. It limits the entropy, for kind `monotonic` the rise of the entropy, for kind `budget` the sum over a
+    patch."""
     mean_patch_bytes: float
     sample_bytes: int
 
@@ -31,9 +32,10 @@ class Calibration:
 
 
 def calibrated(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor, target: float) -> tuple[RuleConfig, Calibration]:
-    """The rule with the threshold whose patches of a row of documents are closest to `target` bytes in the mean.
+    """The rule with the threshold that gives mean patches closest to `target` bytes on a row of documents.
 
-    The patch of a BOS, or of an EOS alone, does not count. Raises UserError where no threshold comes within 5 %.
+    The patch of a BOS, and an EOS that is a patch by itself, are not counted. Raises UserError if no threshold comes
+    within 5 % of the target.
     """
     field = "rise" if rule.kind == "monotonic" else "threshold"
     total = int((ids_1N >= OFFSET).sum())
@@ -48,7 +50,7 @@ def calibrated(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor, target: float)
     steps = _Steps(rule, nats_1N)
     first = bisect_left(
         range(len(steps) - 1), target, key=lambda i: mean_bytes(steps[i])
-    )  # it grows with the threshold
+    )  # the mean length grows with the threshold
     best = min((steps[i] for i in (first - 1, first) if i >= 0), key=lambda t: abs(mean_bytes(t) - target))
     reached = mean_bytes(best)
     if abs(reached / target - 1) > TOLERANCE:
@@ -60,14 +62,15 @@ def calibrated(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor, target: float)
 
 
 class _Steps:
-    """Thresholds in rising order, one for each way in which a rule can cut a row of entropies."""
+    """All thresholds that give different patches for a row of entropies, in rising order."""
 
     def __init__(self, rule: RuleConfig, nats_1N: Tensor) -> None:
-        if rule.kind == "budget":  # every whole number of parts, from less than nothing to all that there is
+        # every multiple of 1 / SUM_SCALE nats, from a negative one to the sum of all entropies
+        if rule.kind == "budget":
             self.values, self.count = None, int(parts(nats_1N).sum()) + 2
             return
         values = (nats_1N.diff(dim=1) if rule.kind == "monotonic" else nats_1N).unique()
-        between = (values[1:] + values[:-1]) / 2  # far from either, so that rounding moves no boundary
+        between = (values[1:] + values[:-1]) / 2  # midpoints between entropies, so that rounding moves no boundary
         self.values = torch.cat([values[:1] - 1, between, values[-1:]])
         self.count = len(self.values)
 
@@ -79,7 +82,7 @@ class _Steps:
 
 
 def first_bytes(documents: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """The first `limit` bytes of these documents, the last of them cut to fit; no more documents are asked for."""
+    """The first `limit` bytes of the documents, the last one cut to fit. Later documents are not read."""
     left = limit
     for document in documents:
         yield document[:left]

@@ -1,4 +1,4 @@
-"""Boundaries of many bytes at once, without a loop over them: rows that go on from a known state."""
+"""Boundaries of many bytes in parallel: a chunk of ids continues rows from a saved state of the rule."""
 
 from functools import cached_property
 
@@ -11,34 +11,39 @@ from .kinds import CONTINUES, NEEDS, between_characters, classes, parts, thresho
 
 PLACE, LENGTH, BEFORE, LAST, MISSING, WAITED, SPENT, PENDING = range(8)
 FIELDS = 8
-"""What a rule remembers of a row.
+"""The fields of a rule's state for one row; a field that the rule does not need keeps its initial value.
 
-PLACE: ids since the BOS of the document, -1 before the first. LENGTH: bytes of the open patch, 0 where the newest byte
-closed it. BEFORE: the newest entropy, the bits of its float32. LAST: the newest id. MISSING: bytes that its character
-still lacks. WAITED: newest bytes in a row after which a character lacked some. SPENT: parts of nats that count against
-a budget. PENDING: 1 where a start waits for a character's end. What a rule has no need of stays as it was at first.
+- PLACE: number of ids since the BOS of the document, -1 before the first id.
+- LENGTH: bytes of the open patch so far, 0 if the newest byte closed it.
+- BEFORE: entropy after the newest id, as the bits of a float32.
+- LAST: the newest id.
+- MISSING: bytes still missing from the current UTF-8 character.
+- WAITED: length of the current run of bytes that each left a character unfinished.
+- SPENT: entropy used from the budget, in units of 1 / SUM_SCALE nats.
+- PENDING: 1 if a patch start is postponed to the end of the character.
 """
 
 
 class Chunk:
-    """Ids (B, N) that continue rows of states (B, F), and all that the rule says of them."""
+    """Ids (B, N) that continue rows from states (B, F), and the decisions of a rule about them."""
 
     def __init__(self, rule: RuleConfig, state_BF: Tensor, ids_BN: Tensor, nats_BN: Tensor | None) -> None:
         self.rule, self.ids_BN, self.nats_BN = rule, ids_BN, nats_BN
-        self.past = state_BF[..., None].unbind(1)  # of each field (B, 1)
+        self.past = state_BF[..., None].unbind(1)  # one tensor (B, 1) per field
         self.length = ids_BN.shape[1]
         self.position_N = torch.arange(self.length, device=ids_BN.device)
 
     @cached_property
     def closes_BN(self) -> Tensor:
-        """Which bytes close their patch."""
+        """True for bytes that close their patch: (B, N)."""
         if self.rule.kind != "budget" and self.rule.max_length is None:
             return self.natural_BN
         end_BN, length = self._end_BN, self.length
         beyond_B = torch.full_like(end_BN[:, :1], length)
-        jump_BN = torch.cat([end_BN[:, 1:], beyond_B, beyond_B], 1)  # from each end to the next: column N is its own
+        # position of one patch end -> position of the next; column N points to itself
+        jump_BN = torch.cat([end_BN[:, 1:], beyond_B, beyond_B], 1)
         chain_BN = end_BN[:, :1]
-        while chain_BN.shape[1] < length:  # doubling: log N steps
+        while chain_BN.shape[1] < length:  # pointer doubling: log N steps
             chain_BN = torch.cat([chain_BN, jump_BN.gather(1, chain_BN)], 1)
             jump_BN = jump_BN.gather(1, jump_BN)
         closes = torch.zeros_like(jump_BN, dtype=torch.bool)
@@ -46,7 +51,7 @@ class Chunk:
 
     @property
     def states_BNF(self) -> Tensor:
-        """The state after each id."""
+        """The state of the rule after each id: (B, N, F)."""
         closed_BN = self._newest(self.closes_BN, -1 - self.past[LENGTH])
         zeros_BN = torch.zeros_like(self.ids_BN)
         rule, whole, nats = self.rule, self.rule.whole, zeros_BN
@@ -68,7 +73,7 @@ class Chunk:
 
     @cached_property
     def place_BN(self) -> Tensor:
-        """Ids since the BOS of the document."""
+        """Number of ids since the BOS of the document: (B, N)."""
         return self.position_N - self._newest(self.ids_BN == BOS, -1 - self.past[PLACE])
 
     @cached_property
@@ -77,19 +82,20 @@ class Chunk:
 
     @cached_property
     def missing_BN(self) -> Tensor:
-        """Bytes that the character of each byte still lacks."""
+        """Number of bytes still missing from the UTF-8 character at each byte: (B, N)."""
         begin_BN = self._newest((self.kind_BN & CONTINUES) == 0, -1)
         end_BN = torch.cat([self.past[MISSING] - 1, self.position_N + (self.kind_BN >> NEEDS)], 1)
         return (end_BN.gather(1, begin_BN + 1) - self.position_N).clamp(min=0)
 
     @cached_property
     def waited_BN(self) -> Tensor:
-        """Bytes in a row, up to each, after which a character lacked some."""
+        """Length of the run of bytes, up to each byte, that each left a character unfinished: (B, N)."""
         return self.position_N - self._newest(self.missing_BN == 0, -1 - self.past[WAITED])
 
     @cached_property
     def may_BN(self) -> Tensor:
-        """After which bytes a patch may start at all."""
+        """True for bytes after which the rule allows a patch to start: not padding, and not inside a character if the
+        rule keeps characters whole."""
         text_BN = self.ids_BN != BOE
         return text_BN & between_characters(self.waited_BN) if self.rule.whole else text_BN
 
@@ -105,7 +111,8 @@ class Chunk:
 
     @cached_property
     def natural_BN(self) -> Tensor:
-        """Which bytes close their patch whatever came before the last character: starts moved to its end."""
+        """True for bytes that close their patch without regard to maximum length and budget. Starts inside a character
+        are moved to its end."""
         if not self.rule.whole:
             return self.wanted_BN
         earlier_BN = torch.cat([torch.zeros_like(self.past[PENDING]), self._served_BN[:, :-1]], 1)
@@ -113,19 +120,20 @@ class Chunk:
 
     @cached_property
     def _waiting_BN(self) -> Tensor:
-        """How many starts were wanted up to each byte."""
+        """Number of patch starts requested up to each byte."""
         return self.wanted_BN.cumsum(1) + self.past[PENDING]
 
     @cached_property
     def _served_BN(self) -> Tensor:
-        """How many of them were wanted before a patch could last start."""
+        """Value of `_waiting_BN` at the newest byte after which a patch was allowed to start."""
         return torch.where(self.may_BN, self._waiting_BN, 0).cummax(1).values
 
     # ---------------------------------------------------------------------------------------------- patch by patch
 
     @property
     def _end_BN(self) -> Tensor:
-        """Where a patch that begins at each position would close, N where it does not; column 0 is the open patch."""
+        """For a patch that starts at each position, the position of the byte that closes it; N if none does. Column 0
+        is the open patch."""
         length = self.length
         due_BN = torch.full_like(self.ids_BN, length)
         if self.rule.max_length is not None:
@@ -140,21 +148,22 @@ class Chunk:
 
     @cached_property
     def _spent_BN(self) -> Tensor:
-        """Parts of nats of the bytes after each id, summed over the chunk."""
+        """Cumulative sum of the entropies after each id, in units of 1 / SUM_SCALE nats, within the chunk."""
         return parts(self.nats_BN).cumsum(1).contiguous()
 
     @cached_property
     def _spent_before_BN(self) -> Tensor:
-        """What does not count for a patch that begins at each position, N included: its first byte's counts."""
+        """The part of the cumulative sum that precedes a patch starting at each position 0 to N. The cost of its first
+        byte is counted."""
         return torch.cat([-self.past[SPENT], torch.zeros_like(self.past[SPENT]), self._spent_BN[:, :-1]], 1)
 
     def _spent_since(self, closed_BN: Tensor) -> Tensor:
         return self._spent_BN - self._spent_before_BN.gather(1, closed_BN.clamp(min=-1) + 1)
 
     def _newest(self, event_BN: Tensor, before: Tensor | int) -> Tensor:
-        """Position of the newest event at or before each byte; `before`, at most 0, where there is none."""
+        """Position of the newest True at or before each byte. If there is none, `before`, which is at most 0."""
         return torch.where(event_BN, self.position_N, before).cummax(1).values
 
     def _next(self, event_BN: Tensor) -> Tensor:
-        """Position of the first event at or after each byte; N where there is none."""
+        """Position of the first True at or after each byte; N if there is none."""
         return torch.where(event_BN, self.position_N, self.length).flip(1).cummin(1).values.flip(1)

@@ -1,4 +1,5 @@
-"""What each kind of rule wants after one byte, from that byte and the one before: formulas for tensors of any shape."""
+"""Whether a rule requests a patch start after a byte, computed from that byte and the byte before: formulas for
+tensors."""
 
 from functools import lru_cache
 
@@ -9,19 +10,20 @@ from ..codec import BOE, OFFSET, VOCAB_SIZE
 from ..config import RuleConfig
 
 CONTINUES, SPACE_LIKE, FORCES = 1, 2, 4
-"""Bits of the class of an id: it continues a character, is space-like under the rule, forces a start after it."""
+"""Flags in the class of an id: it continues a UTF-8 character, is space-like under the rule, or forces a patch start
+after it."""
 NEEDS = 3
-"""How far to shift a class right for the continuation bytes that its character still needs."""
+"""Bit position in a class from which the number of continuation bytes of its character is stored."""
 
 
 def classes(rule: RuleConfig, device: torch.device) -> Tensor:
-    """The class of each id under the rule: (260,) int64 on the device."""
+    """The class of each id under the rule, as flags: (260,) int64 on the device."""
     return _classes(rule.kind == "words", rule.forcing, device)
 
 
 @lru_cache(maxsize=64)
 def _classes(words: bool, forcing: bytes, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # the table outlives the mode in which it is first asked for
+    with torch.inference_mode(False):  # the table is cached, so it must not be an inference-mode tensor
         closes = [SPACE_LIKE] * OFFSET + [_class(byte, words, forcing) for byte in range(VOCAB_SIZE - OFFSET)]
         return torch.tensor(closes, device=device)
 
@@ -37,18 +39,16 @@ def _class(byte: int, words: bool, forcing: bytes) -> int:
 
 
 def needed(byte: int) -> int:
-    """Continuation bytes that follow this byte in UTF-8: of a lead byte 1 to 3, of all others 0."""
+    """Number of continuation bytes that follow this byte in UTF-8: 1 to 3 for a lead byte, otherwise 0."""
     return (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
 
 
-LONGEST_WAIT = 3  # bytes after which a character of UTF-8 lacks some
+LONGEST_WAIT = 3  # longest run of bytes in valid UTF-8 that each leave a character unfinished
 
 
 def between_characters(waited: Tensor) -> Tensor:
-    """Whether a patch may start, after so many bytes in a row that left a character unfinished.
-
-    Bytes that leave one unfinished for longer than UTF-8 does are no text: there, a patch may start anywhere.
-    """
+    """True if a patch may start after a run of `waited` bytes that each left a character unfinished. That is true after
+    a finished character (0), and in a run too long for valid UTF-8, since such bytes are not text."""
     return (waited == 0) | (waited > LONGEST_WAIT)
 
 
@@ -61,11 +61,12 @@ def wanted(
     nats: Tensor | None,
     nats_before: Tensor | None,
 ) -> Tensor:
-    """Whether a patch should start after each id, before longest lengths, budgets and unfinished characters.
+    """True where the rule requests a patch start after an id, before maximum length, budget and whole characters are
+    considered.
 
-    `place` counts ids since the BOS of the document, `kind` and `kind_before` are the classes of the id and of the one
-    before it, `nats` the entropy of the next byte and `nats_before` that of this one; they may be absent for rules
-    that have no need of them. All have one shape.
+    All tensors have the same shape. `place` counts ids since the BOS of the document. `kind` and `kind_before` are the
+    classes of this id and of the id before it. `nats` is the entropy of the next byte, `nats_before` that of this byte.
+    A rule ignores tensors that it does not need; they may be None.
     """
     match rule.kind:
         case "entropy":
@@ -88,15 +89,15 @@ def wanted(
     return (closes | (place == 0)) & (ids != BOE)
 
 
-SUM_SCALE = 4096  # parts of a nat in which budgets count
-LARGEST = 2**60  # parts; infinite thresholds become it
+SUM_SCALE = 4096  # units per nat: budgets are sums of integers
+LARGEST = 2**60  # limit in these units, which replaces an infinite threshold
 
 
 def parts(nats: Tensor) -> Tensor:
-    """Entropies as whole parts of a nat, int64: whole numbers have the same sum in any order."""
+    """Entropies in units of 1 / SUM_SCALE nats, int64. Integers have the same sum in any order of addition."""
     return (nats * SUM_SCALE).round().clamp(min=0).long()
 
 
 def threshold_parts(rule: RuleConfig) -> int:
-    """The budget in the same parts."""
+    """The budget in units of 1 / SUM_SCALE nats."""
     return round(min(max(rule.threshold * SUM_SCALE, -LARGEST), LARGEST))

@@ -1,4 +1,4 @@
-"""Patches of text: an entropy model, a rule, and the calibration of its threshold."""
+"""The patcher: an entropy model with a rule that decides patch boundaries, and calibration of the rule's threshold."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +20,12 @@ from ..model.segments import Patches, check_ids
 from . import rules
 from .calibration import Calibration, calibrated
 
-CHUNK = 8192  # ids of one forward pass over a stream of documents
+CHUNK = 8192  # ids per forward pass when many documents are read as one stream
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Products of matrices in full fp32 (no autocast, no TF32, no bf16 inside): otherwise boundaries would move."""
+    """A context for matrix products in full fp32: no autocast, no TF32, no bf16 inside. Lower precision would move
+    boundaries."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     full = all(backend.fp32_precision in ("none", "ieee") for backend in backends)
     return nullcontext() if full and not torch.is_autocast_enabled(device.type) else _made_exact(device, backends)
@@ -44,7 +45,7 @@ def _made_exact(device: torch.device, backends: Sequence[Any]) -> Iterator[None]
 
 
 class Patcher:
-    """Cuts ids into patches: boundaries come from the past alone, decided in fp32."""
+    """Divides ids into patches. A boundary depends only on the bytes before it and is decided in fp32."""
 
     def __init__(self, rule: RuleConfig, model: EntropyModel | NgramEntropy | None = None) -> None:
         if rule.needs_entropy and model is None:
@@ -53,29 +54,27 @@ class Patcher:
 
     @torch.no_grad()
     def __call__(self, ids_BN: Tensor) -> Patches:
-        """Patches of ids (B, N) int64, BOS first, right padding 0. Rows do not see each other."""
+        """Patches of ids (B, N) int64 that start with BOS and are padded with 0 on the right. Rows are independent."""
         check_ids(ids_BN, 2)
         return rules.patches(self.rule, ids_BN, self.entropy(ids_BN) if self.rule.needs_entropy else None)
 
     @torch.no_grad()
     def entropy(self, ids_BN: Tensor) -> Tensor:
-        """Entropy in nats of the byte after each id: (B, N) fp32."""
+        """Entropy in nats of the next byte after each id: (B, N) fp32."""
         assert self.model is not None
         with exact(ids_BN.device):
             return self.model.nats(ids_BN)
 
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache | NgramCache | None:
-        """An empty cache of the entropy model, for `rows` texts; None where the rule needs no entropy."""
+        """An empty cache of the entropy model for `rows` texts; None if the rule needs no entropy."""
         return self.model.cache(rows, reserve) if self.model is not None and self.rule.needs_entropy else None
 
     @torch.no_grad()
     def nats_feed(
         self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows | None = None, single: bool = False
     ) -> Tensor | None:
-        """Entropies in nats (N,) fp32 after each of the next ids (N,) of one row; None where the rule needs none.
-
-        `single`: no id is a BOS but the row's first of all.
-        """
+        """Entropies in nats (N,) fp32 after each of the next ids (N,) of one row; None if the rule needs none. `single`
+        promises that the only BOS of the row is its first id."""
         if cache is None or self.model is None:
             return None
         with exact(ids_N.device):
@@ -85,7 +84,8 @@ class Patcher:
     def nats_step(
         self, ids_R: Tensor, cache: StackCache | NgramCache | None, rows: Rows | None = None, text: bool = False
     ) -> Tensor | None:
-        """Entropies in nats (R,) after the next id (R,) of each of several rows; `text`: none of them is a BOS."""
+        """Entropies in nats (R,) after the next id (R,) of each row; None if the rule needs none. `text` promises that
+        no id is a BOS."""
         if cache is None or self.model is None:
             return None
         with exact(ids_R.device):
@@ -93,10 +93,11 @@ class Patcher:
 
     @torch.no_grad()
     def entropies(self, documents: list[bytes], advance: Callable[[int], object] = lambda _: None) -> list[np.ndarray]:
-        """Entropies in nats after each id of BOS + bytes + EOS of each document, fp32.
+        """For each document, the entropies in nats (fp32) after each id of BOS + bytes + EOS.
 
-        The documents run through the model as one stream in chunks: there is no padding, and keys and values carried
-        from chunk to chunk make the chunks' borders exact. `advance` is told the text bytes just done.
+        All documents pass through the model as one stream, in chunks without padding. The KV cache carries the context
+        across chunks, so chunking does not change the result. `advance` is called with the number of text bytes just
+        processed.
         """
         assert self.model is not None
         device = next(chain(self.model.parameters(), self.model.buffers())).device
@@ -104,7 +105,8 @@ class Patcher:
         if not ids:
             return []
         stream, cache = torch.from_numpy(np.concatenate(ids)), self.model.cache()
-        nats = torch.empty(len(stream))  # made once: results kept between the chunks' large tensors fragment memory
+        # allocated once: small results between large temporary tensors would fragment memory
+        nats = torch.empty(len(stream))
         with exact(device):
             for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
                 out.copy_(self.model.nats(part[None].to(device), cache)[0])
@@ -112,11 +114,11 @@ class Patcher:
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 
     def calibrate(self, documents: Iterable[bytes], target_bytes_per_patch: float) -> Calibration:
-        """Set the rule's threshold so that patches of these documents have that many bytes in the mean.
+        """Set the rule's threshold so that patches of these documents have `target_bytes_per_patch` bytes on average.
 
-        The threshold is found by bisection over the documents' own entropies (their rises for kind `monotonic`, sums
-        for kind `budget`); the patch of the BOS counts for neither side.
-        Raises UserError where no threshold comes within 5 % of the target.
+        The threshold is found by bisection over the entropies of the documents (for kind `monotonic` their rises, for
+        kind `budget` their sums). The patch of the BOS is not counted. Raises UserError if no threshold comes within 5
+        % of the target.
         """
         if not self.rule.needs_entropy:
             raise UserError(f"patching of kind '{self.rule.kind}' has no threshold to calibrate")
@@ -130,7 +132,7 @@ class Patcher:
 
     @property
     def fingerprint(self) -> str:
-        """Names the entropy model by its shape and weights: entropies with the same name are the same."""
+        """A hash of the entropy model's configuration and weights: equal fingerprints mean equal entropies."""
         digest = hashlib.sha256()
         if self.model is not None:
             digest.update(self.model.config.model_dump_json().encode())

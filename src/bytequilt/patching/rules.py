@@ -1,14 +1,14 @@
-"""The one place where a patch boundary is decided: for whole rows, for chunks of a row, and byte by byte.
+"""The only place where patch boundaries are decided: for whole rows, for chunks of a row, and byte by byte.
 
-After byte i, entropy E[i] is that of the distribution of byte i+1. A rule decides, from the past alone, whether byte
-i+1 starts a patch; we say that byte i *closes* its patch. The BOS of a document is always a patch of its own, and
-nothing is remembered across it.
+Entropy E[i] after byte i is the entropy of the predicted byte i+1. A rule decides from bytes up to i whether byte i+1
+starts a new patch. If it does, byte i *closes* its patch. The BOS of a document is always a patch by itself, and no
+state is carried over it.
 
-What comes first for every rule: a kind wants starts (`kinds.wanted`), and so do the options `after` and `digits`. A
-patch of `max_length` bytes, or for kind `budget` one whose entropies exceed the budget, closes too. Where characters
-stay whole (option `characters`, kind `budget`) all of these wait for the last byte of a UTF-8 character. A byte that
-does not continue the character ends the wait for it, and after three bytes of waiting a patch starts in any case, so
-that bytes which are no UTF-8 are cut, too. Padding (id 0) closes nothing.
+The decision has these steps. The kind of the rule requests a start (`kinds.wanted`), and so do the options `after` and
+`digits`. A patch also closes when it reaches `max_length` bytes or, for kind `budget`, when its entropies exceed the
+budget. If characters stay whole (option `characters`, kind `budget`), a start is postponed to the last byte of a UTF-8
+character. The wait ends early at a byte that does not continue the character, and after three bytes in any case, so
+that bytes that are not UTF-8 are divided too. Padding (id 0) never closes a patch.
 """
 
 import numpy as np
@@ -23,10 +23,10 @@ from .kinds import CONTINUES, NEEDS, SUM_SCALE, between_characters, classes, nee
 
 
 def closes(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None) -> Tensor:
-    """Which bytes close their patch: ids (B, N) and entropies (B, N) in nats -> (B, N) bool.
+    """True for bytes that close their patch: ids (B, N) and entropies (B, N) in nats -> (B, N) bool.
 
-    Entropies may be absent for rules that need none. Every row begins a document.
-    Rules follow Pagnoni et al. 2024 (arXiv 2412.09871), section 2.3, as released; `budget` and `words` are our own.
+    Entropies may be None if the rule needs none. Every row starts a document. Rules follow Pagnoni et al. 2024 (arXiv
+    2412.09871), section 2.3, as in the released code; the kinds `budget` and `words` are our own.
     """
     if rule.needs_entropy and entropy_BN is None:
         raise ValueError(f"patching of kind '{rule.kind}' needs entropies")
@@ -34,25 +34,24 @@ def closes(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None) -
 
 
 def patches(rule: RuleConfig, ids_BN: Tensor, entropy_BN: Tensor | None = None, count: int | None = None) -> Patches:
-    """The patches of ids (B, N) under the rule; `count` sets P."""
+    """The patches of ids (B, N) under the rule. `count` sets P, the number of patches per row; by default that of the
+    longest row."""
     return Patches.from_closes(ids_BN, closes(rule, ids_BN, entropy_BN), count)
 
 
 def start(rule: RuleConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
-    """All that the rule remembers of rows that have read nothing: (R, F) int64, the same F for every rule.
-
-    A row of it is plain numbers: copied, it is a fork; kept, it is a place to go back to.
-    """
+    """The initial state of a rule for empty rows: (R, F) int64, with the same F for every rule. A row of the state is
+    plain numbers. A copy of it is enough to fork a text or to return to an earlier position."""
     state_RF = torch.zeros(rows, FIELDS, dtype=torch.int64, device=device)
     state_RF[:, PLACE] = -1
     return state_RF
 
 
 def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Whether the next id (R,) of each row closes its patch, and the state (R, F) after it.
+    """Process one id (R,) per row: True where it closes its patch, and the new state (R, F).
 
-    `nats_R` (R,) fp32 are the entropies after these ids. The state that is given stays as it is, and nothing is read
-    from the device. What the rule at hand does not need costs no operation.
+    `nats_R` (R,) fp32 are the entropies after these ids. `state_RF` is not modified, and nothing is copied from the
+    device. Only the operations that this rule needs are executed.
     """
     state_RF = state_RF.clone()
     place, length, before, last, missing, waited, spent, pending = state_RF.unbind(1)
@@ -65,22 +64,22 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
     if rule.reads_rises and nats_R is not None:
         nats_before = before.to(torch.int32).view(torch.float32)
         before.copy_(nats_R.contiguous().view(torch.int32))
-    asked = wanted(rule, ids_R, place, kind, kind_before, nats_R, nats_before)
+    requested = wanted(rule, ids_R, place, kind, kind_before, nats_R, nats_before)
     if rule.whole:
         missing.copy_(torch.where((kind & CONTINUES) > 0, (missing - 1).clamp(min=0), kind >> NEEDS))
         waited.add_(1).masked_fill_(missing == 0, 0)
-        asked |= pending > 0
-    closed = asked
+        requested |= pending > 0
+    closed = requested
     if rule.max_length is not None:
         closed = closed | (length.add_(1) >= rule.max_length)
     if rule.kind == "budget":
         cost = parts(nats_R)
         closed = closed | (spent.add_(cost) > threshold_parts(rule))
-    if closed is not asked or rule.whole:
+    if closed is not requested or rule.whole:
         closed = closed & (ids_R != BOE)
     if rule.whole:
         closed = closed & between_characters(waited)
-        pending.copy_(asked & ~closed)
+        pending.copy_(requested & ~closed)
     if rule.max_length is not None:
         length.masked_fill_(closed, 0)
     if rule.kind == "budget":
@@ -89,21 +88,21 @@ def step(rule: RuleConfig, state_RF: Tensor, ids_R: Tensor, nats_R: Tensor | Non
 
 
 def feed(rule: RuleConfig, state_1F: Tensor, ids_N: Tensor, nats_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Like `step`, for the next ids (N,) of one row at once: (N,) bool, and the states (N, F) after them."""
+    """Process the next ids (N,) of one row in parallel: decisions (N,) bool as in `step`, and the states (N, F) after
+    them."""
     chunk = Chunk(rule, state_1F, ids_N[None], None if nats_N is None else nats_N[None])
     return chunk.closes_BN[0], chunk.states_BNF[0]
 
 
 def natural(rule: RuleConfig) -> RuleConfig:
-    """The rule without its longest length, whose starts all have a reason in the text.
-
-    The longest length of a budget is part of the rule: without it later patches would begin elsewhere.
-    """
+    """The rule without a maximum length, so that every patch start has a reason in the text. A `budget` rule keeps its
+    maximum length: without it, later patches would start elsewhere."""
     return rule if rule.kind == "budget" else rule.model_copy(update={"max_length": None})
 
 
 class Stream:
-    """The same decision in plain Python: feed an id and the entropy after it, learn whether it closed its patch."""
+    """The same decision in plain Python: takes one id and the entropy after it, returns whether the id closed its
+    patch."""
 
     def __init__(self, rule: RuleConfig) -> None:
         self.rule = rule
@@ -118,7 +117,7 @@ class Stream:
 
     @property
     def state(self) -> tuple[int | float | bool | None, ...]:
-        """All that it remembers, as plain values; setting it goes back there."""
+        """The state of the rule as plain values; assigning it restores that state."""
         before = None if self.before is None else float(self.before)
         return self.place, self.length, before, self.space_before, self.missing, self.waited, self.spent, self.pending
 
@@ -128,22 +127,23 @@ class Stream:
         self.before = None if before is None else np.float32(before)
 
     def feed(self, id: int, entropy: float | None = None) -> bool:
-        """Whether byte `id`, after which the next byte has this entropy in nats, closes its patch."""
+        """True if byte `id` closes its patch; `entropy` is the entropy in nats of the next byte."""
         rule, byte = self.rule, id - OFFSET
         self.place = 0 if self.place < 0 or id == BOS else self.place + 1
         self.length += 1
         self.missing = max(self.missing - 1, 0) if 0x80 <= byte < 0xC0 else needed(byte)
         self.waited = self.waited + 1 if self.missing else 0
-        nats = None if entropy is None else np.float32(entropy)  # rises and ties as in the batch, which is fp32
+        # fp32 as in the tensor version, so that both decide equally
+        nats = None if entropy is None else np.float32(entropy)
         cost = max(0, round(float(nats) * SUM_SCALE)) if rule.kind == "budget" else 0
         self.spent += cost
         forced = self.place == 0 or (byte >= 0 and byte in rule.forcing)
-        asked = id != BOE and (forced or bool(self._natural(id, nats)))
-        self.pending = self.pending or asked
-        long = rule.max_length is not None and self.length >= rule.max_length
-        dear = rule.kind == "budget" and self.spent > threshold_parts(rule)
-        may = id != BOE and not (rule.whole and 0 < self.waited <= 3)
-        closed = may and (self.pending or long or dear)
+        requested = id != BOE and (forced or bool(self._natural(id, nats)))
+        self.pending = self.pending or requested
+        too_long = rule.max_length is not None and self.length >= rule.max_length
+        over_budget = rule.kind == "budget" and self.spent > threshold_parts(rule)
+        allowed = id != BOE and not (rule.whole and 0 < self.waited <= 3)
+        closed = allowed and (self.pending or too_long or over_budget)
         if closed:
             self.length, self.spent, self.pending = 0, cost, False
         self.before, self.space_before = nats, self._space_like(byte)

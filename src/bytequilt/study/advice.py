@@ -1,9 +1,9 @@
-"""What follows from a study for somebody who has to choose a model; every sentence is made of the results."""
+"""The advice section of a report: which model to choose. Every sentence is built from the results."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from .lead import shown, verdicts
+from .lead import verdicts, with_interval
 from .markdown import scaled
 from .recipe import Study
 from .table import summary
@@ -20,7 +20,8 @@ model."""
 
 
 def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
-    """The paragraphs, without a word on what was not measured; none where no difference has an interval."""
+    """The section as a list of paragraphs, without statements on anything unmeasured; empty if no difference has an
+    interval."""
     said = verdicts(study, results)
     if not said:
         return []
@@ -34,8 +35,9 @@ def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 
 def _counts(results: Mapping[str, Any]) -> list[str]:
-    """Where a trained model is not shown to be better than one that only counts."""
-    lines = [line for line in shown(results) if line["matching"] == "bytes" and line["high"] > 0]
+    """A line naming the trained models that are not shown to be better than an n-gram model (or PPMd); possibly
+    none."""
+    lines = [line for line in with_interval(results) if line["matching"] == "bytes" and line["high"] > 0]
     if not lines:
         return []
     places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
@@ -43,11 +45,11 @@ def _counts(results: Mapping[str, Any]) -> list[str]:
 
 
 def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
-    """Seconds and FLOPs of a BLT as multiples of those of the best baseline at equal training FLOPs."""
+    """Seconds and FLOPs of each BLT as multiples of the best baseline's, at equal training FLOPs."""
     quantities, points = summary(results["rows"]), []
     for field, words in {"seconds": "Seconds of training", "inference_flops": "FLOPs per byte of inference"}.items():
         ratios = []
-        for line in shown(results):
+        for line in with_interval(results):
             if line["matching"] == "flops":
                 own, other = (quantities[line[name], line["size"]][field].mean for name in ("model", "against"))
                 ratios.append(f"{own / other:.2f} ({line['model']} at {line['size']})")
@@ -56,7 +58,7 @@ def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 
 def _range(results: Mapping[str, Any]) -> str:
-    """Outside of what nothing follows."""
+    """The range of model sizes, text amounts and text kinds for which the advice is valid."""
     rows = [row for row in results["rows"] if not row["search"] and row["train_flops"]]
     parameters, text = ([row[field] for row in rows] for field in ("parameters", "trained_bytes"))
     sizes = " to ".join(dict.fromkeys(scaled(end(parameters)) for end in (min, max)))

@@ -1,4 +1,4 @@
-"""What training costs, and how many steps a budget pays for."""
+"""Training cost of a model, and the number of steps that a budget pays for."""
 
 import statistics
 import time
@@ -17,36 +17,36 @@ from ..train.device import uses_bf16
 from ..train.loop import Task, step
 from ..train.optim import optimizers
 
-GRAIN = 32  # bytes to which sizes of contexts are rounded up where FLOPs are counted
-WARMUP, TIMED = 3, 10  # steps before, and steps of, a measurement of speed
-PILOT = 64  # batches that tell the mean size of patches or tokens
+GRAIN = 32  # lengths of contexts are rounded up to a multiple of this many bytes when FLOPs are counted
+WARMUP, TIMED = 3, 10  # untimed and timed steps of a speed measurement
+PILOT = 64  # number of batches from which the mean size of patches or tokens is measured
 
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """Counts of some batches: how many there are, and their bytes, units and ids."""
+    """Totals over some batches."""
 
     batches: int = 0
     bytes: int = 0
     """Bytes of text."""
     units: int = 0
-    """Patches or tokens of that text."""
+    """Number of patches or tokens."""
     ids: int = 0
-    """Ids of that text: bytes or tokens."""
+    """Number of ids: bytes, or tokens."""
 
     @property
     def unit_bytes(self) -> float:
-        """Mean bytes of a patch or a token."""
+        """Mean bytes per patch or token."""
         return self.bytes / self.units
 
     @property
     def id_bytes(self) -> float:
-        """Mean bytes of an id: 1 for a model that reads bytes."""
+        """Mean bytes per id; 1 for a model that reads bytes."""
         return self.bytes / self.ids
 
 
 def count_batches(model: LM | Baseline, batches: Iterable[Batch], enough: Callable[[BudgetUse], bool]) -> BudgetUse:
-    """Count what the next batches hold until it is enough; at least one batch."""
+    """Totals over the next batches, at least one, until `enough` is true."""
     use = BudgetUse()
     for batch in batches:
         size, units = model.units(batch)
@@ -57,13 +57,14 @@ def count_batches(model: LM | Baseline, batches: Iterable[Batch], enough: Callab
 
 
 def training_flops(flops: dict[str, float]) -> float:
-    """FLOPs of training on a byte: three forward passes, but one of an entropy model, which is trained beforehand."""
+    """Training FLOPs per byte: three times the forward pass, but only once for the entropy model, which is already
+    trained."""
     entropy = flops.get("entropy", 0.0)
     return 3 * (flops["total"] - entropy) + entropy
 
 
 def mean_flops(model: LM | Baseline, unit_bytes: float, sizes: Sequence[float]) -> dict[str, float]:
-    """Forward FLOPs per byte by part: the mean over the bytes of contexts of these sizes in bytes."""
+    """Forward FLOPs per byte by module, averaged over documents of these sizes in bytes, weighted by size."""
     weights, parts = defaultdict[float, float](float), defaultdict[str, float](float)
     for size in sizes:
         weights[GRAIN * -(-size // GRAIN)] += size
@@ -76,28 +77,26 @@ def mean_flops(model: LM | Baseline, unit_bytes: float, sizes: Sequence[float]) 
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of FLOPs, bytes or seconds, and the model that is trained with it."""
+    """A limit in FLOPs, bytes or seconds for training one model."""
 
     unit: str
     amount: float
     model: LM | Baseline
     batches: Callable[[], Any]
-    """Gives an iterator over the batches from their start."""
+    """Returns a new iterator over the training batches."""
     train: TrainConfig
-    """Its `steps` are not read: they are what is looked for."""
+    """Training options; `steps` is ignored, because it is to be computed."""
     sample: Sequence[bytes]
-    """Documents whose lengths are those of the training text."""
+    """Documents with the length distribution of the training text."""
 
     def flops_per_byte(self, use: BudgetUse) -> float:
-        """Training FLOPs of a byte, in rows of the length that is trained."""
+        """Training FLOPs per byte, for rows of the trained length."""
         row_bytes = self.train.row_bytes * use.id_bytes
         return training_flops(mean_flops(self.model, use.unit_bytes, _pieces(self.sample, row_bytes)))
 
     def steps(self, task: Task) -> int:
-        """Steps that the budget pays for. Batches are counted one by one, since they are not equally full.
-
-        Raises UserError for a budget below one step.
-        """
+        """Number of steps that the budget pays for. Batches are counted one by one, because they contain different
+        numbers of bytes. Raises UserError if the budget does not pay for one step."""
         accumulate = self.train.accumulate
         if self.unit == "seconds":
             steps = int(self.amount / step_seconds(task, self.batches(), self.train))
@@ -105,7 +104,7 @@ class Budget:
                 raise UserError(f"a budget of {self.amount:.3g} seconds is below one step")
             return steps
         use, cost = count_batches(self.model, self.batches(), lambda use: use.batches >= PILOT), 1.0
-        for _ in range(2 if self.unit == "flops" else 1):  # the cost of a byte depends on the batches, a little
+        for _ in range(2 if self.unit == "flops" else 1):  # FLOPs per byte depend slightly on the batches counted
             cost = self.flops_per_byte(use) if self.unit == "flops" else 1.0
             use = count_batches(self.model, self.batches(), lambda use, cost=cost: use.bytes * cost >= self.amount)
         steps, least = round(use.batches / accumulate), use.bytes * cost
@@ -114,17 +113,17 @@ class Budget:
         return steps
 
     def use(self, steps: int) -> BudgetUse:
-        """What so many steps hold."""
+        """Totals over the batches of `steps` steps."""
         return count_batches(self.model, self.batches(), lambda use: use.batches >= steps * self.train.accumulate)
 
 
 def _pieces(sample: Sequence[bytes], row_bytes: float) -> list[float]:
-    """Sizes of the pieces that rows of so many bytes hold of documents."""
+    """Sizes of the pieces into which rows of `row_bytes` bytes divide the documents."""
     return [min(row_bytes, len(text) - at) for text in sample for at in np.arange(0, max(1, len(text)), row_bytes)]
 
 
 def step_seconds(task: Task, batches: Iterator[Batch], train: TrainConfig) -> float:
-    """Median seconds of a step on this machine; the weights are put back as they were."""
+    """Median seconds per step on this machine; afterwards the weights are restored."""
     before = {name: weight.clone() for name, weight in task.network.state_dict().items()}
     optimizer, seconds, bf16 = optimizers(task.network, train), [], uses_bf16(train, task.network)
     for _ in range(WARMUP + TIMED):

@@ -1,4 +1,4 @@
-"""What a study chose and checked, as tables of its report."""
+"""Tables of a report on the study's settings and checks."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from .search import HeldOutBPB, Run, held_out_bpb, learning_rate, tries
 from .table import Row
 
 SPENT = {"flops": "train_flops", "bytes": "trained_bytes", "seconds": "seconds"}
-"""The field of a result that says how much of a budget a run took, by the unit of the budget."""
+"""For each unit of a budget, the field of a result that states how much of it a run used."""
 
 
 def corpus(about: Row, rows: Sequence[Row]) -> str:
-    """Sizes of the parts, and how much of the held-out parts recurs in the training text."""
+    """Sizes of the text parts, and the share of held-out text that also occurs in the training text."""
     scored = max((row["test_bytes"] for row in rows if not row["search"]), default=0)
     sizes = [scaled(about[part], "B") for part in ("train_bytes", "val_bytes", "test_bytes")]
     columns = ["split", "training text", "held-out text", "test text", "of it scored", "also in the training text"]
@@ -23,7 +23,7 @@ def corpus(about: Row, rows: Sequence[Row]) -> str:
 
 
 def networks(study: Study, rows: Sequence[Row]) -> str:
-    """Vocabularies, shapes and parameters by model and size."""
+    """Vocabularies, network shapes and parameters by model and size."""
     known = {(row["model"], row["size"]): row for row in rows}
     vocabularies = {row["model"]: f"{row['vocabulary']:,}" for row in rows}
     lines = []
@@ -34,7 +34,7 @@ def networks(study: Study, rows: Sequence[Row]) -> str:
 
 
 def rates(study: Study, rows: Sequence[Row]) -> str:
-    """The learning rates of each model, a line for each size at which they are searched, and where they come from."""
+    """Learning rates of each model with their origin; one line per size at which they are searched."""
     bpb, lines = held_out_bpb(rows), []
     for name, model in study.models.items():
         searched = study.searched_sizes(model.lr_of or name)
@@ -48,7 +48,7 @@ def rates(study: Study, rows: Sequence[Row]) -> str:
 
 
 def search(study: Study, rows: Sequence[Row]) -> str | None:
-    """Held-out BPB of all tries, a line for each model and multiple; None where nothing is searched."""
+    """Held-out bits per byte of all tries, one line per model and multiple; None if no learning rate is searched."""
     bpb, lines = held_out_bpb(rows), []
     grid_lr = sorted(study.sweep.lr) if study.sweep else []
     searches = [(name, size) for name in study.models for size in study.searched_sizes(name)]
@@ -62,7 +62,7 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
 
 
 def best_tries(study: Study, rows: Sequence[Row]) -> str | None:
-    """The lowest held-out BPB among the tries of each model at each size so far, and its rates; None without tries."""
+    """The best try so far of each model and size, with its learning rates; None if there are no tries."""
     lowest: dict[tuple[str, str], Row] = {}
     for row in rows:
         place = row["model"], row["size"]
@@ -79,7 +79,7 @@ def best_tries(study: Study, rows: Sequence[Row]) -> str | None:
 
 
 def checks(rows: Sequence[Row], machine: str) -> str:
-    """The leak test, how well budgets were met, and the machine."""
+    """Results of the leak test, use of budgets, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]
     lines = {
         "most that a logit moved in the leak test": f"{max(row['leak'] for row in rows):.2g}",
@@ -99,7 +99,7 @@ def _try(run: Run | None, best: bool, bpb: HeldOutBPB) -> str:
 
 
 def _edge(sweep: Sweep | None, best: Run | None) -> str:
-    """Which parts of a best rate lie at an edge of their grid."""
+    """Names the learning rates that are the smallest or largest of their grid."""
     if sweep is None or best is None or best.rate is None:
         return ""
     grids = {"rate": (best.rate.lr, sweep.lr), "multiple": (best.rate.hash_lr_factor, sweep.hash_lr_factor)}
@@ -111,12 +111,12 @@ def _outermost(value: float, tried: Sequence[float]) -> bool:
 
 
 def _network(config: BLTConfig | BaselineConfig, row: Row | None) -> str:
-    """Layers x width of its stacks; parameters, and in brackets those that are looked up rather than multiplied."""
+    """Shape (layers x width) of each stack, and number of parameters, with those of look-up tables in brackets."""
     blt = isinstance(config, BLTConfig)
     stacks: list[StackConfig] = [config.encoder, config.latent, config.decoder] if blt else [config.network]
     shape = ", ".join(f"{stack.layers} x {stack.dim}" for stack in stacks)
     if row is None:
         return shape
     ids = VOCAB_SIZE + config.hash.tables * config.hash.rows if blt else row["vocabulary"]
-    looked_up = row.get("looked_up", ids * stacks[0].dim)  # results before n-grams of baselines lack it
+    looked_up = row.get("looked_up", ids * stacks[0].dim)  # older results lack the field `looked_up`
     return f"{shape}: {scaled(row['parameters'])} ({scaled(looked_up)})"

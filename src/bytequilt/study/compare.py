@@ -1,4 +1,4 @@
-"""A whole study: the corpus, all trials, all fine-tunings, the report."""
+"""A whole study: corpus, trials, fine-tunings and report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ from .trial import spread, trials
 
 
 def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, Any]:
-    """Do what is missing of a study, beside other processes that do the same, and report it; returns the results.
+    """Run the missing parts of a study and write its report; returns the content of results.json.
 
-    With `report_only` nothing is trained, and what is done so far is reported. Raises UserError where the folder holds
-    results of another recipe or another corpus.
+    Other processes may work on the same study. With `report_only`, nothing is trained. Raises UserError if the folder
+    holds results of another recipe or corpus.
     """
     corpus = prepared(study, folder)
     if not report_only:
@@ -34,7 +34,8 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
 
 
 def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corpus: Corpus) -> dict[str, Any]:
-    """Differences between models and slopes over budgets, with their intervals, from the bits of documents."""
+    """Differences between models, and slopes over budgets, with confidence intervals, from the bits of each test
+    document."""
     costs: dict[tuple[str, str], list[Any]] = {}
     for row in (row for row in rows if not row["search"]):
         path = folder / "documents" / f"{Run.of(row).name}.json"
@@ -46,24 +47,22 @@ def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corp
 
 
 def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None:
-    """Do the trials and fine-tunings that are missing; `wait` as in `run_all`."""
+    """Run all missing trials and fine-tunings. `wait` is explained at `run_all`."""
     check_inputs(study)
     check_counts(study)
     results_of(study, folder, corpus)
 
     def plan(results: Results) -> Sequence[Job]:
         tuning = [job for job in fine_tunings(study, folder, results) if job.trained_in in results]
-        counts = countings(study, folder, corpus, results)  # of minutes, so they come first
+        counts = countings(study, folder, corpus, results)  # first, because they take only minutes
         return [*counts, *trials(study, folder, corpus, results), *tuning]
 
     run_all(plan, folder, wait)
 
 
 def results_of(study: Study, folder: Path, corpus: Corpus) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Results of the trials and of the fine-tunings that are done.
-
-    Raises UserError where one is of another recipe or another corpus.
-    """
+    """Results of finished trials, and results of finished fine-tunings. Raises UserError if a result belongs to another
+    recipe or corpus."""
     results = results_in(folder)
     jobs = [*trials(study, folder, corpus, results), *countings(study, folder, corpus, results)]
     rows = done(jobs, results)

@@ -1,57 +1,55 @@
 """The corpus that all models of a study share: one split, one entropy model, one set of shards."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.batches import held_out
 from ..data.prepare import ingest, score
-from ..data.shards import opened, shard_paths
 from ..data.sources import documents
 from ..files import locked
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..train.run import entropy_stage
-from ..train.sample import sample_documents
+from ..train.sample import documents_in, sample_documents
 from ..view.progress import console, progress
 from .jobs import keep_recipe
 from .recipe import Contender, Study
 
-LINE = 60  # bytes of a line that is long enough not to be the same by chance
-SAMPLE = 2_000_000  # bytes that tokens are measured on
+LINE = 60  # lines of at least this many bytes are unlikely to occur twice by chance
+SAMPLE = 2_000_000  # bytes of a sample on which token sizes are measured
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of a study and where they are."""
+    """The documents of a study and their location."""
 
     folder: Path
     scored: Path | None
-    """Shards of the training text with entropies, where a model needs them."""
+    """Training shards with entropies; None if no model needs them."""
     entropy: EntropyModel | None
     split: str
-    """A digest of the documents of all parts: results of other documents cannot be compared."""
+    """A hash of all documents. Results with different hashes cannot be compared."""
     overlap: float
-    """Share of held-out bytes in lines of 60 bytes and more that the training text has as well."""
+    """Share of held-out bytes that are in lines of 60 bytes or more which also occur in the training text."""
     train_bytes: int
     val: list[bytes]
     test: list[bytes]
 
     def shards(self, with_entropy: bool) -> Path:
-        """The shards of the training text."""
+        """Folder of the training shards."""
         return self.scored if with_entropy and self.scored else self.folder / "train"
 
     def sample(self, size: int = SAMPLE) -> list[bytes]:
-        """Documents of the training text, evenly spread."""
+        """Training documents, evenly spread, of about `size` bytes in total."""
         return sample_documents(self.folder / "train", size)
 
 
 def prepared(study: Study, folder: Path) -> Corpus:
-    """Do what is missing: read the documents, train the entropy model, score the training text.
+    """The corpus of a study; missing parts are made first: read documents, train the entropy model, compute entropies.
 
-    One process does it, and others wait. Raises UserError where the folder holds the results of another corpus, or an
-    entropy model of another recipe.
+    One process works while others wait. Raises UserError if the folder holds another corpus, or an entropy model of
+    another recipe.
     """
     with locked(folder, wait=True):
         return _prepared(study, folder)
@@ -77,7 +75,7 @@ def _prepared(study: Study, folder: Path) -> Corpus:
 
 
 def _score(model: Contender, entropy: EntropyModel, folder: Path, train_bytes: int) -> Path:
-    """Write shards with the entropy of every byte of the training text."""
+    """Write training shards that contain the entropy after every byte. Returns their folder."""
     assert model.patching is not None
     field = model.patching.calibrated
     patcher = Patcher(model.patching.rule(**({field: 0.0} if field else {})), entropy)
@@ -88,26 +86,18 @@ def _score(model: Contender, entropy: EntropyModel, folder: Path, train_bytes: i
 
 
 def _digest(corpus: Path, test: list[bytes]) -> str:
-    """A digest of the documents of all parts, whatever order the shards have them in."""
+    """A hash of the documents of all parts; the order of training documents does not matter."""
     digests = []
     for part in ("train", "val"):
-        ordered = sorted(hashlib.sha256(data).digest() for data in _texts(corpus / part))
+        ordered = sorted(hashlib.sha256(data).digest() for data in documents_in(corpus / part))
         digests.append(hashlib.sha256(b"".join(ordered)).digest())
     digests += [hashlib.sha256(data).digest() for data in test]
     return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
 def _overlap(corpus: Path, held_out: list[bytes]) -> float:
-    """The share of held-out bytes in long lines that the training text has, too."""
+    """Share of held-out bytes in long lines that also occur in the training text."""
     wanted = {line for data in held_out for line in data.split(b"\n") if len(line) >= LINE}
-    seen = {line for data in _texts(corpus / "train") for line in data.split(b"\n") if line in wanted}
+    seen = {line for data in documents_in(corpus / "train") for line in data.split(b"\n") if line in wanted}
     total = sum(map(len, held_out))
     return sum(len(line) for data in held_out for line in data.split(b"\n") if line in seen) / total
-
-
-def _texts(folder: Path) -> Iterator[bytes]:
-    """The documents of a folder of shards, one after another."""
-    for path in shard_paths(folder):
-        with opened(path) as file:
-            for batch in file.iter_batches(batch_size=64, columns=["data"]):
-                yield from (data.as_py() for data in batch["data"])

@@ -1,4 +1,4 @@
-"""Models that only count, on as much training text as a run of another model reads, as rows of a study."""
+"""Models that only count (Kneser-Ney n-grams, PPMd), given the same amount of text as a run of another model."""
 
 import time
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from .recipe import Count, Study
 from .search import Run
 from .trial import spread, write_bits
 
-NATS = 0.6931471805599453  # of a bit
+NATS = 0.6931471805599453  # nats per bit
 
 
 @dataclass(frozen=True)
 class Counting:
-    """The job of one model: count n-grams, score the test text. It takes minutes and is not resumed in the middle."""
+    """A job: count n-grams of training text and score the test text. It takes minutes, and starts over if
+    interrupted."""
 
     study: Study
     folder: Path
     corpus: Corpus
     spec: Run
     text_bytes: int
-    """Of training text: documents evenly spread over all of it."""
+    """Amount of training text; its documents are evenly spread over the corpus."""
 
     @property
     def name(self) -> str:
@@ -38,11 +39,11 @@ class Counting:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that the result depends on besides the corpus."""
+        """All settings on which the result depends, except the corpus."""
         return self.count.model_dump() | {"text_bytes": self.text_bytes, "test_bytes": self.study.test_bytes}
 
     def run(self) -> dict[str, Any]:
-        """Count, and score the test text."""
+        """Count, score the test text, and return the row of results."""
         begun, corpus = time.process_time(), self.corpus
         training, tested = corpus.sample(self.text_bytes), spread(corpus.test, self.study.test_bytes)
         bits, numbers = self._bits(training, tested)
@@ -51,7 +52,7 @@ class Counting:
         total = Score.total(costs)
         size = sum(map(len, training))
         return (
-            self.spec.place
+            self.spec.row_fields
             | {"val_bpb": None, "test_bpb": total.bits_per_byte, "test_bytes": total.bytes, "mean_patch_bytes": None}
             | {"lr": None, "hash_lr_factor": None, "search": False, "split": corpus.split}
             | {"corpus": self.study.corpus, "matching": "bytes", "budget": {"bytes": size}, "trained_bytes": size}
@@ -61,7 +62,7 @@ class Counting:
         )
 
     def _bits(self, training: list[bytes], tested: list[bytes]) -> tuple[list[float], int]:
-        """Of each document, and how many numbers the model keeps, where that is known."""
+        """Bits of each test document, and the number of counts that the model stores (0 if unknown)."""
         count = self.count
         if count.kind == "ppmd":
             return list(ppmd_bits(training, tested, count.order)), 0
@@ -72,7 +73,7 @@ class Counting:
 
 
 def countings(study: Study, folder: Path, corpus: Corpus, results: Results) -> list[Counting]:
-    """Jobs whose amount of text is known, because the run that tells it (`text_of`) is done."""
+    """The counting jobs that can run now: the run named in `text_of` is done, so the amount of text is known."""
     jobs = []
     for name, count in study.counts.items():
         for size in study.sizes(count.text_of):
@@ -84,6 +85,6 @@ def countings(study: Study, folder: Path, corpus: Corpus, results: Results) -> l
 
 
 def check_counts(study: Study) -> None:
-    """Raises UserError where what a count needs is missing."""
+    """Raise UserError if a package that a counting model needs is missing."""
     if any(count.kind == "ppmd" for count in study.counts.values()):
         ppmd_library()

@@ -1,8 +1,9 @@
-"""How sure differences between models are: intervals from the documents of the test text and from seeds.
+"""Confidence intervals of differences between models, from the test documents and from training seeds.
 
-Documents are drawn again, the same ones for all models: pairs stay pairs. Seeds are few, and drawing two or three again
-would make intervals too narrow. So what they add is drawn from Student's t: the variance between seeds is pooled over
-all models of a size, and has as many degrees of freedom as there are seeds beyond the first of each model.
+Documents are resampled (paired bootstrap): every model is scored on the same resampled documents. Two or three seeds
+are too few for resampling; intervals would be too narrow. So noise between seeds is drawn from Student's
+t-distribution. Its variance is pooled over all models of a size, and its degrees of freedom are the number of seeds
+minus the number of models.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,21 +14,20 @@ import numpy as np
 
 DRAWS = 4000
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-ALIKE = 0.02  # parameters, and bytes, that differ by no larger share are equal
-POINTS = 3  # sizes that a fit needs
+ALIKE = 0.02  # numbers of parameters, or of bytes, count as equal up to this relative difference
+POINTS = 3  # number of sizes that a fit needs
 
-Place = tuple[str, str]
-"""Model and size."""
-Bits = Mapping[Place, np.ndarray]
-"""Bits of each document under each seed of a model: (seeds, documents)."""
-Draws = dict[Place, np.ndarray]
-"""Bits per byte of a model at a size in each draw."""
+ModelSize = tuple[str, str]
+"""(model, size)."""
+Bits = Mapping[ModelSize, np.ndarray]
+"""Bits of each test document under each seed of a model: (seeds, documents)."""
+Draws = dict[ModelSize, np.ndarray]
+"""Bits per byte of a model at one size, in each bootstrap draw."""
 
 
 def draws_of(bits: Bits, bytes_D: np.ndarray, exact: Iterable[str] = (), count: int = DRAWS) -> Draws:
-    """Bits per byte in each of `count` draws of documents and seeds, the same ones for all models.
-
-    `exact` are models without chance. Sizes at which no model has two seeds are left out: their noise is unknown.
+    """Bits per byte in `count` bootstrap draws; in each draw, all models get the same documents. Models named in
+    `exact` have no noise between seeds. A size where no model has two seeds is left out, because its noise is unknown.
     """
     rng, exact = np.random.default_rng(0), set(exact)
     documents = len(bytes_D)
@@ -48,17 +48,18 @@ def draws_of(bits: Bits, bytes_D: np.ndarray, exact: Iterable[str] = (), count: 
 
 
 def interval(values_R: np.ndarray) -> dict[str, float]:
-    """Both ends of the 95 % interval."""
+    """The 95 % interval of the drawn values."""
     low, high = np.percentile(values_R, LEVEL)
     return {"low": round(float(low), 5), "high": round(float(high), 5)}
 
 
 def differences(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -> list[dict[str, Any]]:
-    """Each BLT against each other model at each size, in bits per byte: below zero, the BLT is better.
+    """Bits per byte of each BLT minus those of each other model of the same size; negative means that the BLT is
+    better.
 
-    A pair of equal budgets is of matching `flops`; one whose parameters are equal, too, is also of matching
-    `parameters`. A model that counts is of matching `bytes` where it has read as much text, and else no rival. `best`
-    marks the best model that is no BLT. Without seeds there is no interval: `low` and `high` are None.
+    `matching` names what is equal: `flops` for equal budgets, `parameters` if parameters are equal too, `bytes` for a
+    counting model that read the same amount of text. `best` marks the strongest rival that is not a BLT. `low` and
+    `high` are the 95 % interval, or None if there are too few seeds.
     """
     groups = _groups(rows)
     mean = {place: _mean(group, "test_bpb") for place, group in groups.items()}
@@ -75,8 +76,10 @@ def differences(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[
     return [line | {"best": line in _best(lines, mean, blts)} for line in lines]
 
 
-def _best(lines: Sequence[dict[str, Any]], mean: Mapping[Place, float], blts: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines against the best other model of each model, size and matching."""
+def _best(
+    lines: Sequence[dict[str, Any]], mean: Mapping[ModelSize, float], blts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """For each model, size and matching, the line of its strongest rival that is not a BLT."""
     chosen: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in lines:
         key = line["model"], line["size"], line["matching"]
@@ -87,11 +90,8 @@ def _best(lines: Sequence[dict[str, Any]], mean: Mapping[Place, float], blts: Se
 
 
 def verdict(lines: Iterable[Mapping[str, Any]]) -> str:
-    """What the decision rule says of a BLT at a size, given its lines there that have intervals.
-
-    `ahead`: the intervals against the best others lie below zero under both matchings; `behind`: under either of them
-    above zero; else `open`.
-    """
+    """The verdict on one BLT at one size, from its lines of `differences`. `ahead`: under both matchings, the interval
+    against the best rival is below zero. `behind`: under at least one matching, it is above zero. `open`: neither."""
     best = {line["matching"]: line for line in lines if line["best"] and line["low"] is not None}
     decisive = [best[matching] for matching in ("flops", "parameters") if matching in best]
     if len(decisive) == 2 and all(line["high"] < 0 for line in decisive):
@@ -100,9 +100,10 @@ def verdict(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -> list[dict[str, Any]]:
-    """The slopes b of ln bpb = a - b ln C over sizes, C training FLOPs, and how far those of BLTs are from others'.
+    """Slopes b of the fit ln bpb = a - b ln C over sizes, with C the training FLOPs; and differences between slopes.
 
-    A model needs three sizes; two are compared over the sizes that both have. `against` is None for a slope itself.
+    A model needs three sizes, and two models are compared over the sizes of both. If `against` is None, the line gives
+    a slope; otherwise a BLT's slope minus that of another model.
     """
     groups = _groups(rows)
     cost = {place: _mean(group, "train_flops") for place, group in groups.items()}
@@ -123,16 +124,16 @@ def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -
     return lines
 
 
-def _slopes(model: str, sizes: Sequence[str], cost: Mapping[Place, float], bpb: Mapping[Place, Any]) -> Any:
-    """-d ln bpb / d ln C by least squares, for a number each or for draws."""
+def _slopes(model: str, sizes: Sequence[str], cost: Mapping[ModelSize, float], bpb: Mapping[ModelSize, Any]) -> Any:
+    """The slope -d ln bpb / d ln C by least squares, for numbers or for arrays of draws."""
     x = np.log([cost[model, size] for size in sizes])
     x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     return -sum(weight * np.log(bpb[model, size]) for weight, size in zip(x, sizes, strict=True))
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[Place, list[Mapping[str, Any]]]:
-    """The runs of each model and size, tries left out."""
-    groups: dict[Place, list[Mapping[str, Any]]] = {}
+def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[ModelSize, list[Mapping[str, Any]]]:
+    """The runs of each (model, size), without tries."""
+    groups: dict[ModelSize, list[Mapping[str, Any]]] = {}
     for row in rows:
         if not row["search"]:
             groups.setdefault((row["model"], row["size"]), []).append(row)
@@ -144,7 +145,7 @@ def _mean(group: Sequence[Mapping[str, Any]], field: str) -> float:
 
 
 def _matchings(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """In what two models are equal."""
+    """The quantities in which two models are equal: `flops`, `parameters`, `bytes`."""
     if not rival[0]["train_flops"]:
         yield from ["bytes"] if _alike(pair, rival, "trained_bytes") else []
         return

@@ -1,4 +1,5 @@
-"""Questions about letters and numbers with their answers: those that models learn from, and those asked in the end."""
+"""Questions about letters and numbers with their answers: training examples, and a few fixed questions for the
+report."""
 
 import re
 from collections.abc import Sequence
@@ -20,26 +21,29 @@ from ..patching import rules
 from .tuning import FineTune
 
 Example = dict[str, str]
-"""A question, `prompt`, and its answer, `text`."""
+"""A question (`prompt`) with its answer (`text`)."""
 
-ASKED = (
+FIXED_QUESTIONS = (
     ("count_char", Item(("strawberry", "r"), "3")),
     ("order", Item(("380", "381"), "Yes", YES_NO)),
     ("order", Item(("381", "380"), "No", YES_NO)),
     ("compare", Item(("380", "381"), "381", ("380", "381"))),
 )
-"""Questions whose answers are kept word for word; no example has their words or numbers."""
-KEPT_OUT = re.compile(rf"\b({'|'.join(sorted({f for _, item in ASKED for f in item.fields if len(f) > 1}))})\b")
+"""Fixed questions; the report quotes the answers. Their words and numbers occur in no training example."""
+FIXED_WORDS = re.compile(
+    rf"\b({'|'.join(sorted({f for _, item in FIXED_QUESTIONS for f in item.fields if len(f) > 1}))})\b"
+)
 
 
 def examples_of(settings: FineTune, lexicon: Lexicon, count: int, seed: int) -> list[Example]:
-    """The first `count` questions, with answers, about training words and numbers: a smaller count gives a prefix."""
+    """The first `count` training examples, on training words and numbers. A smaller count gives the start of the same
+    list."""
     endless = records(lexicon, maxsize, settings.tasks, seed, settings.lengths.ranges)
-    return list(islice((e for e in endless if not KEPT_OUT.search(f"{e['prompt']} {e['text']}")), count))
+    return list(islice((e for e in endless if not FIXED_WORDS.search(f"{e['prompt']} {e['text']}")), count))
 
 
 class Examples:
-    """Batches of one row, which holds so many whole examples: each example once, in the same order for all models."""
+    """An iterator of batches. A batch has one row of `rows` whole examples; each example occurs once, in order."""
 
     def __init__(self, model: LM | Baseline, examples: Sequence[Example], rows: int) -> None:
         self.examples, self.rows, self.step = examples, rows, 0
@@ -58,15 +62,16 @@ class Examples:
         return Batch.of(ids_BN, self._closes(ids_BN), learn_BN)
 
     def state(self) -> dict[str, int]:
-        """Where the iterator stands, as that of `Batches`."""
+        """The position of the iterator, as in `Batches`."""
         return {"step": self.step}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Goes on where `state` was taken."""
+        """Return to a saved position."""
         self.step = state["step"]
 
     def _ids(self, example: Example) -> tuple[Tensor, Tensor]:
-        """Ids of a question and its answer, cut apart as when it is asked; and which of them are to be learnt."""
+        """Ids of a question followed by its answer, encoded separately as in generation, and the mask of the answer's
+        ids."""
         encode = self.vocabulary.encode
         asked, answer = encode(example["prompt"]), encode(example["text"], bos=False, eos=True)
         ids_n = torch.cat([torch.from_numpy(asked), torch.from_numpy(answer)])
@@ -79,9 +84,9 @@ class Examples:
         return rules.closes(rule, ids_BN, self.patcher.entropy(ids_BN) if rule.needs_entropy else None)
 
 
-def ask(model: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Put the questions of ASKED that are of these tasks, or all: what is answered, and whether it is right."""
-    asked = [(TASKS[name], item) for name, item in ASKED if name in (tasks or TASKS)]
+def answer_fixed_questions(model: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Generate answers to the fixed questions of the given tasks (all tasks if empty), and judge each one."""
+    asked = [(TASKS[name], item) for name, item in FIXED_QUESTIONS if name in (tasks or TASKS)]
     prompts = [task.question(item) for task, item in asked]
     answers = model.generate(prompts, max_bytes=ROOM, temperature=0, stop=["\n"]) if prompts else []
     return [

@@ -1,4 +1,4 @@
-"""Fine-tuning of a study's models on questions about letters and numbers, and what they then answer."""
+"""Fine-tuning of trained models on questions about letters and numbers, and tests of their answers."""
 
 import math
 import shutil
@@ -21,18 +21,19 @@ from ..train.device import device_of
 from ..train.loop import Diverged, fit
 from ..train.tasks import LanguageTask
 from .budget import count_batches, training_flops
-from .examples import Example, Examples, ask, examples_of
+from .examples import Example, Examples, answer_fixed_questions, examples_of
 from .jobs import Results
 from .recipe import Rate, Study
 from .search import Run, held_out_bpb, learning_rate
 from .trial import trial_rows
 from .tuning import FineTune
 
-OTHERS, OTHER_SEED = 100, 1_000_003  # questions on training words that are not learnt from, and their seed
+# number of validation questions on training words, which are not trained on, and the offset of their seed
+VALIDATION, SEED_OFFSET = 100, 1_000_003
 
 
 class AnswerTask(LanguageTask):
-    """Trains a language model, and measures what answers to other questions cost."""
+    """Trains a language model on examples; `evaluate` measures its answers to other questions."""
 
     def __init__(self, model: LM | Baseline, others: Sequence[Example]) -> None:
         super().__init__(model, [])
@@ -40,12 +41,12 @@ class AnswerTask(LanguageTask):
         self.others = [(example["prompt"], example["text"]) for example in others]
 
     def evaluate(self) -> dict[str, float]:
-        """Bits per byte of answers, their closing quotes included."""
+        """Bits per byte of the correct answers, with their closing quotes."""
         return {"val_bpb": Score.total(self.scorer.score(self.others)).bits_per_byte}
 
 
 def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuning"]:
-    """The fine-tunings of trained models whose learning rates are known by now."""
+    """The fine-tuning jobs of all trained models whose learning rates are known now."""
     chosen, bpb = study.finetune, held_out_bpb(trial_rows(results))
     jobs = []
     for run in [Run(model, chosen.size, seed) for seed in chosen.seeds for model in chosen.models] if chosen else []:
@@ -55,11 +56,11 @@ def fine_tunings(study: Study, folder: Path, results: Results) -> list["FineTuni
 
 
 def trained(path: Path, device: str = "cpu") -> LM | Baseline:
-    """The model in a directory, ready to be trained further. Raises UserError where there is none."""
+    """Load a trained model for further training. Raises UserError if it does not exist."""
     if not path.is_dir():
         raise UserError(f"{path.parent.name} is not trained yet: there is no {path}")
     model = load_any(path, device)
-    weights = {  # copies of their own: those that are loaded may be a file, and laid out for decoding
+    weights = {  # Copied, because loaded weights may be mapped from a file and stored in column order for decoding.
         name: weight.clone(memory_format=torch.contiguous_format) for name, weight in model.network.state_dict().items()
     }
     model.network.load_state_dict(weights, assign=True)
@@ -68,13 +69,13 @@ def trained(path: Path, device: str = "cpu") -> LM | Baseline:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The job of fine-tuning one trained model; what was interrupted goes on where it was."""
+    """A job: fine-tune one trained model. An interrupted job continues from its checkpoint."""
 
     study: Study
     folder: Path
     spec: Run
     rate: Rate
-    """What the model was trained with; the multiple for embeddings and hash tables is kept."""
+    """The learning rates of the original training; the factor for embeddings and hash tables is used again."""
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ class FineTuning:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that the result depends on besides the trained model."""
+        """All settings on which the result depends, except the trained model."""
         return self.settings.model_dump(mode="json", exclude={"models", "seeds"})
 
     @property
@@ -92,11 +93,11 @@ class FineTuning:
 
     @property
     def trained_in(self) -> Path:
-        """Where the model was trained."""
+        """Run directory of the trained model."""
         return self.folder.parents[1] / "runs" / self.spec.name
 
     def run(self) -> dict[str, Any]:
-        """Find the learning rate, learn from the examples, and note what is answered on the way."""
+        """Search the learning rate, train on the examples, and test the answers after each number of examples."""
         settings = self.settings
         count = max(*settings.examples, settings.tried)
         examples = examples_of(settings, lexicon(), count, self.spec.seed)
@@ -105,12 +106,12 @@ class FineTuning:
         model = self._trained()
         cost, flops = self._cost(model, examples)
         points = [self._point(model, examples[:count], lr, cost) for count in (0, *settings.examples)]
-        self._learn(model, examples[: settings.examples[-1]], lr, self.folder)  # restores what the last point learnt
+        self._learn(model, examples[: settings.examples[-1]], lr, self.folder)  # loads the checkpoint of the last point
         model.save(self.folder / "model")
-        return self.spec.place | {"lr": lr, "tries": tries, **flops, "points": points}
+        return self.spec.row_fields | {"lr": lr, "tries": tries, **flops, "points": points}
 
     def _cost(self, model: LM | Baseline, examples: list[Example]) -> tuple[float, dict[str, Any]]:
-        """Training FLOPs of a byte of the examples; and what they are made of, for the result."""
+        """Training FLOPs per byte of the examples; and, for the result, forward FLOPs by module and bytes per unit."""
         use = count_batches(model, Examples(model, examples, self.settings.rows), lambda _: False)
         flops = model.flops(use.unit_bytes, sum(map(_size, examples)) / len(examples))
         return training_flops(flops), {"flops_per_byte": flops, "unit_bytes": use.unit_bytes}
@@ -119,7 +120,7 @@ class FineTuning:
         return trained(self.trained_in / "model", str(device_of(self.study.training(self.spec.model))))
 
     def _try(self, examples: list[Example], lr: float) -> float | None:
-        """Bits per byte of answers to other questions after a try; None where the rate is too high to learn at all."""
+        """Validation bits per byte of answers after a short training; None if it diverges at this learning rate."""
         folder = self.folder / f"lr{lr:g}"
 
         def cost() -> float | None:
@@ -134,24 +135,26 @@ class FineTuning:
         return _cached(folder / "cost.json", cost)
 
     def _learn(self, model: LM | Baseline, examples: list[Example], lr: float, folder: Path) -> "AnswerTask":
-        """Learn from all examples, going on from the checkpoint in a folder; the learning rate does not fall."""
+        """Train on all examples at a constant learning rate, starting from the checkpoint in `folder` if there is
+        one."""
         steps, seed = len(examples) // self.settings.rows, self.spec.seed
         given = self.study.training(self.spec.model, self.rate._replace(lr=lr), seed, steps)
         constant = {"schedule": "wsd", "decay": 1e-9, "accumulate": 1, "keep": 1, "eval_every": steps}
         config = TrainConfig.model_validate(given.model_dump() | constant)
-        task = AnswerTask(model, examples_of(self.settings, lexicon(), OTHERS, seed + OTHER_SEED))
+        task = AnswerTask(model, examples_of(self.settings, lexicon(), VALIDATION, seed + SEED_OFFSET))
         fit(task, cast(Batches, Examples(model, examples, self.settings.rows)), config, folder, "finetune")
         return task
 
     def _point(self, model: LM | Baseline, examples: list[Example], lr: float, cost: float) -> dict[str, Any]:
-        """A point of the curve: accuracy after these examples, and what they cost at so many FLOPs a byte."""
+        """One point of the learning curve: accuracy after these examples, and training FLOPs, given `cost` FLOPs per
+        byte."""
         size = sum(map(_size, examples))
         spent = {"examples": len(examples), "trained_bytes": size, "train_flops": size * cost}
         path = self.folder / f"after-{len(examples)}.json"
         return spent | _cached(path, lambda: self._answers(model, examples, lr))
 
     def _answers(self, model: LM | Baseline, examples: list[Example], lr: float) -> dict[str, Any]:
-        """What the model answers after these examples, on held-out words and numbers as long as theirs and longer."""
+        """Train on these examples, then test answers on held-out questions, of the trained lengths and longer."""
         settings = self.settings
         if examples:
             self._learn(model, examples, lr, self.folder)
@@ -161,7 +164,7 @@ class FineTuning:
             part: evaluate(model, settings.tasks, settings.items, self.spec.seed, lengths=lengths.ranges, **options)
             for part, lengths in {"held_out": settings.lengths, "longer": settings.longer}.items()
         }
-        return parts | {"asked": ask(model, settings.tasks)}
+        return parts | {"asked": answer_fixed_questions(model, settings.tasks)}
 
 
 def _size(example: Example) -> int:
@@ -169,7 +172,7 @@ def _size(example: Example) -> int:
 
 
 def _cached(path: Path, make: Callable[[], Any]) -> Any:
-    """What a JSON file holds; made and written where there is none."""
+    """The content of a JSON file; if it does not exist, it is first written with the result of `make`."""
     if not path.is_file():
         write_json(path, make(), indent=2)
     return read_json(path)

@@ -1,4 +1,4 @@
-"""Jobs that several processes share: each is done once, by the process that holds its folder, and has one result."""
+"""Jobs shared by several processes. The process that locks a job's folder runs it, once, and stores one result."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,44 +14,43 @@ RESULT, RECIPE = "result.json", "recipe.json"
 
 
 class Job(Protocol):
-    """A piece of work that can be interrupted and goes on where it was."""
+    """The protocol of a job, which continues after an interruption."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name for messages."""
         ...
 
     @property
     def folder(self) -> Path:
-        """A folder of its own for its lock, its checkpoints and its result."""
+        """The job's own folder, for its lock, checkpoints and result."""
         ...
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that its result depends on, besides the corpus."""
+        """All settings on which the result depends, except the corpus."""
         ...
 
     def run(self) -> dict[str, Any]:
-        """Do the job, or what is missing of it, and return the result. Raises Diverged where it cannot be done."""
+        """Run the job, or its missing part, and return the result. Raises Diverged if training fails."""
         ...
 
 
 Results = dict[Path, dict[str, Any]]
-"""Results of jobs that are done, by the folders of the jobs."""
+"""Results of finished jobs, by folder."""
 Plan = Callable[[Results], Sequence[Job]]
-"""The jobs that can be done now, best first. Some follow from the results of others, so it is asked again and again."""
+"""Returns the jobs that can run now, most urgent first. New results can make new jobs possible, so it is called
+repeatedly."""
 
 
 def results_in(folder: Path) -> Results:
-    """The results of all jobs whose folders are two levels below a folder."""
+    """The results of all jobs in `folder/*/*`."""
     return {path.parent: read_json(path) for path in sorted(folder.glob(f"*/*/{RESULT}"))}
 
 
 def done(jobs: Iterable[Job], results: Results) -> list[dict[str, Any]]:
-    """The results of those jobs that are done, in the order of the jobs.
-
-    Raises UserError where a job was done by another recipe.
-    """
+    """The results of the finished jobs among `jobs`, in their order. Raises UserError if a result belongs to another
+    recipe."""
     finished = [job for job in jobs if job.folder in results]
     for job in finished:
         keep_recipe(job.folder / RECIPE, job.recipe, f"{job.folder} is of another recipe")
@@ -59,11 +58,10 @@ def done(jobs: Iterable[Job], results: Results) -> list[dict[str, Any]]:
 
 
 def run_all(plan: Plan, folder: Path, wait: float = 5.0) -> Results:
-    """Do the jobs of a plan that are missing, beside other processes that do the same; returns all results.
+    """Run all missing jobs of a plan, together with other processes; returns all results.
 
-    Results are read once a round, and each round does one job. A job in other hands is passed over: this process goes
-    on with the next one, and waits (`wait` seconds, then another round) only where nothing else is left.
-    A job that diverges is left out with a warning.
+    Each round reads the results and runs one job. A job locked by another process is skipped. If all remaining jobs are
+    locked, the process waits `wait` seconds. A job that diverges is reported and not repeated.
     """
     diverged: set[Path] = set()
     while True:
@@ -76,9 +74,9 @@ def run_all(plan: Plan, folder: Path, wait: float = 5.0) -> Results:
 
 
 def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
-    """Do a job unless another process holds it; False where it does."""
+    """Run a job if no other process has locked it. Returns False if it is locked."""
     with locked(job.folder) as mine:
-        if mine and not (job.folder / RESULT).is_file():  # another may have finished it since results were read
+        if mine and not (job.folder / RESULT).is_file():  # another process may have finished it meanwhile
             keep_recipe(job.folder / RECIPE, job.recipe, f"{job.folder} is of another recipe")
             console.print(f"{job.name}, {missing} jobs to go")
             try:
@@ -90,7 +88,7 @@ def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
 
 
 def keep_recipe(path: Path, recipe: Any, complaint: str) -> None:
-    """Write a recipe to a JSON file. Raises UserError, with the complaint, where the file holds another recipe."""
+    """Write a recipe to a JSON file, or compare it with the file. Raises UserError with `complaint` if they differ."""
     if not path.is_file():
         write_json(path, recipe, indent=2)
     elif read_json(path) != recipe:

@@ -1,4 +1,4 @@
-"""What a report leads with: each BLT against the best baseline, by budget and matching, with intervals."""
+"""The first section of a report: each BLT against the best baseline, by size and matching, with intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,19 +26,19 @@ ONE_SIDED = (
 MATCHINGS = {"flops": "at equal FLOPs", "parameters": "and equal parameters", "bytes": "beside counts on the same text"}
 
 
-def shown(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The differences to the best baselines that have an interval. Results before intervals have none."""
+def with_interval(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The differences to the best rivals that have an interval. Older results have none."""
     return [line for line in results.get("differences", []) if line["best"] and line["low"] is not None]
 
 
-def drawn(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those that the figure has: models that count may be too far away for it."""
-    return [line for line in shown(results) if line["matching"] != "bytes"]
+def plotted(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The differences in the plot, without counting models, whose distance may be too large for its scale."""
+    return [line for line in with_interval(results) if line["matching"] != "bytes"]
 
 
 def verdicts(study: Study, results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """What the rule says of each BLT at each size of whose difference there is an interval; by size and model."""
-    lines = shown(results)
+    """The verdict of the decision rule by (size, BLT), where a difference has an interval."""
+    lines = with_interval(results)
     order, places = list(study.budgets), {(line["size"], line["model"]) for line in lines}
     return {
         (size, model): verdict(line for line in lines if (line["size"], line["model"]) == (size, model))
@@ -47,21 +47,21 @@ def verdicts(study: Study, results: Mapping[str, Any]) -> dict[tuple[str, str], 
 
 
 def markdown(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> list[str]:
-    """The paragraphs."""
-    lines = shown(results)
+    """The section as a list of paragraphs."""
+    lines = with_interval(results)
     if not lines:
         tables = any(model.patching for model in study.models.values())
         baselines = any(row["model"].endswith("+ngrams") for row in results["rows"])
         if all(row["search"] for row in results["rows"]):
             return [NO_RUNS]
         return [NO_INTERVALS, *([ONE_SIDED] if tables and not baselines else [])]
-    picture = [f"![bits per byte above the best baseline]({PLOT})"] if drawn(results) else []
+    picture = [f"![bits per byte above the best baseline]({PLOT})"] if plotted(results) else []
     return ["## Against the best baseline", table(study, results, sizes), *picture, RULE]
 
 
 def table(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> str:
-    """A line for each BLT at each size, a column for each matching."""
-    lines, rows = shown(results), []
+    """A table with a line for each BLT and size, and a column for each matching."""
+    lines, rows = with_interval(results), []
     for (size, model), said in verdicts(study, results).items():
         own = {line["matching"]: line for line in lines if (line["size"], line["model"]) == (size, model)}
         seeds = " and ".join(map(str, own["flops"]["seeds"])) if "flops" in own else ""
@@ -75,7 +75,7 @@ def _difference(line: Mapping[str, Any]) -> str:
 
 
 def slopes(results: Mapping[str, Any]) -> list[str]:
-    """Slopes and their differences; nothing is said outside of the sizes that were trained."""
+    """The section on slopes and their differences; an empty list if there are no fits."""
     if not results.get("fits"):
         return []
     said = (

@@ -1,4 +1,4 @@
-"""The models of a study, before training: their networks, patchers and vocabularies, and the test for leaks."""
+"""Untrained models of a study: networks, patchers, vocabularies; and the leak test."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +19,13 @@ from ..train.run import threshold_stage
 from .corpus import Corpus
 from .recipe import Contender, Study
 
-TOLERANCE = 1e-3  # of logits; rounding moves them by a hundredth of that
-EQUAL = 0.02  # share by which parameters may differ from those asked for
-LEARN = 12_000_000  # bytes that a vocabulary is learnt from
+TOLERANCE = 1e-3  # largest allowed change of a logit in the leak test; rounding errors are a hundred times smaller
+EQUAL = 0.02  # allowed relative difference from the requested number of parameters
+LEARN = 12_000_000  # bytes of text from which a vocabulary is learnt
 
 
 def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) -> LM | Baseline:
-    """A model of a study with random weights; its threshold or vocabulary is made where it is missing."""
+    """A model of a study with random weights. A missing threshold is calibrated, and a missing vocabulary is learnt."""
     contender, config = study.models[name], study.network(name, size)
     if isinstance(config, BLTConfig):
         patching = contender.patching
@@ -50,15 +50,13 @@ def _freeze(network: nn.Module, contender: Contender) -> None:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """All parameters; those that two modules share count once."""
+    """Number of parameters; shared ones count once."""
     return sum(weight.numel() for weight in network.parameters())
 
 
 def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> Any:
-    """The configuration with so many rows in its hash tables that the network has `total` parameters.
-
-    Raises UserError where that cannot be met within 2 %.
-    """
+    """The configuration with the number of hash-table rows that gives `total` parameters. Raises UserError if the
+    difference exceeds 2 %."""
     if total is None:
         return config
 
@@ -75,14 +73,15 @@ def sized(config: Any, make: Callable[[Any], nn.Module], total: int | None) -> A
 
 
 def vocabulary_of(contender: Contender, corpus: Corpus, folder: Path) -> Vocabulary:
-    """The bytes; or the tokens of a file; or tokens learnt from the training text, kept in the folder of a study."""
+    """The vocabulary of a baseline: read from a file, learnt from the training text, or the plain bytes."""
     if contender.tokenizer is not None:
         return BPE.read(Path(contender.tokenizer), contender.vocabulary)
     return learnt_vocabulary(contender.vocabulary, corpus, folder)
 
 
 def learnt_vocabulary(ranks: int | None, corpus: Corpus, folder: Path) -> Vocabulary:
-    """The bytes, or so many tokens learnt from the training text, which are kept in the folder of a study."""
+    """A BPE vocabulary of `ranks` entries learnt from the training text and stored in the study's folder; bytes if
+    None."""
     if ranks is None:
         return Bytes()
     learnt = folder / "vocabularies" / f"{ranks}.model"
@@ -92,14 +91,14 @@ def learnt_vocabulary(ranks: int | None, corpus: Corpus, folder: Path) -> Vocabu
 
 
 def with_vocabulary(config: BaselineConfig, vocabulary: Vocabulary, sample: list[bytes]) -> BaselineConfig:
-    """The configuration of a baseline over a vocabulary, with the mean size of its tokens in a sample."""
+    """The configuration of a baseline with this vocabulary; its mean token size is measured on a sample."""
     tokens = sum(len(vocabulary.encode(text, bos=False)) for text in sample)
     token_bytes = max(1.0, sum(map(len, sample)) / tokens)
     return config.model_copy(update={"vocabulary": vocabulary.size, "token_bytes": token_bytes})
 
 
 def check_inputs(study: Study) -> None:
-    """Raises UserError for what would only be missed in the middle of a study: a tokenizer, or a package."""
+    """Raise UserError if a tokenizer file or a package is missing, before the study starts."""
     for name, model in study.models.items():
         if model.tokenizer is not None:
             BPE.read(Path(model.tokenizer), model.vocabulary)
@@ -110,9 +109,10 @@ def check_inputs(study: Study) -> None:
 
 
 def leak(model: LM | Baseline, text: bytes) -> float:
-    """How far logits move at most before a place where the text is changed; raises UserError where they do.
+    """Leak test: the largest change of earlier logits when one byte or token is changed. Raises UserError above
+    TOLERANCE.
 
-    Several places are tried, near each other and apart: a leak may reach ahead by a patch, and no further.
+    Several positions are tested, adjacent and distant ones, since a leak may reach no further than one patch.
     """
     ids_N = model.encode(text)[:256]
     before_NV, worst = model.logits(ids_N[None])[0], 0.0

@@ -1,4 +1,4 @@
-"""How far a study has come: a report says at every point what is missing."""
+"""Progress of a study: which runs are done and which are missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from .table import Row
 
 @dataclass(frozen=True)
 class Progress:
-    """The runs of a size, models that count among them and tries left out."""
+    """The runs of one size, counting models included, without tries."""
 
     planned: int
     missing: dict[str, int]
-    """Runs that are not done, by model."""
+    """Number of missing runs by model."""
 
     @property
     def done(self) -> int:
@@ -23,7 +23,7 @@ class Progress:
 
 
 def progress(study: Study, rows: Sequence[Row]) -> dict[str, Progress]:
-    """By size, smallest first."""
+    """The progress of each size, smallest first."""
     names = {Run.of(row).name for row in rows if not row["search"]}
     runs = [run for run in planned(study, held_out_bpb(rows)) if run.rate is None]
     runs += [Run(name, size, 0) for name, count in study.counts.items() for size in study.sizes(count.text_of)]
@@ -37,8 +37,8 @@ def progress(study: Study, rows: Sequence[Row]) -> dict[str, Progress]:
     return sizes
 
 
-def shown(sizes: dict[str, Progress]) -> str:
-    """A table of what is done and what is not."""
+def progress_table(sizes: dict[str, Progress]) -> str:
+    """A table of finished and missing runs."""
     rows = []
     for size, state in sizes.items():
         missing = ", ".join(name if count == 1 else f"{name} x {count}" for name, count in state.missing.items())

@@ -1,4 +1,4 @@
-"""A study: models trained with equal budgets, as a TOML file describes them."""
+"""The recipe of a study: models trained with equal budgets, described by a TOML file."""
 
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -23,13 +23,13 @@ STUDIES = "recipes/studies"
 
 
 class Budget(Config):
-    """What one training run may take, and its seeds. Exactly one of the three amounts is given."""
+    """The budget of one training run, in exactly one of three units, and its seeds."""
 
     flops: Amount | None = None
-    """Of training: three forward passes a byte, and one of the entropy model."""
+    """Training FLOPs: three forward passes per byte, and one of the entropy model."""
     bytes: Amount | None = None
     seconds: Amount | None = None
-    """Of wall-clock time on this machine, as measured over the first steps."""
+    """Seconds on this machine; the number of steps is computed from the first steps."""
     seeds: tuple[Seed, ...] = (0,)
 
     @model_validator(mode="after")
@@ -44,64 +44,66 @@ class Budget(Config):
 
 
 class Rate(NamedTuple):
-    """Peak learning rate, and that of embeddings and hash tables as a multiple of it."""
+    """Peak learning rate, and the factor that gives the rate of embeddings and hash tables."""
 
     lr: float
     hash_lr_factor: float
 
 
 class Sweep(Config):
-    """A grid of learning rates that every model is searched on at its smallest size, by held-out BPB."""
+    """The grid of learning rates to search for every model at its smallest size, by held-out bits per byte."""
 
     lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
     hash_lr_factor: Annotated[tuple[Amount, ...], Field(min_length=1)] = (1.0,)
-    """Learning rates of embeddings and hash tables, as multiples of the others."""
+    """Learning rates of embeddings and hash tables, as multiples of `lr`."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Part of the budget of its size that a try takes."""
+    """Share of a size's budget that one try uses."""
     again: tuple[str, ...] = ()
-    """Larger sizes at which the search goes on from the rates of the searched size below; others take those."""
+    """Larger sizes at which the search continues from the best rates of the searched size below. Other sizes use those
+    rates."""
 
     @property
     def middle(self) -> Rate:
-        """Where the search starts."""
+        """The first learning rates that are tried."""
         return Rate(*(sorted(grid)[len(grid) // 2] for grid in (self.lr, self.hash_lr_factor)))
 
 
 class Contender(Config):
-    """One model of a study, at all its sizes."""
+    """One model of a study, at all of its sizes."""
 
     ladder: str
-    """Name of the ladder that has its networks."""
+    """Name of the ladder that contains the networks of this model."""
     patching: PatchingConfig | None = None
-    """Makes it a BLT; a model without it is a baseline."""
+    """Patching rule of a BLT. A model without this field is a baseline."""
     tokenizer: str | None = None
-    """File of ranks, as Llama 3's tokenizer.model."""
+    """Path of a tokenizer file with ranks, such as Llama 3's tokenizer.model."""
     vocabulary: Annotated[int, Field(gt=256)] | None = None
-    """Ranks to keep of the file, all where not given; without a file, ranks to learn from the training text."""
+    """Number of ranks to use from the file, by default all. Without a file: number of ranks to learn from the training
+    text."""
     change: dict[str, Any] = Field(default_factory=dict)
-    """Fields that differ from those of the ladder, at every size."""
+    """Changes to the networks of the ladder, at every size."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """Fields of training that differ from those of the study."""
+    """Changes to the study's training fields."""
     lr: Amount | None = None
-    """Learning rate; searched for where not given."""
+    """Learning rate; searched if not given."""
     hash_lr_factor: Amount | None = None
-    """Learning rate of embeddings and hash tables, as a multiple of `lr` where that is given; 1 by default."""
+    """Learning rate of embeddings and hash tables as a multiple of `lr`, if `lr` is given; 1 by default."""
     lr_of: str | None = None
-    """The model whose learning rate it takes, instead of a search of its own."""
+    """Name of another model, from which the learning rate is taken without a search."""
     sizes: tuple[str, ...] = ()
-    """The sizes it is trained at; all that have a budget where none is given."""
+    """Sizes at which the model is trained; by default all sizes with a budget."""
     stage: Positive = 1
     """Models of a lower stage are trained first, at all sizes."""
     parameters: dict[str, Positive] = Field(default_factory=dict)
-    """Total parameters by size, which the rows of its hash tables are chosen to reach within 2 %."""
+    """Total number of parameters by size; the number of hash-table rows is chosen to reach it within 2 %."""
     frozen_tables: bool = False
-    """Whether its hash tables stay at random, to tell what learning them is worth."""
+    """If true, hash tables keep their random values, which shows how much learning them contributes."""
     charge_entropy: bool = False
-    """Whether the training of the entropy model is paid out of the budget, which is then in FLOPs."""
+    """If true, the training of the entropy model is subtracted from the budget, which must be in FLOPs."""
 
     @property
     def needs_entropy(self) -> bool:
-        """Whether it patches by the entropy model that a study shares."""
+        """True if the model's patches need the study's shared entropy model."""
         return self.patching is not None and self.patching.needs_entropy
 
     @model_validator(mode="after")
@@ -116,14 +118,15 @@ class Contender(Config):
 
 
 class Count(Config):
-    """A model that only counts, given as much of the training text as a run of another model reads."""
+    """A model that only counts, given as much training text as a run of another model reads."""
 
     kind: Literal["kneser-ney", "ppmd"]
     order: Annotated[int, Field(ge=2, le=64)]
     text_of: str
-    """The model whose runs say how many bytes, at each of its sizes."""
+    """Name of the model that determines the amount of text, at each of its sizes."""
     vocabulary: Annotated[int, Field(gt=256)] | None = None
-    """Ranks of a BPE to learn, of whose tokens `kneser-ney` counts n-grams; bytes where not given."""
+    """Number of BPE ranks to learn for `kneser-ney`, which then counts n-grams of tokens; by default it counts
+    bytes."""
 
     @model_validator(mode="after")
     def _bytes_for_ppmd(self) -> "Count":
@@ -133,28 +136,29 @@ class Count(Config):
 
 
 class Study(Config):
-    """Everything that a comparison depends on."""
+    """All settings of a comparison."""
 
     corpus: Literal["english", "russian", "code", "multilingual"] = "english"
-    """What the texts are; it stands in every row of the results."""
+    """Kind of text; it is repeated in every row of the results."""
     data: DataConfig
     test: tuple[str, ...] = ()
-    """Sources that models are compared on; where none is given, the held-out text, which chooses learning rates too."""
+    """Sources of the test text. By default the held-out text is used, which also decides learning rates."""
     test_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Bytes of them to score; all where not given."""
+    """Bytes of the test text to score; by default all."""
     entropy: EntropyConfig | None = None
     entropy_train: TrainConfig | None = None
     entropy_init: str | None = None
     """As in a recipe. All models that patch by entropy share one entropy model."""
     ladders: dict[str, dict[str, dict[str, Any]]]
-    """Networks by ladder and size: a BLT, or a `stack` or `mamba` of a baseline."""
+    """Networks by ladder name and size: a BLT's fields, or `stack` or `mamba` of a baseline."""
     budgets: Annotated[dict[str, Budget], Field(min_length=1)]
-    """By size, smallest first."""
+    """Budgets by size, smallest first."""
     sweep: Sweep | None = None
     train: dict[str, Any]
-    """Fields of training that all models share; steps, learning rate and seed are the study's to choose."""
+    """Training fields of all models. The study itself sets steps, learning rate and seed."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Warm-up as a part of a run's steps, instead of `train.warmup`: runs of one budget differ in steps."""
+    """Warm-up as a share of a run's steps; it replaces `train.warmup`, because runs of one budget have different
+    steps."""
     models: Annotated[dict[str, Contender], Field(min_length=1)]
     counts: dict[str, Count] = Field(default_factory=dict)
     finetune: FineTune | None = None
@@ -210,11 +214,11 @@ class Study(Config):
         return self
 
     def sizes(self, name: str) -> tuple[str, ...]:
-        """The sizes of a model that are trained, smallest first."""
+        """The trained sizes of a model, smallest first."""
         return self.models[name].sizes or tuple(s for s in self.budgets if s in self.ladders[self.models[name].ladder])
 
     def network(self, name: str, size: str) -> BLTConfig | BaselineConfig:
-        """The network of a model of that size; a baseline's vocabulary is not filled in."""
+        """The network configuration of a model at a size; a baseline's vocabulary is still missing."""
         model = self.models[name]
         fields = merged(self.ladders[model.ladder][size], model.change)
         return (BLTConfig if model.patching else BaselineConfig).model_validate(fields)
@@ -227,21 +231,22 @@ class Study(Config):
         return sizes[:1] + tuple(size for size in sizes[1:] if size in self.sweep.again)
 
     def training_fields(self, name: str) -> dict[str, Any]:
-        """The fields of training that the recipe gives a model; the study chooses the others."""
+        """The training fields that the recipe sets for a model. Raises ValueError for fields that the study itself
+        sets."""
         fields = merged(self.train, self.models[name].train)
         if chosen := sorted({"steps", "lr", "hash_lr", "seed"} & set(fields)):
             raise ValueError(f"`{chosen[0]}` is not for [train] of a study, which chooses it")
         return fields
 
     def training(self, name: str, rate: Rate | None = None, seed: int = 0, steps: int = 1) -> TrainConfig:
-        """How a model is trained, for so many steps; at the default learning rate where none is given."""
+        """The training configuration of a model; without `rate`, the default learning rate applies."""
         rates = {"lr": rate.lr, "hash_lr": rate.lr * rate.hash_lr_factor} if rate else {}
         warmup = {} if self.warmup_share is None else {"warmup": round(self.warmup_share * steps)}
         return TrainConfig.model_validate(self.training_fields(name) | rates | warmup | {"seed": seed, "steps": steps})
 
 
 def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Fields with some of them changed, section by section."""
+    """Fields with changes applied; nested sections are merged."""
     result = dict(fields)
     for name, value in changes.items():
         nested = isinstance(value, dict) and isinstance(result.get(name), dict)
@@ -250,5 +255,5 @@ def merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_study(name: str) -> Study:
-    """The study of that name or path. Raises UserError with one line that names the field at fault."""
+    """The study with this name or path. Raises UserError with one line that names the wrong field."""
     return read_toml(recipe_path(name, STUDIES), Study)

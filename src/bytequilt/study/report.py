@@ -1,4 +1,4 @@
-"""The report of a study: who is ahead by the rule, what follows, and every choice and result in tables and plots."""
+"""The report of a study: verdicts, advice, all settings and results, in tables and plots."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,8 +14,7 @@ from .advice import advice
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
 from .models import TOLERANCE
-from .progress import progress
-from .progress import shown as progress_table
+from .progress import progress, progress_table
 from .recipe import Study
 from .table import Row, Spread, Summary, summary
 
@@ -73,11 +72,10 @@ def write_report(
     finetuned: Sequence[Row] = (),
     evidence: Row | None = None,
 ) -> dict[str, Any]:
-    """Write all that is known of a study into a folder, and return the content of its results.json.
+    """Write results.json, results.csv, report.md and the plots into a folder; returns the content of results.json.
 
-    `finetuned` are the results of its models that learnt letters and numbers. Written are results.json and
-    results.csv, the plots, and report.md. Raises UserError where no run is done, and, once the results themselves are
-    written, where matplotlib is missing.
+    `finetuned` are the results of the models fine-tuned on letters and numbers. Raises UserError if no run is done,
+    and, after the results are written, if matplotlib is missing.
     """
     results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned, evidence)
     for name, text in (pictures(results, folder) | {REPORT: markdown(results)}).items():
@@ -86,11 +84,11 @@ def write_report(
 
 
 def pictures(results: Row, scratch: Path) -> dict[str, str]:
-    """The SVGs that a report shows, by name. They are drawn in the folder `scratch`, and do not stay there."""
-    trained = [row for row in results["rows"] if row["train_flops"] or row["search"]]  # what counts has no FLOPs
+    """The plots of a report as SVG text, by file name. `scratch` is a folder for temporary files."""
+    trained = [row for row in results["rows"] if row["train_flops"] or row["search"]]  # counting models have no FLOPs
     quantities = summary(trained)
     plots = {name: partial(bpb_by_cost, quantities, cost) for cost, name in PLOTS.items()} if quantities else {}
-    if lines := lead.drawn(results):
+    if lines := lead.plotted(results):
         plots[lead.PLOT] = partial(leads, lines)
     if results["finetuned"]:
         plots[ANSWERS] = partial(accuracy_by_examples, results["finetuned"])
@@ -103,10 +101,8 @@ def pictures(results: Row, scratch: Path) -> dict[str, str]:
 
 
 def markdown(results: Row) -> str:
-    """The report on the content of a results.json; its plots are links to files beside it.
-
-    Raises UserError where nothing is done, not even a try of a learning rate.
-    """
+    """The report as Markdown, from the content of a results.json. Plots are links to files in the same folder. Raises
+    UserError if nothing is done, not even a try of a learning rate."""
     study, rows = Study.model_validate(results["study"]), results["rows"]
     if not rows:
         raise UserError("no run of the study is done: nothing to report")
@@ -130,7 +126,7 @@ def markdown(results: Row) -> str:
 
 
 def _results(study: Study, quantities: Summary) -> list[str]:
-    """The plots, and a table for each size."""
+    """Links to the plots, and a table for each size."""
     paragraphs = [f"![bits per byte over {COSTS[cost]}]({name})" for cost, name in PLOTS.items()]
     for size, budget in study.budgets.items():
         here = {model: spreads for (model, at), spreads in quantities.items() if at == size}
@@ -140,7 +136,7 @@ def _results(study: Study, quantities: Summary) -> list[str]:
 
 
 def _table(models: Mapping[str, Mapping[str, Spread]]) -> str:
-    """The models of one size, best first."""
+    """The results of all models of one size, best first."""
     bpb = {model: spreads["test_bpb"] for model, spreads in models.items()}
     lines, best = [], min(spread.mean for spread in bpb.values())
     for model in sorted(bpb, key=lambda model: bpb[model].mean):
@@ -163,12 +159,12 @@ def _table(models: Mapping[str, Mapping[str, Spread]]) -> str:
 
 
 def _ranged(spread: Spread) -> str:
-    """A mean, and the range behind it where there are several seeds."""
+    """A mean, with the range in brackets if there are several seeds."""
     return f"{spread.mean:.3f}" + (f" ({spread.low:.3f} to {spread.high:.3f})" if spread.count > 1 else "")
 
 
 def _finetuned(results: Sequence[Row]) -> list[str]:
-    """What models reach after learning letters and numbers, and what they answer word for word."""
+    """The section on fine-tuning: learning curves, accuracies, costs, and quoted answers."""
     columns = ["model", "size", "seed", "rate", "training FLOPs"]
     lines = [
         [r["model"], r["size"], str(r["seed"]), f"{r['lr']:g}", scaled(r["points"][-1]["train_flops"])] for r in results
@@ -178,7 +174,7 @@ def _finetuned(results: Sequence[Row]) -> list[str]:
 
 
 def _accuracies(results: Sequence[Row]) -> str:
-    """A line for each level, part and model: the share of right answers after each number of examples."""
+    """Accuracy after each number of examples, one line per level, part and model."""
     rows, points = [], results[0]["points"]
     for level in points[0]["held_out"]["means"]:
         for part, words in PARTS.items():
@@ -191,7 +187,7 @@ def _accuracies(results: Sequence[Row]) -> str:
 
 
 def _answers(results: Sequence[Row]) -> str:
-    """A line for each question, with the answer of each model."""
+    """The fixed questions, one per line, with the answer of each model."""
     lines: dict[str, list[str]] = {}
     for result in results:
         for item in result["points"][-1]["asked"]:
@@ -203,7 +199,7 @@ def _answers(results: Sequence[Row]) -> str:
 
 
 def _toml(study: Study) -> str:
-    """The recipe, without its ladders and without what has its default."""
+    """The recipe as TOML, without ladders and default values."""
     import tomli_w
 
     return tomli_w.dumps(study.model_dump(mode="json", exclude={"ladders"}, exclude_defaults=True, exclude_none=True))

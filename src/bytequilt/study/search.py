@@ -1,4 +1,4 @@
-"""The runs of a study and their order; the search for the learning rates of each model."""
+"""The runs of a study in order, and the search for learning rates."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -17,17 +17,17 @@ class Run:
     size: str
     seed: int
     rate: Rate | None = None
-    """The rate that it tries, in the search for learning rates; None for a run at the rate that the search chose."""
+    """The learning rates of a try; None for a full run, which uses the rates that the search found."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """The run that a row of results is of."""
+        """The run that a row of results describes."""
         rate = Rate(row["lr"], row["hash_lr_factor"]) if row["search"] else None
         return cls(row["model"], row["size"], row["seed"], rate)
 
     @property
-    def place(self) -> dict[str, str | int]:
-        """Its fields in a row of results."""
+    def row_fields(self) -> dict[str, str | int]:
+        """The fields that identify the run in a row of results."""
         return {"model": self.model, "size": self.size, "seed": self.seed}
 
     @property
@@ -37,19 +37,21 @@ class Run:
 
 
 HeldOutBPB = Callable[[Run], float | None]
-"""Held-out bits per byte of a try: infinite where it diverged, None where it is not done."""
+"""Returns the held-out bits per byte of a try: infinity if it diverged, None if it is not done."""
 
 
 def held_out_bpb(rows: Iterable[Mapping[str, Any]]) -> HeldOutBPB:
-    """What the tries among rows of results reached."""
+    """The look-up of held-out bits per byte in rows of results."""
     return {Run.of(row): row["val_bpb"] or math.inf for row in rows if row["search"]}.get
 
 
 def tries(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) -> tuple[list[Run], Run | None]:
-    """The tries of a model's search for learning rates so far; and the best of them, once the search has ended.
+    """The tries of a model's learning-rate search known so far, and the best one if the search has ended, otherwise
+    None.
 
-    The search starts in the middle of the grid, or at a larger size where the one below ended. It moves to the best of
-    the neighbouring rates until none is better. There are no tries where the rate is given, or is another model's.
+    The search starts in the middle of the grid or, at a larger size, at the best rates of the size below. It moves to
+    the best neighbouring rates until no neighbour is better. There are no tries if the rate is given or taken from
+    another model.
     """
     searched = study.searched_sizes(model)
     size = size or study.sizes(model)[0]
@@ -86,10 +88,8 @@ def _neighbours(sweep: Sweep) -> dict[Rate, list[Rate]]:
 
 
 def learning_rate(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) -> Rate | None:
-    """The learning rates of a model: given, or the best of its tries. None while the search goes on.
-
-    At a size they are those of the largest searched size up to it; without a size, those of the smallest.
-    """
+    """The learning rates of a model: given, or those of its best try. None while the search continues. At `size`, the
+    result of the largest searched size up to it is used; without `size`, that of the smallest size."""
     contender = study.models[model]
     if contender.lr:
         return Rate(contender.lr, contender.hash_lr_factor or 1.0)
@@ -102,11 +102,8 @@ def learning_rate(study: Study, model: str, bpb: HeldOutBPB, size: str | None = 
 
 
 def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
-    """All runs, and the tries asked for so far, in the order in which they are best done.
-
-    Models of one stage come before those of the next. In a stage it goes size by size, tries before runs: what is done
-    at any time is whole at the smaller sizes.
-    """
+    """All runs and all known tries, in the order in which they should be done. The order is by stage, then by size, and
+    tries come before runs. So smaller sizes are complete first."""
     runs = []
     for size, budget in study.budgets.items():
         for model in study.models:
@@ -117,7 +114,7 @@ def planned(study: Study, bpb: HeldOutBPB) -> list[Run]:
 
 
 def budget_of(study: Study, run: Run) -> tuple[str, float]:
-    """The budget of a run: its unit (flops, bytes or seconds) and its amount."""
+    """The budget of a run: its unit (flops, bytes or seconds) and its amount. A try gets only a share."""
     share = study.sweep.share if run.rate and study.sweep else 1.0
     ((unit, amount),) = study.budgets[run.size].amounts.items()
     return unit, amount * share

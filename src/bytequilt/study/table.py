@@ -1,4 +1,4 @@
-"""The results of a study as files: one JSON document with everything, one CSV with a row for each run."""
+"""The results of a study as files: results.json with everything, results.csv with a row per run."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from .recipe import Study
 FORMAT = 1
 JSON, CSV = "results.json", "results.csv"
 PREFIXES = {"flops_per_byte": "flops_", "budget": "budget_"}
-"""Fields that have fields of their own, and what the CSV puts before the names of those."""
+"""Nested fields of a row, with the prefix of their columns in the CSV."""
 
 Row = Mapping[str, Any]
 
@@ -30,13 +30,13 @@ QUANTITIES: dict[str, Callable[[Row], float]] = {
     "trained_bytes": lambda row: row["trained_bytes"],
     "unit_bytes": lambda row: row["unit_bytes"],
 }
-"""What is compared. FLOPs of training are of a whole run; of inference, forward and per byte of text, the entropy
-model's included and also given apart. A unit is a patch or a token."""
+"""Compared quantities, computed from a row. Training FLOPs are those of a whole run. Inference FLOPs are per byte of
+text and include the entropy model, which is also given separately. A unit is a patch or a token."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over the seeds of a model at one size."""
+    """Mean and range of a quantity over the seeds of a model at one size."""
 
     mean: float
     low: float
@@ -49,11 +49,11 @@ class Spread:
 
 
 Summary = dict[tuple[str, str], dict[str, Spread]]
-"""Quantities by model and size, in the order of the runs."""
+"""Quantities by (model, size), in the order of the runs."""
 
 
 def corpus_facts(corpus: Corpus) -> dict[str, Any]:
-    """What a reader has to know of the corpus; sizes in bytes of text."""
+    """The description of the corpus in results.json; sizes are in bytes of text."""
     return {
         "split": corpus.split,
         "overlap": corpus.overlap,
@@ -72,10 +72,10 @@ def write(
     finetuned: Sequence[Row] = (),
     evidence: Row | None = None,
 ) -> dict[str, Any]:
-    """Write results.json and results.csv into a folder, and return what the first of them says.
+    """Write results.json and results.csv into a folder, and return the content of results.json.
 
-    `machine` is a line on what the runs were done on, `corpus` is of `corpus_facts`, `evidence` is `differences` and
-    `fits` of study.evidence.
+    `machine` describes the computer in one line, `corpus` comes from `corpus_facts`, and `evidence` contains
+    `differences` and `fits` of study/evidence.py.
     """
     results = {"format": FORMAT, "machine": machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
@@ -86,7 +86,8 @@ def write(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The document of a results.json, or of the folder that has one. Raises UserError where there is none."""
+    """The content of a results.json, given by its path or its folder. Raises UserError if it is missing or of another
+    version."""
     path = path / JSON if path.is_dir() else path
     results = read_json(path)
     if not isinstance(results, dict) or results.get("format") != FORMAT:
@@ -95,7 +96,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line for each run. A field that a run lacks is empty; fields within fields have columns of their own."""
+    """The rows as CSV. Missing fields are empty; nested fields have their own columns."""
     lines = [_flat(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
@@ -105,7 +106,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Iterable[Row]) -> Summary:
-    """Mean and range over the seeds of every quantity; tries of the search for a learning rate do not count."""
+    """Mean and range over seeds of every quantity, without the tries of the learning-rate search."""
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if not row["search"]:

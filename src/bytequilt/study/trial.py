@@ -1,4 +1,4 @@
-"""A trial: one model is trained within its budget, and measured."""
+"""A trial: train one model within its budget and measure it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,17 @@ from .models import leak, parameter_count, untrained
 from .recipe import Contender, Rate, Study
 from .search import Run, budget_of, held_out_bpb, learning_rate, planned
 
-LEAK_BYTES = 4096  # of held-out text, in which a model is tested for foresight
+LEAK_BYTES = 4096  # bytes of held-out text for the leak test
 
 
 def trials(study: Study, folder: Path, corpus: Corpus, results: Results) -> list["Trial"]:
-    """The trials whose learning rates are known by now, in the order in which they are best done."""
+    """The trials whose learning rates are known now, in the order in which they should be done."""
     bpb = held_out_bpb(trial_rows(results))
     jobs = []
     for run in planned(study, bpb):
         rate = run.rate or learning_rate(study, run.model, bpb, run.size)
-        if rate is None and (row := results.get(folder / "runs" / run.name)):  # as when the grid became wider
+        # the run is done, but its search has reopened because the grid was widened
+        if rate is None and (row := results.get(folder / "runs" / run.name)):
             rate = Rate(row["lr"], row["hash_lr_factor"])
         if rate:
             jobs.append(Trial(study, folder / "runs" / run.name, corpus, run, rate))
@@ -44,13 +45,13 @@ def trials(study: Study, folder: Path, corpus: Corpus, results: Results) -> list
 
 
 def trial_rows(results: Results) -> list[dict[str, Any]]:
-    """The results that are of trials."""
+    """The results of trials, without fine-tunings and counts."""
     return [row for folder, row in results.items() if folder.parent.name == "runs"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A run and its learning rates; a trial that was interrupted goes on from its checkpoint."""
+    """A run with its learning rates, as a job. An interrupted trial continues from its checkpoint."""
 
     study: Study
     folder: Path
@@ -64,7 +65,7 @@ class Trial:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that the result depends on besides the corpus."""
+        """All settings on which the result depends, except the corpus."""
         study, run = self.study, self.spec
         model = study.models[run.model].model_dump(mode="json", include={"patching", "tokenizer", "vocabulary"})
         return model | {
@@ -84,7 +85,8 @@ class Trial:
         return self.study.models[self.spec.model]
 
     def run(self) -> dict[str, Any]:
-        """Train and measure the model. Raises Diverged where it cannot be trained at these rates, and is no try."""
+        """Train and measure the model; returns the row of results. Raises Diverged if a full run (not a try)
+        diverges."""
         study, run, corpus = self.study, self.spec, self.corpus
         config = study.training(run.model, self.rate, run.seed)
         torch.manual_seed(run.seed)
@@ -105,7 +107,7 @@ class Trial:
         use = budget.use(config.steps)
         flops = mean_flops(model, use.unit_bytes, [len(text) for text in tested])
         return (
-            run.place
+            run.row_fields
             | scores
             | self.rate._asdict()
             | {"search": run.rate is not None, "split": corpus.split, "budget": {budget.unit: budget.amount}}
@@ -117,7 +119,7 @@ class Trial:
         )
 
     def budget(self, model: LM | Baseline, config: TrainConfig) -> Budget:
-        """The budget of the run, spent on this model."""
+        """The budget of this run for this model."""
         unit, amount = budget_of(self.study, self.spec)
         if self.contender.charge_entropy:
             amount -= entropy_cost(self.study)
@@ -127,7 +129,8 @@ class Trial:
         return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
 
     def steps(self, budget: Budget, held_out: list[bytes]) -> int:
-        """Steps that the budget pays for, kept in a file: a measurement of time would give others on resuming."""
+        """Number of steps that the budget pays for. It is stored in a file, because timing would give another number
+        after a restart."""
         path = self.folder / "steps.json"
         if not path.is_file():
             try:
@@ -137,7 +140,7 @@ class Trial:
         return read_json(path)["steps"]
 
     def _fit(self, model: LM | Baseline, config: TrainConfig, held_out: list[bytes]) -> tuple[Progress, dict[str, Any]]:
-        """Train the model and score it on the held-out text; a try that diverges has no score."""
+        """Train the model and score held-out text. A try that diverges has no score."""
         scores: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
         shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         try:
@@ -150,7 +153,7 @@ class Trial:
         return progress, scores
 
     def _seconds(self, config: TrainConfig) -> float:
-        """What training took: on a CPU processor seconds of a thread, which other work on the machine hardly moves."""
+        """Training time. On a CPU it is processor seconds per thread, which other processes hardly influence."""
         records = metrics.read(self.folder / "metrics.jsonl")
         if device_of(config).type == "cpu":
             return sum(record["processor_seconds"] for record in records) / torch.get_num_threads()
@@ -158,24 +161,24 @@ class Trial:
 
 
 def _bpb(model: LM | Baseline, texts: list[bytes]) -> tuple[float, float | None]:
-    """Bits per byte of the texts under the trained model, and their mean patch."""
+    """Bits per byte of the texts under the trained model, and the mean patch size."""
     score = Score.total(_costs(model, texts))
     return score.bits_per_byte, score.patch_bytes or None
 
 
 def _costs(model: LM | Baseline, texts: list[bytes]) -> list[Score]:
-    """What each text costs under the trained model."""
+    """The score of each text under the trained model."""
     model.network.eval()
     return model.score_documents(texts)
 
 
 def write_bits(folder: Path, costs: list[Score]) -> None:
-    """Keep the bits of each test document: a list in documents/RUN.json beside the folder of runs."""
+    """Write the bits of each test document to documents/RUN.json in the study's folder."""
     write_json(folder.parents[1] / "documents" / f"{folder.name}.json", [round(score.bits, 3) for score in costs])
 
 
 def entropy_cost(study: Study) -> float:
-    """FLOPs that training the study's entropy model takes: three forward passes over all its rows."""
+    """FLOPs of training the study's entropy model: three forward passes over all of its rows."""
     config, shape = study.entropy_train, study.entropy
     assert config is not None
     assert shape is not None
@@ -184,7 +187,7 @@ def entropy_cost(study: Study) -> float:
 
 
 def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:
-    """What training took, where a byte costs so many FLOPs."""
+    """Steps, bytes and FLOPs of a training; `cost` is the training FLOPs per byte."""
     return {
         "steps": progress.step,
         "trained_bytes": progress.bytes,
@@ -201,7 +204,7 @@ def _size(model: LM | Baseline) -> dict[str, int]:
 
 
 def spread(texts: list[bytes], limit: int | None) -> list[bytes]:
-    """Documents, evenly spread over all of them, of about so many bytes."""
+    """Evenly spread documents of about `limit` bytes in total; all documents if `limit` is None."""
     total = sum(map(len, texts))
     if limit is None or total <= limit:
         return texts

@@ -1,4 +1,4 @@
-"""How trained models of a study learn the tasks on letters and numbers: a section of its recipe."""
+"""The recipe section for fine-tuning on letters and numbers."""
 
 from itertools import pairwise
 from typing import Annotated
@@ -13,14 +13,14 @@ Amount = Annotated[float, Field(gt=0)]
 
 
 class Spans(Config):
-    """Shortest and longest words, sentences and numbers of questions."""
+    """Shortest and longest words, sentences and numbers in questions."""
 
     words: tuple[Positive, Positive]
-    """In letters."""
+    """Smallest and largest number of letters in a word."""
     sentences: tuple[Positive, Positive]
-    """In words."""
+    """Smallest and largest number of words in a sentence."""
     numbers: tuple[Positive, Positive]
-    """In digits."""
+    """Smallest and largest number of digits in a number."""
 
     @model_validator(mode="after")
     def _shortest_first(self) -> "Spans":
@@ -30,34 +30,34 @@ class Spans(Config):
 
     @property
     def ranges(self) -> Lengths:
-        """All lengths from the shortest to the longest."""
+        """All allowed lengths, as ranges."""
         words, sentences, numbers = (range(a, b + 1) for a, b in (self.words, self.sentences, self.numbers))
         return {"words": words, "sentences": sentences, "numbers": numbers}
 
 
 class FineTune(Config):
-    """How trained models learn the tasks on letters and numbers, all from the same examples."""
+    """Settings of fine-tuning; all models get the same examples."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     size: str
     seeds: tuple[Seed, ...] = (0,)
-    """Of the trained models; each seed has its own examples and questions."""
+    """Seeds of the trained models; each seed has its own examples and questions."""
     tasks: tuple[str, ...] = ()
-    """Tasks to learn, mixed in equal parts; all where none is named."""
+    """Tasks to train on, in equal parts; by default all."""
     examples: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """Numbers of examples after which accuracy is measured, fewest first; it is also measured before the first."""
+    """Numbers of examples after which accuracy is measured, rising. It is also measured before training."""
     rows: Positive = 20
-    """Examples of a step."""
+    """Examples per step."""
     lr: Annotated[tuple[Amount, ...], Field(min_length=1)]
-    """Learning rates that every model tries; the one with the best answers to other training questions is taken."""
+    """Learning rates to try for every model; the one with the best answers to other training questions is used."""
     tried: Positive = 2000
-    """Examples in a try."""
+    """Number of examples in a try."""
     items: Positive = 60
-    """Held-out questions of each task."""
+    """Number of held-out questions of each task."""
     lengths: Spans = Spans(words=(3, 10), sentences=(3, 8), numbers=(2, 4))
-    """Of examples, and of held-out questions."""
+    """Lengths in training examples and held-out questions."""
     longer: Spans = Spans(words=(11, 12), sentences=(9, 10), numbers=(5, 6))
-    """Of more held-out questions, longer than any example."""
+    """Lengths in additional held-out questions, longer than in any example."""
 
     @model_validator(mode="after")
     def _counts_are_whole_steps(self) -> "FineTune":

@@ -1,4 +1,4 @@
-"""How a network is run while it is trained, applied from outside: compilation and recomputation."""
+"""How a network is executed during training: compilation and activation recomputation, applied to it from outside."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +16,10 @@ Forward = Callable[..., Any]
 
 
 def arrange(network: nn.Module, config: TrainConfig, backend: str = "inductor") -> None:
-    """Compile the transformer blocks of a network, and recompute them and cross-attention in the backward pass.
+    """Compile the transformer blocks of a network, and recompute blocks and cross-attention in the backward pass.
 
-    Both only while gradients are taken: shapes vary elsewhere. Whatever was arranged before is undone.
+    The configuration decides which of the two is done. Both apply only while gradients are computed, because shapes
+    vary elsewhere. A previous call on the same network is undone first.
     """
     for module in network.modules():
         if not isinstance(module, Block | CrossAttention):

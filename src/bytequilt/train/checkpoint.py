@@ -1,4 +1,5 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped. Tensors in safetensors, the rest in JSON."""
+"""Checkpoints of unsharded training, from which a run continues exactly. Tensors are in safetensors, the rest in
+JSON."""
 
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..files import read_json, remove_folder, replacing_folder, write_json
 from .optim import row_optimizers
 
 DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UserError)
-"""What reading a checkpoint raises that is not whole, or not of this model."""
+"""Exceptions that reading a damaged checkpoint, or one of another model, may raise."""
 
 
 def save(
@@ -25,23 +26,24 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> None:
-    """Write checkpoint `step` beside the others, then give it its name; of older ones the last `keep` stay."""
+    """Write the checkpoint of `step` to a temporary folder and rename it. Only the newest `keep` checkpoints remain."""
     tensors, groups = flatten(optimizers)
     with replacing_folder(folder / f"step-{step:08d}") as partial:
         save_file(_weights(network, optimizers), partial / "model.safetensors")
         save_file(tensors | {"rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
         write_json(partial / "state.json", state | {"step": step, "groups": groups})
-    for old in found(folder)[:-keep]:
+    for old in finished(folder)[:-keep]:
         remove_folder(old)
 
 
-def found(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+def finished(folder: Path) -> list[Path]:
+    """All finished checkpoints in a folder, oldest first."""
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
 
 
 def restore(path: Path, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Put a checkpoint back and return its state. Raises UserError where it is damaged or of another model."""
+    """Load a checkpoint into network and optimizers, and return its other state. Raises UserError if the checkpoint is
+    damaged or belongs to another model."""
     try:
         state = read_json(path / "state.json")
         network.load_state_dict(load_file(path / "model.safetensors"))
@@ -61,7 +63,8 @@ def damaged(path: Path, error: Exception) -> UserError:
 
 
 def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All weights as they are used; an optimizer of touched rows keeps those that it goes on with."""
+    """The weights of a network as evaluation uses them. `Rows` saves its own, not caught-up weights with the optimizer
+    state."""
     tables = {id(weight): rows for rows in row_optimizers(optimizers) for weight in rows.moments}
     weights = {}
     for name, weight in network.state_dict(keep_vars=True).items():
@@ -71,7 +74,7 @@ def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dic
 
 
 def flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list]:
-    """The tensors of optimizers by name, and their groups."""
+    """The tensors of all optimizers by name, and the parameter groups of each."""
     tensors, groups = {}, []
     for i, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
@@ -82,7 +85,7 @@ def flatten(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor],
 
 
 def unflatten(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list) -> None:
-    """Put back what `flatten` gave."""
+    """Load the result of `flatten` into the optimizers."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, value in tensors.items():
         i, parameter, key = name.split(".", 2)

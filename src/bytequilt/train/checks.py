@@ -1,4 +1,4 @@
-"""One pass of checks before any work: whatever can be known to fail is said at once, in one line."""
+"""Checks before any work: an error that can be known in advance is reported at once, in one line."""
 
 from importlib import import_module
 from typing import Any
@@ -9,14 +9,14 @@ from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
 from ..data.sources import documents
 from ..infer.sampling import Sampling
 from ..interop import Directory
+from ..interop.devices import choose_device
 from ..interop.native import ModelConfig
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
-from .device import check_device
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises UserError for what a run of this recipe would stumble over later."""
+    """Raise UserError for anything in the recipe that would fail later in the run."""
     for config in (recipe.train, recipe.entropy_train):
         if config is not None:
             check_training(config)
@@ -35,14 +35,14 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_training(config: TrainConfig) -> None:
-    """The device and the tracker of a training."""
-    check_device(config.device)
+    """Raise UserError if the device or the tracker of a training is not available."""
+    choose_device(config.device)
     if config.tracker is not None:
         tracker_of(config.tracker)
 
 
 def check_data(config: DataConfig) -> None:
-    """Whether every source gives a first document; the hub and standard input are not asked."""
+    """Raise UserError if a source gives no first document. The hub and standard input are not checked."""
     if not config.train:
         raise UserError("`train` of [data] names no source")
     for source in (*config.train, *config.val):
@@ -51,7 +51,7 @@ def check_data(config: DataConfig) -> None:
 
 
 def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:
-    """Whether the weights of a model fit a network of this configuration."""
+    """Raise UserError if the weights of the model `name` do not fit a network of this configuration."""
     theirs = getattr(described(name), part)
     if theirs is None:
         raise UserError(f"`init` {name} has no {'entropy model' if part == 'entropy' else 'BLT'}")
@@ -64,18 +64,19 @@ def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:
 
 
 def check_entropy(name: str) -> None:
-    """Whether a model has an entropy model."""
+    """Raise UserError if the model `name` has no entropy model."""
     if described(name).entropy is None:
         raise UserError(f"{name} has no entropy model")
 
 
 def described(name: str) -> ModelConfig:
-    """The configuration of a model. Raises UserError where there is none of that name."""
+    """The configuration of the model `name`. Raises UserError if there is no such model."""
     return Directory.find(name).config
 
 
 def tracker_of(name: str) -> Any:
-    """The module that records of training go to. Raises UserError where it is none."""
+    """The Python module of the tracker `name`. Raises UserError if it is not installed or lacks a function that we
+    call."""
     try:
         module = import_module(name)
     except (ImportError, ValueError, TypeError):

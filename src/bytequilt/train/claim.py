@@ -1,4 +1,4 @@
-"""Who may work in a run directory: one process at a time, and the recipe that it was made for."""
+"""Claims on a run directory: one process works in it at a time, and it belongs to one recipe."""
 
 import json
 from collections.abc import Iterator
@@ -10,20 +10,21 @@ from ..config import Recipe, UserError, read_toml
 from ..files import locked, read_json, read_text, remove_folder, sweep, write_json, write_text
 from ..view.progress import console
 
-OURS = {"lock"}
-"""What a claim leaves in a folder before anything else is there."""
+LOCK_FILES = {"lock"}
+"""Files that a claim creates in a folder before any other file."""
 
 
 @contextmanager
 def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """The run directory of a recipe, which nobody else uses meanwhile.
+    """Lock the run directory of a recipe while the context lasts.
 
-    Raises UserError where it belongs to a different recipe, or a process is at work in it. Of the same recipe with
-    more steps, training goes on.
+    Raises UserError if the directory belongs to another recipe, or if another process works in it. A directory of the
+    same recipe with fewer steps is accepted: training continues there.
     """
-    _former(recipe, folder)  # before the lock, which would leave a file in somebody's folder
-    with _alone(folder):
-        former = _former(recipe, folder)
+    # also checked before locking, because a folder with other content must not get our lock file
+    _stored_recipe(recipe, folder)
+    with _locked(folder):
+        former = _stored_recipe(recipe, folder)
         sweep(folder)
         if former is not None and former.train.steps < recipe.train.steps:
             console.print(
@@ -38,15 +39,15 @@ def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
         yield
 
 
-def share(recipe: Recipe, folder: Path) -> None:
-    """Make sure that a run directory is of this recipe, where others may be at work, too."""
-    if _former(recipe, folder) is None:
+def share_claim(recipe: Recipe, folder: Path) -> None:
+    """Check that a run directory belongs to this recipe, without a lock: other processes may work in it too."""
+    if _stored_recipe(recipe, folder) is None:
         write_text(folder / "recipe.toml", to_toml(recipe))
 
 
 @contextmanager
 def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None]:
-    """Like `claimed`, for work that a JSON file of that name describes instead of a recipe."""
+    """Like `claimed`, for work that is described by the JSON file `name` and not by a recipe."""
     about = json.loads(json.dumps(about))
 
     def check() -> None:
@@ -56,7 +57,7 @@ def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None
             raise UserError(f"{folder} holds something else; give --out another directory, or delete this one")
 
     check()
-    with _alone(folder):
+    with _locked(folder):
         check()
         sweep(folder)
         write_json(folder / name, about, indent=2)
@@ -64,22 +65,23 @@ def claimed_for(about: dict[str, Any], folder: Path, name: str) -> Iterator[None
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as resolved, as TOML."""
+    """The resolved recipe as TOML."""
     import tomli_w
 
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     with locked(folder) as mine:
         if not mine:
             raise UserError(f"another process is at work in {folder}; wait for it, or give --out another directory")
         yield
 
 
-def _former(recipe: Recipe, folder: Path) -> Recipe | None:
-    """The recipe that the folder holds a run of, which must be this one but for the number of steps."""
+def _stored_recipe(recipe: Recipe, folder: Path) -> Recipe | None:
+    """The recipe stored in a run directory, or None in a new one. Raises UserError unless it equals `recipe`; only the
+    number of steps may be smaller."""
     path = folder / "recipe.toml"
     if not path.is_file() or not path.stat().st_size:
         if _occupied(folder):
@@ -87,8 +89,8 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
         return None
     former = read_toml(path, Recipe)
     steps = min(former.train.steps, recipe.train.steps)
-    if _at(former, steps) != _at(recipe, steps):
-        if _came_to_nothing(folder, former):
+    if _without_sharing(former, steps) != _without_sharing(recipe, steps):
+        if _only_started(folder, former):
             return None
         raise UserError(
             f"{folder} holds a run of another recipe ({path}); give --out another directory, or delete this one"
@@ -101,15 +103,16 @@ def _former(recipe: Recipe, folder: Path) -> Recipe | None:
     return former
 
 
-def _came_to_nothing(folder: Path, former: Recipe) -> bool:
-    """Whether a folder holds no more than an attempt at a run that did not come to a corpus."""
-    begun = {path.name for path in folder.iterdir()} <= OURS | {"recipe.toml", "corpus"}
-    ours = read_text(folder / "recipe.toml") == to_toml(former)  # no file of somebody's own
-    return begun and ours and not (folder / "corpus" / "manifest.json").exists()
+def _only_started(folder: Path, former: Recipe) -> bool:
+    """True if a folder contains only the start of a run: it was stopped before its corpus was complete."""
+    started = {path.name for path in folder.iterdir()} <= LOCK_FILES | {"recipe.toml", "corpus"}
+    ours = read_text(folder / "recipe.toml") == to_toml(former)  # the file was written by us and is not the user's own
+    return started and ours and not (folder / "corpus" / "manifest.json").exists()
 
 
-def _at(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with so many steps, and without what says how processes share the work: that changes no result."""
+def _without_sharing(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with this number of steps, and without fields on distributed training, which do not change the
+    result."""
     plain = {"shard": "none", "timeout": 1}
     change = {"train": recipe.train.model_copy(update=plain | {"steps": steps})}
     if recipe.entropy_train is not None:
@@ -118,8 +121,8 @@ def _at(recipe: Recipe, steps: int) -> Recipe:
 
 
 def _occupied(folder: Path) -> bool:
-    """Whether there is anything in a folder but what a claim leaves there, whole or half written."""
+    """True if a folder contains anything except lock files and unfinished temporary files."""
     if not folder.is_dir():
         return folder.exists()
-    others = (path for path in folder.iterdir() if path.name not in OURS and path.suffix != ".partial")
+    others = (path for path in folder.iterdir() if path.name not in LOCK_FILES and path.suffix != ".partial")
     return any(path.stat().st_size for path in others)

@@ -1,7 +1,8 @@
-"""Tables cut by columns: each process keeps some columns of every row, and sums them for the bytes of all.
+"""Embedding tables sharded by columns: each process stores some columns of every row.
 
-A table is never gathered. The ids of all processes are, which are few, and each looks its columns up for all of them;
-the sums go back to whose bytes they are of. What travels is one vector a byte, not one an n-gram.
+A table is never gathered. Instead the ids of all processes are gathered, since they are few. Each process looks up its
+columns for all ids and sums the n-grams of each byte. An all-to-all then returns the sums to the process that owns the
+byte. So one vector per byte is sent, and not one per n-gram.
 """
 
 from functools import partial
@@ -25,40 +26,40 @@ def tables_of(network: nn.Module) -> list[Table]:
 
 
 def group_size(world: int, widths: list[int]) -> int:
-    """Processes that share the columns of tables of these widths: the most that divide the world and each width."""
+    """Number of processes that share the columns of tables with these widths: the largest divisor of the world size and
+    of every width."""
     return max(size for size in range(1, world + 1) if not world % size and not any(w % size for w in widths))
 
 
 def cut(network: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None) -> set[nn.Parameter]:
-    """Cuts the tables of a network by columns over the last axis of a mesh, and returns their weights.
-
-    Along the other axis there are copies. Vectors travel in `dtype`, or as they are.
-    """
+    """Shard the tables of a network by columns over the last axis of a mesh, and return their weights. Tables are
+    replicated along the other axis. Vectors are sent in `dtype`, by default in fp32."""
     exchange = Exchange(mesh["columns"], dtype)
     placements = [Replicate(), Shard(1)]
     for table in tables_of(network):
         part = table.weight.detach().chunk(mesh["columns"].size(), 1)[mesh["columns"].get_local_rank()]
-        if not part.is_meta:  # of which there is nothing yet
+        if not part.is_meta:  # a meta tensor has no values to copy
             part = part.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
         table.weight = nn.Parameter(DTensor.from_local(part, mesh, placements, run_check=False))
         table.forward = partial(exchange.lookup, [table])  # type: ignore[method-assign]
     for encoder in network.modules():
-        if isinstance(encoder, Encoder) and encoder.hash is not None:  # both are added: they travel as one
+        # the sum of both look-ups is needed, so one exchange sends it
+        if isinstance(encoder, Encoder) and encoder.hash is not None:
             embed, table = encoder.embed, encoder.hash
             table.forward = partial(exchange.lookup, [embed, table])  # type: ignore[method-assign]
-            embed.forward = exchange.nothing  # type: ignore[method-assign]
+            embed.forward = exchange.zero  # type: ignore[method-assign]
     return {table.weight for table in tables_of(network)}
 
 
 class Exchange:
-    """Look-ups in tables of which each process of a group has some columns."""
+    """Look-ups in tables that are sharded by columns over a process group."""
 
     def __init__(self, mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
         self.group, self.size = mesh.get_group(), mesh.size()
         self.dtype = dtype or torch.float32
 
-    def nothing(self, ids_BN: Tensor) -> Tensor:
-        """What a table adds whose vectors come with those of another one."""
+    def zero(self, ids_BN: Tensor) -> Tensor:
+        """A zero in place of a table's vectors, which the look-up of another table already includes."""
         return torch.zeros(1, dtype=self.dtype, device=ids_BN.device)
 
     def lookup(self, tables: list[Table], ids_BN: Tensor, *_: Any) -> Tensor:
@@ -71,7 +72,8 @@ class Exchange:
 
 
 class ToOwners(torch.autograd.Function):
-    """From columns of everybody's bytes (W, S, c) to all columns of one's own (S, W * c)."""
+    """All-to-all: from some columns for the bytes of all processes (W, S, c) to all columns for this process's bytes
+    (S, W * c)."""
 
     @staticmethod
     def forward(ctx: Any, columns_WSc: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -84,7 +86,7 @@ class ToOwners(torch.autograd.Function):
 
 
 def _all_to_all(x_W: Tensor, group: dist.ProcessGroup) -> Tensor:
-    x_W = x_W.contiguous()  # a transposed tensor would be sent, and filled, in the wrong order without a word
+    x_W = x_W.contiguous()  # all_to_all_single ignores strides, so a transposed tensor would be sent in the wrong order
     got_W = torch.empty(x_W.shape, dtype=x_W.dtype, device=x_W.device)
     dist.all_to_all_single(got_W, x_W, group=group)
     return got_W

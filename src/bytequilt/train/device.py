@@ -1,4 +1,4 @@
-"""Where training runs, and how numbers are multiplied there."""
+"""The device of training, and the precision of its matrix products."""
 
 import ctypes
 import os
@@ -10,34 +10,29 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from ..interop.devices import choose_device
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of <malloc.h>
-WIDE_ENOUGH = 64  # width of a stack from which bf16 is not slower than fp32 on a CPU
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # constants of <malloc.h>
+WIDE_ENOUGH = 64  # smallest width of a network for which bf16 on a CPU is not slower than fp32
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The device that a configuration names; `auto` is CUDA where there is some, of the local rank's number."""
+    """The device of a configuration. `auto` is CUDA if available, otherwise the CPU; the local rank chooses the GPU."""
     if config.device == "auto":
         return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     device = torch.device(config.device)
     return torch.device("cuda", _local_rank()) if device.type == "cuda" and device.index is None else device
 
 
-def check_device(name: str) -> None:
-    """Raises UserError where there is no such device."""
-    choose_device(name)
-
-
 def fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 faster than fp32."""
+    """True if the hardware multiplies bf16 faster than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _cpu_has_bf16()
 
 
 def uses_bf16(config: TrainConfig, network: nn.Module | None = None) -> bool:
-    """Whether training multiplies in bf16; `auto` does where that is faster for the device and the network's widths."""
+    """True if training uses bf16. With precision `auto`, it does if bf16 is faster on this device for the network's
+    widths."""
     if config.precision != "auto":
         return config.precision == "bf16"
     device = device_of(config)
@@ -46,11 +41,8 @@ def uses_bf16(config: TrainConfig, network: nn.Module | None = None) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc, where that is the C library, to keep what is freed for later use.
-
-    By default it gives large tensors back to the system, and each step pays for new pages: from a tenth to a half of
-    its time (docs/results.md).
-    """
+    """Tell glibc (on Linux) to keep freed memory for reuse. By default glibc returns large blocks to the system, and
+    each step has to map new pages, which costs a tenth to a half of its time (docs/results.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 << 20)):

@@ -1,4 +1,4 @@
-"""Cheap patchers: what takes the place of a model's entropy model and costs a fraction of it."""
+"""Distillation of patchers: replace a model's entropy model by one that costs a fraction of it."""
 
 import time
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from ..lm import LM, load
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramEntropy
 from ..patching import rules
+from ..patching.calibration import first_bytes
 from ..patching.patcher import Patcher
 from ..view.progress import progress
 from .checks import check_data, check_entropy, check_training
@@ -27,23 +28,23 @@ from .claim import claimed_for
 from .device import device_of
 from .loop import fit
 from .sample import sample_documents
-from .tasks import entropy_scores
+from .tasks import EntropyTask
 
-EIGHTH = 8  # one document of so many of the sample is for the threshold; an n-gram table learns from the others
-PIECE = 200_000  # bytes that are scored for the tables at a time
-TIMED = 500  # steps of which the median is the time a byte takes
+EVERY = 8  # every eighth document of the sample calibrates the threshold; an n-gram table is filled from the others
+PIECE = 200_000  # bytes per piece in which documents are scored to fill the tables
+TIMED = 500  # number of steps over which the median time per byte is taken
 
 
 class Lean(Config):
-    """Options of the cheap patcher to make."""
+    """Options of the cheap patcher."""
 
     kind: Literal["ngram", "window"] = "ngram"
     sample_bytes: Positive = 2_000_000
-    """Bytes of the corpus that the threshold is calibrated on, and an n-gram table filled from."""
+    """Bytes of the corpus from which an n-gram table is filled and the threshold is calibrated."""
     val_every: Annotated[int, Field(ge=2)] = 10
-    """Every so many documents, one is held out for the report."""
+    """One document in this many is held out for the report."""
     test_bytes: Positive = 50_000
-    """Held-out bytes that the report measures."""
+    """Held-out bytes on which the report measures."""
     ngram: NgramConfig = NgramConfig()
     window: EntropyConfig = EntropyConfig(dim=64, layers=1, heads=2, ffn_dim=128, window=64)
     train: TrainConfig = TrainConfig(
@@ -51,14 +52,12 @@ class Lean(Config):
     )
 
 
-class DistillTask:
-    """Trains a small entropy model to give the distributions of a large one."""
+class DistillTask(EntropyTask):
+    """Trains a small entropy model on the predicted distributions of a large one (the teacher), by cross-entropy."""
 
     def __init__(self, network: EntropyModel, teacher: EntropyModel, held_out: list[bytes]) -> None:
-        self.network, self.teacher, self.held_out = network, teacher, held_out
-
-    def bytes_of(self, batch: Batch) -> int:
-        return batch.targets
+        super().__init__(network, held_out)
+        self.teacher = teacher
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -67,15 +66,13 @@ class DistillTask:
         costs_BN = F.cross_entropy(logits.transpose(1, 2), wanted.transpose(1, 2), reduction="none")
         return (costs_BN * batch.learn_BN[:, 1:]).sum()
 
-    def evaluate(self) -> dict[str, float]:
-        return {"val_bpb": Score.total(entropy_scores(self.network, self.held_out)).bits_per_byte}
-
 
 def distill(name: str, files: tuple[str, ...], lean: Lean, folder: Path) -> dict[str, Any]:
-    """Make a cheap patcher for a model from text, and write the model with it to `folder/model`; returns the report.
+    """Make a cheap patcher for the model `name` from text files, write the model with it to `folder/model`, and return
+    the report.
 
-    Its threshold is calibrated to the mean patch of the model. Raises UserError where the model has no entropy model,
-    before any work.
+    The threshold is calibrated to the model's mean patch size. Raises UserError before any work if the model has no
+    entropy model.
     """
     data = DataConfig(train=files, val_every=lean.val_every)
     check_entropy(name)
@@ -93,16 +90,16 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
     assert isinstance(teacher, EntropyModel)
     ingest(data, folder / "corpus")
     shards = folder / "corpus" / "train"
-    test = _cut([document.data for document in held_out(folder / "corpus")], lean.test_bytes)
+    test = list(first_bytes((document.data for document in held_out(folder / "corpus")), lean.test_bytes))
     sample = sample_documents(shards, lean.sample_bytes)
     student: EntropyModel | NgramEntropy
     if lean.kind == "ngram":
         student = NgramEntropy(lean.ngram)
-        student.learn(_scored(lm.patcher, [text for at, text in enumerate(sample) if at % EIGHTH] or sample))
+        student.learn(_scored(lm.patcher, [text for at, text in enumerate(sample) if at % EVERY] or sample))
     else:
         student = EntropyModel(lean.window)
         fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
-    result = LM(lm.model, _calibrated(lm, student, sample[::EIGHTH]), lm.patch_bytes)
+    result = LM(lm.model, _calibrated(lm, student, sample[::EVERY]), lm.patch_bytes)
     result.save(folder / "model")
     report = {"kind": lean.kind} | compare(lm, result, test)
     write_json(folder / "report.json", report, indent=2)
@@ -110,10 +107,12 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
 
 
 def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
-    """How near a cheap patcher comes to the entropy model of the same BLT, on held-out text, and what it saves."""
+    """Compare a cheap patcher with the entropy model of the same BLT on held-out text: agreement, bits per byte,
+    time."""
     device = lm.model.decoder.head.weight.device
     ids = [torch.from_numpy(encode(document))[None].to(device) for document in documents]
-    closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]  # BOS always closes
+    # without the BOS, which always closes
+    closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]
     both = int((closes[0] & closes[1]).sum())
     sides = {}
     for side, model, mine in zip(("full", "lean"), (lm, lean), closes, strict=True):
@@ -135,7 +134,7 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
 
 
 def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Documents and their entropies, piece by piece."""
+    """Pairs of ids and entropies, for pieces of the documents."""
     with progress() as bar:
         line = bar.add_task("patcher", total=sum(map(len, documents)))
         for document in documents:
@@ -146,8 +145,8 @@ def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, 
 
 
 def _calibrated(lm: LM, student: EntropyModel | NgramEntropy, sample: list[bytes]) -> Patcher:
-    """A patcher whose mean patch on the sample is that of the model."""
-    documents, rule = _cut(sample, 500_000), lm.patcher.rule
+    """A patcher with the student model; its mean patch size on the sample equals that of the model's own patcher."""
+    documents, rule = list(first_bytes(sample, 500_000)), lm.patcher.rule
     patcher = Patcher(rule, student.eval())
     patcher.calibrate(documents, _mean_patch(rule, lm.patcher, documents))
     return patcher
@@ -162,18 +161,8 @@ def _mean_patch(rule: RuleConfig, patcher: Patcher, documents: list[bytes]) -> f
     return sum(map(len, documents)) / starts
 
 
-def _cut(documents: list[bytes], limit: int) -> list[bytes]:
-    """The first documents, of so many bytes in all."""
-    result: list[bytes] = []
-    for document in documents:
-        if limit > 0:
-            result.append(document[:limit])
-            limit -= len(document)
-    return result
-
-
 def _step_time(patcher: Patcher, ids_n: Tensor) -> float:
-    """Median seconds of a streaming step."""
+    """Median seconds per id of the streaming entropy model."""
     cache, times = patcher.cache(), []
     for id in ids_n.repeat(1 + TIMED // len(ids_n))[:TIMED]:
         begun = time.perf_counter()

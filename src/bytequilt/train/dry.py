@@ -1,8 +1,9 @@
-"""A dry run: what training on so many GPUs takes of each. No GPU, no data, no weights.
+"""A dry run: what training needs on each of N GPUs, computed without GPU, data or weights.
 
-Parameters, gradients and optimizer state are those of the training's own objects (see `rehearsal`), to the byte, for
-the first process, which has the largest part. The others are formulas: activations are counted tensor by tensor as the
-backward pass keeps them, rounded up; what an allocator, a context and buffers of collectives take is a flat allowance.
+Parameters, gradients and optimizer state are counted exactly, on the objects that training itself creates (see
+`rehearsal`), for the first process, which has the largest share. The other figures are formulas. Activations are summed
+over the tensors that the backward pass keeps, rounded up. A fixed allowance covers the allocator, the CUDA context and
+the buffers of collectives.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,26 +27,27 @@ from .world import World
 
 GpuName = Literal["h100", "h200", "b200", "a100"]
 ALLOWANCE = 3e9
-"""Bytes of a GPU for its context, buffers of collectives, and what the allocator cannot use."""
+"""Bytes per GPU for the CUDA context, the buffers of collectives, and memory that the allocator cannot use."""
 MFU = 0.33
-"""Of the peak, without recomputation: what torchtitan reports of Llama 3.1 8B on 128 H100 (33 to 39 %)."""
+"""Assumed model FLOPs utilisation, without recomputation: torchtitan reports 33 to 39 % for Llama 3.1 8B on 128
+H100."""
 REPORTED = (
     ("torchtitan, Llama 3.1 8B, 128 H100, compiled", 43_000),
     ("Olmo 3 7B, restarts included", 39_000),
     ("Llama 3.1 8B, from recollection", 97_000),
 )
-"""H100-hours per trillion tokens of other people's runs."""
+"""H100-hours per trillion tokens that other training runs reported."""
 KWH = 0.62 / 700
-"""Energy of a GPU-hour for each watt of its rating, all of the machine included: Olmo 3 on H100."""
+"""Energy in kWh of a GPU-hour per watt of the GPU's rating, for the whole machine (Olmo 3 on H100)."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What is known of a kind of GPU."""
+    """Data of a GPU type: memory in bytes, FLOPs per second, power in watts."""
 
     memory: float
     flops: float
-    """bf16 products a second, dense."""
+    """Dense bf16 FLOPs per second."""
     watts: float
 
 
@@ -59,18 +61,18 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one GPU. `peak` is all of it but the allowance."""
+    """Memory of one GPU in bytes, by use. `peak` is the total without the allowance."""
 
     parameters: int
     gradients: int
     optimizer: int
     activations: int
     gathered: int
-    """Weights of other processes, and gradients on their way to them."""
+    """Weights gathered from other processes, and gradients before they are sent to their owners."""
     tables: int
-    """Rows that a step reads, and the sums that are exchanged."""
+    """Table rows that a step reads, and buffers for exchanging their sums."""
     updating: int
-    """What the optimizer of rows takes besides, when activations are gone."""
+    """Temporary memory of the optimizer of table rows, at a time when activations are already freed."""
 
     @property
     def peak(self) -> int:
@@ -79,7 +81,8 @@ class Memory:
 
 
 def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
-    """What training the BLT of a recipe takes. Raises UserError where so many processes cannot share its steps."""
+    """The memory, time and communication of training a recipe's BLT on `world` GPUs. Raises UserError if the steps
+    cannot be divided among that number of processes."""
     if world < 1:
         raise UserError(f"--gpus must be at least 1, not {world}")
     recipe, kind = complete(draft), GPUS[gpu]
@@ -120,7 +123,7 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
 
 
 def memory_of(recipe: Recipe, world: int) -> Memory:
-    """The bytes of the first process of so many."""
+    """Memory in bytes of the first of `world` processes."""
     state, network = rehearse(recipe, world), _network(recipe)
     cut = world if recipe.train.shard == "full" and world > 1 else 1
     columns = group_size(cut, [table.weight.shape[1] for table in tables_of(network)])
@@ -131,33 +134,34 @@ def memory_of(recipe: Recipe, world: int) -> Memory:
         state.optimizer,
         activations(recipe),
         _gathered(network, recipe.train) if cut > 1 else 0,
-        # the gradient of a pass is added to that of the passes before
+        # a backward pass adds its gradient to that of the earlier passes of the step
         sum(state.touched) + largest + (_exchange(recipe, columns) if cut > 1 else 0),
         5 * largest,
     )
 
 
 def _network(recipe: Recipe) -> BLT:
-    """Without weights."""
+    """The BLT of a recipe, without values."""
     with torch.device("meta"):
         return BLT(recipe.model)
 
 
 def _places(table: nn.Module, config: TrainConfig) -> int:
-    """Look-ups in a table by a batch."""
+    """Number of rows that a batch looks up in a table."""
     return config.rows * config.row_bytes * (table.config.tables if isinstance(table, HashEmbedding) else 1)
 
 
 def _exchange(recipe: Recipe, columns: int) -> int:
-    """Ids of all, their places in the tables, and sums on the way to their owners."""
+    """Bytes for the ids of all processes, their table rows, and the sums that are sent back."""
     config, model = recipe.train, recipe.model
     ids = config.rows * config.row_bytes
     return columns * ids * (12 + 2 * 8 * model.hash.tables) + 3 * 4 * ids * model.encoder.dim
 
 
 def _gathered(network: nn.Module, config: TrainConfig) -> int:
-    """What is outside of blocks, and two blocks at a time: one in use, one on its way; their gradients in fp32."""
-    size = {"bf16_gathered": 2, "bf16": 6}.get(config.precision, 4)  # autocast keeps a copy in bf16
+    """Bytes of gathered weights with their fp32 gradients: everything outside of blocks, one block in use and one being
+    fetched."""
+    size = {"bf16_gathered": 2, "bf16": 6}.get(config.precision, 4)  # autocast keeps a bf16 copy too
     blocks = [sum(w.numel() for w in m.parameters()) for m in network.modules() if isinstance(m, Block)]
     tables = sum(table.weight.numel() for table in tables_of(network))
     outside = sum(w.numel() for w in network.parameters()) - sum(blocks) - tables
@@ -165,10 +169,10 @@ def _gathered(network: nn.Module, config: TrainConfig) -> int:
 
 
 def activations(recipe: Recipe) -> int:
-    """Bytes that the backward pass of a batch needs from the forward pass."""
+    """Bytes that the forward pass of a batch keeps for its backward pass."""
     config, model = recipe.train, recipe.model
-    narrow = 4 if config.precision in ("fp32", "auto") else 2  # inside of blocks
-    stream = 2 if config.precision == "bf16_gathered" else 4  # between them
+    narrow = 4 if config.precision in ("fp32", "auto") else 2  # bytes per number inside blocks
+    stream = 2 if config.precision == "bf16_gathered" else 4  # bytes per number of the residual stream between blocks
     ids = config.rows * config.row_bytes
     patches = config.rows * (config.row_patches or config.row_bytes)
     stacks = [(model.encoder, ids), (model.latent, patches), (model.decoder, ids)]
@@ -189,7 +193,7 @@ def activations(recipe: Recipe) -> int:
 
 
 def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:
-    """What a transformer block keeps for its backward pass."""
+    """Bytes that a transformer block keeps for its backward pass."""
     wide = stack.dim * (9 * narrow + 3 * stream + 8)  # norms, queries, keys and values, rotated in fp32, sums
     return positions * (wide + 4 * stack.hidden_dim * narrow)
 
@@ -198,7 +202,7 @@ def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:
 
 
 def sent(recipe: Recipe, world: int) -> int:
-    """Bytes that a process sends in a step."""
+    """Bytes that one process sends in a step."""
     if world == 1:
         return 0
     config, network = recipe.train, _network(recipe)

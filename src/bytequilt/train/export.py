@@ -1,4 +1,4 @@
-"""A model directory written from a sharded network, of which no process ever holds more than a piece."""
+"""Write a model directory from a sharded network; no process holds the whole network at any time."""
 
 import json
 import shutil
@@ -15,11 +15,12 @@ from ..interop.native import ModelConfig
 from .rows import own
 from .world import World
 
-ROWS = 1 << 16  # of a tensor that are gathered at a time
+ROWS = 1 << 16  # rows of a sharded table that are gathered at a time
 
 
 def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None], world: World) -> None:
-    """Write a model directory of networks by the prefix of their names, some of them sharded. All processes call it."""
+    """Write a model directory of the networks `parts`, by the prefix of their weights' names. All processes must call
+    this."""
     tensors = {
         f"{prefix}.{name}": weight.detach()
         for prefix, network in parts.items()
@@ -35,7 +36,7 @@ def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None]
 
 
 def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
-    """A file of safetensors, all fp32; without a path this process only gives its parts."""
+    """Write a safetensors file in fp32. A process without a path only takes part in gathering."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, x in tensors.items():
@@ -53,7 +54,8 @@ def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
-    """A tensor from its first row to its last. A table is gathered piece by piece, any other matrix at once."""
+    """The rows of a tensor in order, in pieces. A table sharded by columns is gathered in several pieces, other tensors
+    in one."""
     if not isinstance(x, DTensor):
         yield x
     elif not any(placement.is_shard(1) for placement in x.placements):

@@ -1,4 +1,4 @@
-"""The one training loop. It knows no model by name: a batch goes in, nats come out."""
+"""The training loop. It knows only the `Task` protocol: a batch goes in, a loss in nats comes out."""
 
 import math
 import time
@@ -26,26 +26,26 @@ from .world import ALONE, World
 
 
 class Task(Protocol):
-    """What can be trained."""
+    """The protocol of what `fit` can train."""
 
     @property
     def network(self) -> nn.Module: ...
 
     def bytes_of(self, batch: Batch) -> int:
-        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         ...
 
     def loss(self, batch: Batch) -> Tensor:
-        """Sum of nats over the targets to learn. It does not read the device."""
+        """Sum of nats over the targets of a batch. It must not copy values from the device to the host."""
         ...
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out measurements, such as `val_bpb`."""
+        """Measurements on held-out text, such as `val_bpb`."""
         ...
 
 
 class Source(Protocol):
-    """Where batches come from, as `Batches`."""
+    """The protocol of a source of batches, such as `Batches`."""
 
     def __next__(self) -> Batch: ...
     def state(self) -> dict[str, Any]: ...
@@ -53,29 +53,28 @@ class Source(Protocol):
 
 
 class Diverged(UserError):
-    """The loss stayed non-finite."""
+    """The loss or gradient was not finite for too many steps in a row."""
 
 
 @dataclass
 class Progress:
-    """How far a run is; part of every checkpoint."""
+    """The progress of a training; it is saved in every checkpoint."""
 
     step: int = 0
     bytes: int = 0
-    """Learnt: those of skipped steps do not count."""
+    """Number of bytes trained on, without skipped steps."""
     seconds: float = 0.0
     bad_steps: int = 0
-    """Steps in a row that were skipped."""
+    """Number of consecutive steps skipped until now."""
     skipped: int = 0
 
 
 def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE) -> Progress:
-    """Train until `config.steps`, going on from the newest checkpoint in `folder/checkpoints/stage`.
+    """Train until `config.steps`, starting from the newest checkpoint in `folder/checkpoints/stage` if there is one.
 
-    In a world of several processes, each calls this with the same network and its own share of the batches.
-    Resuming is exact: on a CPU a run that was interrupted gives the same weights, bit for bit, as one that was not.
-    Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is written, and Diverged where the loss stays
-    non-finite.
+    With several processes, each one calls this with the same network and its own share of the batches. On a CPU, an
+    interrupted and resumed run gives bit for bit the same weights as an uninterrupted run. Raises Interrupted after
+    SIGINT or SIGTERM, when a checkpoint is written, and Diverged if the loss stays non-finite.
     """
     training = Training.begun(task, batches, config, folder, stage, world)
     done = training.done
@@ -99,13 +98,13 @@ def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: s
 
 @dataclass
 class Training:
-    """A training under way: what `fit` goes through step by step."""
+    """The state of a training in progress; `fit` runs its steps."""
 
     task: Task
     batches: Source
     config: TrainConfig
     saved: Path
-    """Where its checkpoints are."""
+    """Folder of the checkpoints of this stage."""
     stage: str
     optimizers: list[torch.optim.Optimizer]
     done: Progress
@@ -115,7 +114,7 @@ class Training:
     def begun(
         cls, task: Task, batches: Source, config: TrainConfig, folder: Path, stage: str, world: World = ALONE
     ) -> "Training":
-        """A new training, or one that goes on from its newest checkpoint."""
+        """Start a training, or resume it from its newest checkpoint."""
         check_parallel(config, world)
         device, saved = device_of(config), folder / "checkpoints" / stage
         torch.manual_seed(config.seed)
@@ -129,8 +128,8 @@ class Training:
         elif not is_sharded(network):
             network.to(device)
         training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress(), world)
-        world.wait()  # a checkpoint may be on its way to its name
-        if existing := checkpoint.found(saved):
+        world.wait()  # another process may still be renaming a checkpoint
+        if existing := checkpoint.finished(saved):
             state = restore(existing[-1], network, training.optimizers)
             batches.restore(state["batches"])
             training.done = Progress(**state["progress"])
@@ -138,7 +137,7 @@ class Training:
         return training
 
     def records(self, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-        """The metrics of each step, until `config.steps` or until `stop` returns true."""
+        """Run steps and yield the metrics of each, until `config.steps` or until `stop()` is true."""
         config, done = self.config, self.done
         bf16 = uses_bf16(config, self.task.network)
         saver = Saver.of(self.saved, self.task.network, self.optimizers, config.keep, self.world)
@@ -150,8 +149,9 @@ class Training:
                 record |= evaluate(self.task)
             yield record
             self._check()
-            stopping, written = self.world.total([stop(), saver.written()])  # asked once: who stops has saved
-            if written == self.world.size:
+            # both are agreed in one all-reduce; a process that stops has saved a checkpoint
+            stopping, parts = self.world.total([stop(), saver.part_written()])
+            if parts == self.world.size:
                 saver.publish()
             if done.step % config.save_every == 0 or last or stopping:
                 saver.save(done.step, {"batches": self.batches.state(), "progress": asdict(done)})
@@ -198,10 +198,8 @@ def step(
     bf16: bool,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """One optimizer step over some batches; it changes nothing where the loss or the gradient is not finite.
-
-    The device is read once: for the loss and the norm of the gradient together.
-    """
+    """One optimizer step on the gradients accumulated over `batches`. If the loss or the gradient norm is not finite,
+    the weights do not change. Loss and norm are copied from the device together, once per step."""
     device = next(task.network.parameters()).device
     targets, learnt, ids, patches = counted(task, batches, world)
     costs = []
@@ -230,14 +228,14 @@ def step(
 
 
 def counted(task: Task, batches: list[Batch], world: World) -> tuple[int, int, int, int]:
-    """Targets, bytes that they stand for, ids of text and patches in the batches of all processes."""
+    """Totals over the batches of all processes: targets, bytes of the targets, bytes of text, patches."""
     columns = [(batch.targets, task.bytes_of(batch), batch.ids, batch.patches) for batch in batches]
     targets, learnt, ids, patches = world.total([sum(column) for column in zip(*columns, strict=True)])
-    return max(1, targets), max(1, learnt), ids, patches  # rows of prompts alone have no targets
+    return max(1, targets), max(1, learnt), ids, patches  # rows that contain only prompts have no targets
 
 
 def evaluate(task: Task) -> dict[str, float]:
-    """Held-out measurements, with the network as it is used and then as it was."""
+    """Held-out measurements in evaluation mode; the network is set back to training mode."""
     task.network.eval()
     measured = task.evaluate()
     task.network.train()

@@ -1,4 +1,4 @@
-"""What a run writes down while it runs: metrics.jsonl, and a tracker if asked."""
+"""The log of a run: metrics.jsonl and, if configured, a tracker such as wandb."""
 
 import json
 import math
@@ -10,7 +10,8 @@ from .checks import tracker_of
 
 
 class Metrics:
-    """Appends records to metrics.jsonl, and to a tracker with wandb's calls. Records after `step` are forgotten."""
+    """Appends records to metrics.jsonl and sends them to a tracker. Old records of this stage after `step` are
+    removed."""
 
     def __init__(self, path: Path, stage: str, step: int, tracker: str | None, config: dict[str, Any]) -> None:
         self.stage, self.tracker = stage, None if tracker is None else tracker_of(tracker)
@@ -22,7 +23,7 @@ class Metrics:
             self.tracker.init(project="bytequilt", name=f"{path.parent.name}-{stage}", config=config)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record, at once; numbers that are not finite become null."""
+        """Write one record and flush it. Numbers that are not finite are written as null."""
         record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.file.write(json.dumps({"stage": self.stage} | record) + "\n")
         self.file.flush()
@@ -36,7 +37,7 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; a line that an interruption cut short is left out."""
+    """All records of a metrics.jsonl; a line that was cut short by an interruption is skipped."""
     records = []
     for line in read_text(path).splitlines() if path.is_file() else []:
         try:

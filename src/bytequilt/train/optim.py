@@ -1,4 +1,4 @@
-"""Optimizers in parameter groups, and the learning rate over time."""
+"""Optimizers with their parameter groups, and the learning-rate schedule."""
 
 import math
 from functools import partial
@@ -17,14 +17,14 @@ from .rows import Rows, own
 
 
 def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the matrices inside transformer blocks and AdamW for the rest.
+    """AdamW for all weights, or Muon for matrices inside transformer blocks and AdamW for the others.
 
-    Norms, embeddings and what a module calls `undecayed` do not decay; embeddings and hash tables have a learning rate
-    of their own, and the optimizer of touched rows unless the configuration says otherwise. Every group remembers its
+    Norms, embeddings and weights that a module lists in `undecayed` have no weight decay. Embeddings and hash tables
+    have their own learning rate, and the optimizer `Rows` unless `table_optimizer` is "dense". Each group stores its
     peak learning rate as `peak`.
     """
     tables = [module for module in network.modules() if isinstance(module, Embedding | HashEmbedding)]
-    for table in tables:  # in the place of that of an optimizer before this one
+    for table in tables:  # removes the look-up that an earlier optimizer installed
         table.gather = partial(_own_columns, table) if isinstance(table.weight, DTensor) else None
     tables = [table for table in tables if table.weight.requires_grad]
     matrices, norms, others = _kinds(network, {id(table.weight) for table in tables})
@@ -42,7 +42,7 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     ]
     if muon:
         group = {"params": muon, "peak": config.lr}
-        # scaled to AdamW's update size, so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982)
+        # scaled to AdamW's update size, so that both can use one learning rate (Liu et al. 2025, arXiv 2502.16982)
         chosen.append(
             torch.optim.Muon([group], lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
@@ -52,7 +52,7 @@ def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
 
 
 def _kinds(network: nn.Module, tables: set[int]) -> tuple[list[nn.Parameter], ...]:
-    """Matrices inside transformer blocks, weights that do not decay, and the others; tables apart."""
+    """Trainable weights except tables, in three lists: matrices inside blocks, weights without decay, all others."""
     inside = {id(w) for module in network.modules() if isinstance(module, Block) for w in module.parameters()}
     undecayed = {id(w) for module in network.modules() for w in getattr(module, "undecayed", ())}
     matrices, norms, others = [], [], []
@@ -67,18 +67,18 @@ def _kinds(network: nn.Module, tables: set[int]) -> tuple[list[nn.Parameter], ..
 
 
 def row_optimizers(chosen: list[torch.optim.Optimizer]) -> list[Rows]:
-    """The optimizers of touched rows, which let the other rows fall behind."""
+    """The `Rows` optimizers among them, which update table rows only when a step reads them."""
     return [optimizer for optimizer in chosen if isinstance(optimizer, Rows)]
 
 
 def catch_up(chosen: list[torch.optim.Optimizer]) -> None:
-    """Bring all weights to the last step, before they are used for anything but training."""
+    """Apply the missed steps to all table rows. Needed before the weights are used for anything except training."""
     for optimizer in row_optimizers(chosen):
         optimizer.catch_up()
 
 
 def release(chosen: list[torch.optim.Optimizer]) -> None:
-    """Bring all weights to the last step, and let go of the network."""
+    """Apply the missed steps to all table rows, and remove the optimizers' look-ups from the network."""
     for optimizer in row_optimizers(chosen):
         optimizer.detach()
 
@@ -88,7 +88,7 @@ def _own_columns(table: Embedding | HashEmbedding, places: Tensor) -> tuple[Tens
 
 
 def clip_(network: nn.Module, chosen: list[torch.optim.Optimizer], largest: float) -> Tensor:
-    """Scale the whole gradient down to a norm of at most `largest`, and return the norm that it had."""
+    """Scale all gradients so that their total norm is at most `largest`; returns the norm before scaling."""
     if is_sharded(network):
         return clip_sharded_(network, row_optimizers(chosen), largest)
     leaves = (leaf for optimizer in row_optimizers(chosen) for leaf in optimizer.leaves())
@@ -96,7 +96,7 @@ def clip_(network: nn.Module, chosen: list[torch.optim.Optimizer], largest: floa
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
-    """Fraction of the peak learning rate at a step, counted from 0."""
+    """Fraction of the peak learning rate at a step; steps count from 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "cosine":
@@ -108,7 +108,7 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 
 
 def set_lr(chosen: list[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group to that fraction of its peak."""
+    """Set the learning rate of every group to `factor` times its peak."""
     for optimizer in chosen:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

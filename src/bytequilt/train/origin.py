@@ -1,19 +1,16 @@
-"""What a run takes over from the model that it starts from."""
+"""Recipe fields that are copied from the model that a run starts from (`train.init`)."""
 
 from pydantic import ValidationError
 
 from ..config import Draft, PatchingConfig, Recipe, UserError, one_line
+from ..info import PATCH_BYTES
 from ..interop.native import ModelConfig
 from .checks import described
 
-PATCH_BYTES = 4.5  # named where a model of another layout does not say what its threshold aims at
-
 
 def complete(recipe: Draft) -> Recipe:
-    """The recipe with the shape and the patches of the model that training starts from, where it gives none itself.
-
-    Raises UserError where it starts from none, or from one without a BLT.
-    """
+    """The complete recipe: a missing [model] or [patching] is copied from the model `train.init`. Raises UserError if
+    the recipe needs a model and names none, or if that model has no BLT."""
     if isinstance(recipe, Recipe):
         return recipe
     name = recipe.train.init
@@ -33,7 +30,8 @@ def complete(recipe: Draft) -> Recipe:
 
 
 def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
-    """The rule of a model without its threshold, which comes with its patcher; what the recipe gives comes first."""
+    """The rule of the original model, changed by the fields that the recipe gives. Its threshold is not copied, since
+    it belongs to the model's own patcher."""
     if given is not None and "kind" in given.model_fields_set:
         return given
     rule, chosen = origin.patching, given.model_dump(exclude_unset=True) if given is not None else {}

@@ -1,6 +1,8 @@
-"""A network trained by several processes, arranged from outside: sharded or whole, gradients summed over all.
+"""Training with several processes: FSDP2 sharding or replicas, applied to a network from outside; gradients are
+all-reduced.
 
-Losses are divided by the targets of all processes before the backward pass, so gradients are summed, not averaged.
+The loss is divided by the number of targets of all processes before the backward pass. So gradients are summed, not
+averaged.
 """
 
 import torch
@@ -20,11 +22,12 @@ from .columns import cut, group_size, tables_of
 from .rows import Rows, own
 from .world import World
 
-DENSE = 1 << 23  # numbers of a table up to which its whole gradient is summed: 32 MB; of larger ones the touched rows
+# largest table (in numbers, 32 MB) whose whole gradient is all-reduced; for larger tables only the rows in use are sent
+DENSE = 1 << 23
 
 
 def check_parallel(config: TrainConfig, world: World) -> None:
-    """Raises UserError for what does not go together in this world."""
+    """Raise UserError for settings that this number of processes does not support."""
     if config.shard == "full" and world.size > 1 and config.optimizer == "muon":
         raise UserError("Muon's products depend on how matrices are cut: take optimizer = 'adamw', or shard = 'none'")
     if config.precision == "bf16_gathered" and (config.shard != "full" or world.size == 1):
@@ -34,15 +37,16 @@ def check_parallel(config: TrainConfig, world: World) -> None:
 
 
 def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> None:
-    """Cut a network that every process has alike among the processes of a world, where the configuration says so.
+    """Shard a network over the processes of a world if the configuration says so. Every process passes the same
+    network.
 
-    The parts are put on a device of this kind; the whole is never there. Of a network on `meta` they stay there: see
-    `fill`.
+    Each process keeps only its shard, on a device of type `kind`; the full network is never on that device. A network
+    on `meta` stays there until `fill`.
     """
     if not is_cut(config, world):
         return
     bf16 = torch.bfloat16 if config.precision == "bf16_gathered" else None
-    # inputs are not cast: rotary factors stay in fp32, and all else is in bf16 from the tables on
+    # inputs are not cast, so rotary factors stay in fp32; everything after the tables is in bf16
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     columns = group_size(world.size, [table.weight.shape[1] for table in tables_of(network)])
     grid = init_device_mesh(kind, (world.size // columns, columns), mesh_dim_names=("copies", "columns"))
@@ -51,18 +55,20 @@ def spread(network: nn.Module, config: TrainConfig, world: World, kind: str) -> 
     for module in network.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
-    # what is left is small, and modules of it are called in many ways: it stays gathered until the backward pass
+    # The remaining weights are few and used by several methods, so they stay gathered until the backward pass.
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=tables)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            module.set_force_sum_reduction_for_comms(True)  # gloo supports no other reduction
 
 
 def fill(network: nn.Module, kind: str) -> None:
-    """Give a network that was cut on `meta` the weights that one process would draw, on a device of this kind.
+    """Initialise a network that was sharded on `meta`, on a device of type `kind`, with the weights of a single-process
+    run.
 
-    Every process draws them all, and keeps its part: it never holds more than one matrix, or some rows of a table.
+    Every process draws all random numbers and keeps its shard. It never holds more than one full matrix or one block of
+    table rows.
     """
     network.to_empty(device=kind)
     for module in network.modules():
@@ -84,7 +90,7 @@ def fill(network: nn.Module, kind: str) -> None:
 
 
 def place_of(x: Tensor) -> tuple[slice, ...]:
-    """Where this process's part lies in the whole of a tensor."""
+    """Slices that locate this process's shard in the full tensor."""
     part, begin = tuple(x.shape), (0,) * x.ndim
     if isinstance(x, DTensor):
         part, begin = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
@@ -92,24 +98,24 @@ def place_of(x: Tensor) -> tuple[slice, ...]:
 
 
 def is_cut(config: TrainConfig, world: World) -> bool:
-    """Whether a network trained so is cut among processes."""
+    """True if the configuration shards the network over several processes."""
     return config.shard == "full" and world.size > 1
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether it has been."""
+    """True if the network has been sharded."""
     return any(isinstance(weight, DTensor) for weight in network.parameters())
 
 
 def sum_gradients(network: nn.Module, rows: list[Rows], world: World) -> None:
-    """Add up what each process has learnt, after the last backward pass of a step."""
+    """Sum the gradients of all processes, after the last backward pass of a step."""
     if world.size == 1:
         return
     if not is_sharded(network):
         _sum_flat([weight.grad for weight in network.parameters() if weight.grad is not None], None)
         for optimizer in rows:
             sum_rows(optimizer, None)
-    else:  # FSDP has summed its own; of tables there may be copies
+    else:  # FSDP has already summed the sharded gradients; replicated tables remain
         tables = [table.weight for table in tables_of(network)]
         if tables and tables[0].device_mesh.shape[0] > 1:
             group = tables[0].device_mesh.get_group("copies")
@@ -119,7 +125,8 @@ def sum_gradients(network: nn.Module, rows: list[Rows], world: World) -> None:
 
 
 def clip_sharded_(network: nn.Module, rows: list[Rows], largest: float) -> Tensor:
-    """Scale the gradient of a sharded network down to a norm of at most `largest`; the norm that it had."""
+    """Scale the gradients of a sharded network so that their total norm is at most `largest`; returns the norm before
+    scaling."""
     squares = []
     scaled = []
     copies = {id(table.weight): table.weight.device_mesh.shape[0] for table in tables_of(network)}
@@ -135,12 +142,12 @@ def clip_sharded_(network: nn.Module, rows: list[Rows], largest: float) -> Tenso
     total = torch.stack(squares).sum()
     dist.all_reduce(total)
     norm = total.sqrt()
-    torch._foreach_mul_(scaled, (largest / (norm + 1e-6)).clamp(max=1.0))  # as in clip_grad_norm_
+    torch._foreach_mul_(scaled, (largest / (norm + 1e-6)).clamp(max=1.0))  # the same formula as in clip_grad_norm_
     return norm
 
 
 def _sum_flat(grads: list[Tensor], group: dist.ProcessGroup | None) -> None:
-    """One collective for all of them."""
+    """Sum all tensors over a process group in one all-reduce."""
     if not grads:
         return
     flat = torch.cat([grad.flatten() for grad in grads])
@@ -151,7 +158,7 @@ def _sum_flat(grads: list[Tensor], group: dist.ProcessGroup | None) -> None:
 
 @torch.no_grad()
 def sum_rows(optimizer: Rows, group: dist.ProcessGroup | None) -> None:
-    """Add up the gradients of the rows that each process of a group has read, each row once."""
+    """Sum the gradients of the table rows that the processes of a group have read; afterwards each row occurs once."""
     for weight in optimizer.moments:
         for leaf, rows_U in zip(optimizer.leaves_of(weight), optimizer.rows_of(weight), strict=True):
             size = own(weight).shape
@@ -177,7 +184,7 @@ def _most(count: int, group: dist.ProcessGroup | None) -> int:
 def _everybodys(
     rows_U: Tensor, grads_UD: Tensor, more: int, group: dist.ProcessGroup | None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Rows and gradients of each process. Those with fewer rows repeat their last one, without a gradient."""
+    """Rows and gradients of all processes, padded to equal length: the last row is repeated with a gradient of zero."""
     world = dist.get_world_size(group)
     rows_U = torch.cat([rows_U, rows_U[-1:].expand(more)])
     grads_UD = torch.cat([grads_UD, grads_UD.new_zeros(more, grads_UD.shape[1])])

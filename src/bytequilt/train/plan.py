@@ -1,4 +1,4 @@
-"""What a run takes: its corpus, parameters, memory and time, from a few steps that are measured and thrown away."""
+"""The plan of a run: corpus size, parameters, memory and time, estimated from a few measured steps. Nothing is kept."""
 
 import math
 import os
@@ -31,20 +31,20 @@ from .origin import complete
 from .tasks import EntropyTask, LanguageTask
 
 MEASURED = 3
-"""Steps that are timed, after one that is not."""
+"""Number of timed steps; one untimed step comes first."""
 BACKWARD = 2
-"""What a backward pass costs, in forward passes; held-out text is read without one."""
+"""Cost of a backward pass in forward passes. Evaluation has no backward pass."""
 WEIGHT_BYTES = 16
-"""Of a parameter in training: itself, its gradient and two moments in fp32."""
+"""Bytes per parameter in training: weight, gradient and two moments in fp32."""
 SCORED = 20_000
-"""Bytes that entropies are measured on."""
+"""Number of bytes on which entropy computation is timed."""
 PATCH_BYTES = 4
 
 Stage = tuple[TrainConfig, EntropyConfig | Recipe]
 
 
 class Counts:
-    """Documents and bytes of a corpus as it goes by, and the first of it."""
+    """Number of documents and bytes of a corpus, and its first documents as a sample."""
 
     def __init__(self, enough: int) -> None:
         self.enough = enough
@@ -65,11 +65,11 @@ class Counts:
 
 
 def plan(draft: Draft) -> dict[str, Any]:
-    """What the run of a recipe comes to. It keeps nothing: what it measures lies in a temporary folder.
+    """The plan of a recipe's run. It leaves no files: measurements use a temporary folder.
 
-    `memory_bytes` is that of weights, gradients, moments and activations in the larger of the two trainings, as far as
-    it was measured. `seconds` is an estimate for this machine, as busy as it is, and None where the model does not fit
-    into its memory. Raises UserError where the run itself would.
+    `memory_bytes` covers weights, gradients, moments and, as far as measured, activations, for the larger of the two
+    trainings. `seconds` is an estimate for this machine under its present load; it is None if the model does not fit
+    into memory. Raises UserError where the run itself would.
     """
     recipe = complete(draft)
     check_recipe(recipe)
@@ -97,7 +97,7 @@ def plan(draft: Draft) -> dict[str, Any]:
 
 
 def _measured(stages: dict[str, Stage], corpus: Counts) -> dict[str, tuple[float, int]]:
-    """Seconds of a step and bytes of activations, by stage."""
+    """For each stage: seconds per step, and bytes of activations."""
     size = sum(len(document.data) for _, document in corpus.sample)
     about = {"corpus": "plan", "documents": [len(corpus.sample)], "bytes": [size]}
     with TemporaryDirectory(prefix="bytequilt-") as folder:
@@ -106,22 +106,23 @@ def _measured(stages: dict[str, Stage], corpus: Counts) -> dict[str, tuple[float
 
 
 def _stages(recipe: Recipe) -> dict[str, Stage]:
-    """What is trained, in order: how, and of which shape."""
+    """The trainings of a recipe in order: for each stage, its training options and its network's configuration."""
     stages: dict[str, Stage] = {}
-    brought = recipe.train.init is not None and recipe.patching.calibrated is not None  # a model's own patcher
+    # the patcher is copied from the original model
+    brought = recipe.train.init is not None and recipe.patching.calibrated is not None
     if recipe.patching.needs_entropy and recipe.entropy and recipe.entropy_train and not brought:
         stages["entropy"] = recipe.entropy_train, recipe.entropy
     return stages | {"blt": (recipe.train, recipe)}
 
 
 def _parameters(recipe: Recipe) -> dict[str, int]:
-    """Of the BLT without its tables, of the tables, and of the entropy model."""
+    """Number of parameters: of the BLT without tables, of its tables, and of the entropy model."""
     counted = parameters(recipe.model, _scorer_shape(recipe))
     return {"blt": counted["total"] - counted["hash"], "tables": counted["hash"], "entropy": counted["entropy"]}
 
 
 def _scorer_shape(recipe: Recipe) -> EntropyConfig | None:
-    """The entropy model that the patches come from, trained here or brought along."""
+    """The configuration of the entropy model that decides the patches; None if there is none."""
     name = recipe.entropy_init or (None if recipe.entropy is not None else recipe.train.init)
     return described(name).entropy if name is not None and recipe.patching.needs_entropy else recipe.entropy
 
@@ -130,7 +131,7 @@ def _scorer_shape(recipe: Recipe) -> EntropyConfig | None:
 
 
 def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, RuleConfig | None]:
-    """What is trained, without held-out text; its patches are as long as the recipe aims at."""
+    """The training task of a stage without held-out text, and a fixed rule with the recipe's mean patch size."""
     if isinstance(shape, EntropyConfig):
         return EntropyTask(EntropyModel(shape), []), None
     rule = RuleConfig(kind="fixed", stride=max(1, round(shape.patching.target_bytes or PATCH_BYTES)))
@@ -138,7 +139,7 @@ def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, Ru
 
 
 def measure(config: TrainConfig, shape: EntropyConfig | Recipe, shards: Path) -> tuple[float, int]:
-    """Seconds of a step of this training, and bytes of the activations of a batch."""
+    """Seconds per step of a training, and bytes of the activations of one batch."""
     torch.manual_seed(config.seed)
     task, rule = _task(shape)
     network = task.network.to(device_of(config)).train()
@@ -155,7 +156,7 @@ def measure(config: TrainConfig, shape: EntropyConfig | Recipe, shards: Path) ->
 
 @contextmanager
 def saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of what a forward pass keeps for its backward pass, by place; weights do not count."""
+    """Collects the bytes that a forward pass saves for its backward pass, by memory address; weights are excluded."""
     weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
     saved: dict[int, int] = {}
 
@@ -170,7 +171,7 @@ def saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
 
 
 def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
-    """Seconds that the entropies of a byte take."""
+    """Seconds to compute the entropy of one byte."""
     shape = _scorer_shape(recipe)
     if shape is None or not recipe.patching.needs_entropy:
         return 0.0
@@ -183,7 +184,7 @@ def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
 def _seconds(
     size: dict[str, int], stages: dict[str, Stage], measured: dict[str, float], a_byte: float
 ) -> dict[str, float]:
-    """Of each stage, and of all: steps, held-out text that is read meanwhile, entropies, the report."""
+    """Estimated seconds of each stage (training with evaluation, `prepare`, `report`) and their `total`."""
     seconds, reading = {}, 0.0
     for name, (config, _) in stages.items():
         reading = measured[name] / (config.rows * config.accumulate * config.row_bytes) / (1 + BACKWARD)
@@ -196,8 +197,8 @@ def _seconds(
 
 
 def memory_of_machine() -> int:
-    """Bytes of memory that this machine has."""
+    """Physical memory of this machine in bytes; a very large number if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system can tell
         return sys.maxsize

@@ -1,7 +1,7 @@
-"""What a training holds, counted from its own objects: built, cut and updated as in earnest.
+"""The memory of a training, counted on its own objects: network and optimizers are built and sharded as in a real run.
 
-Only the tensors have no memory (PyTorch's fake tensors), and the other processes are not there (its fake group). The
-forward and backward passes are left out.
+Tensors have no memory (PyTorch's FakeTensorMode), and the other processes do not exist (PyTorch's "fake" process
+group). Forward and backward passes are not executed.
 """
 
 from collections.abc import Iterator
@@ -27,34 +27,34 @@ from .world import ALONE, World
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes that the first process of a training holds between its last backward pass and its next step."""
+class TrainingMemory:
+    """Bytes that the first process of a training needs between its last backward pass and its optimizer step."""
 
     parameters: int
     gradients: int
     optimizer: int
     touched: tuple[int, ...]
-    """Of the rows of each table that a step reads, as many as the gradient of them."""
+    """For each table, the bytes of the rows that a step reads; their gradients need the same amount."""
 
 
-def rehearse(recipe: Recipe, size: int) -> Held:
-    """What training the BLT of a recipe holds on the first of so many GPUs, to the byte."""
+def rehearse(recipe: Recipe, size: int) -> TrainingMemory:
+    """Bytes that training a recipe's BLT needs on the first of `size` GPUs, exactly."""
     config = recipe.train
     with torch.device("meta"):
         network = BLT(recipe.model)
-    with _others(size) as world:
+    with _fake_world(size) as world:
         spread(network, config, world, "cpu")
         with FakeTensorMode(allow_non_fake_inputs=True):
             network.to_empty(device="cpu")
             chosen = optimizers(network, config)
             _put_gradients(network, row_optimizers(chosen), config, config.accumulate // size)
             sum_gradients(network, row_optimizers(chosen), world)
-            return _counted(network, chosen, config.steps)
+            return _memory_of(network, chosen, config.steps)
 
 
 @contextmanager
-def _others(size: int) -> Iterator[World]:
-    """A world of so many processes, of which this is the first and the others answer nothing."""
+def _fake_world(size: int) -> Iterator[World]:
+    """A world of `size` processes, of which only this one exists; collectives return at once."""
     if size == 1:
         yield ALONE
         return
@@ -66,7 +66,7 @@ def _others(size: int) -> Iterator[World]:
 
 
 def _put_gradients(network: nn.Module, rows: list[Rows], config: TrainConfig, batches: int) -> None:
-    """As if so many batches had gone forward and backward, none of whose n-grams are the same."""
+    """Create gradients as after `batches` forward and backward passes in which no n-gram occurs twice."""
     behind = {weight for optimizer in rows for weight in optimizer.moments}
     for weight in network.parameters():
         if weight not in behind:
@@ -80,26 +80,28 @@ def _put_gradients(network: nn.Module, rows: list[Rows], config: TrainConfig, ba
 
 
 def _places(table: Table, config: TrainConfig) -> int:
-    """Look-ups in a table by a batch; where it is cut by columns, by the batches of all who share them."""
+    """Number of rows that a batch looks up in a table, by all processes that share its columns."""
     weight, tables = table.weight, table.config.tables if isinstance(table, HashEmbedding) else 1
     sharing = weight.device_mesh["columns"].size() if isinstance(weight, DTensor) else 1
     return sharing * config.rows * config.row_bytes * tables
 
 
-def _counted(network: nn.Module, chosen: list[torch.optim.Optimizer], steps: int) -> Held:
+def _memory_of(network: nn.Module, chosen: list[torch.optim.Optimizer], steps: int) -> TrainingMemory:
     rows, weights = row_optimizers(chosen), list(network.parameters())
     leaves = [leaf for optimizer in rows for leaf in optimizer.leaves()]
     gradients = [own(weight.grad) for weight in weights if weight.grad is not None]
     for optimizer in chosen:
-        if not isinstance(optimizer, Rows):  # which has made its state already
+        if not isinstance(optimizer, Rows):  # `Rows` created its state when it was built
             optimizer.step()
     for moments in (moments for optimizer in rows for moments in optimizer.moments.values()):
-        while len(moments.drift_S) <= steps:  # it doubles when it is full
+        while len(moments.drift_S) <= steps:  # the capacity of the drift doubles when it is full
             moments.drift_S = torch.cat([moments.drift_S, moments.drift_S])
     tensors, _ = checkpoint.flatten(chosen)
     state = [own(x) for name, x in tensors.items() if not name.endswith(".weight")]
     touched = tuple(leaf.nbytes for leaf in leaves)
-    return Held(_bytes([own(weight) for weight in weights]), _bytes(gradients) + sum(touched), _bytes(state), touched)
+    return TrainingMemory(
+        _bytes([own(weight) for weight in weights]), _bytes(gradients) + sum(touched), _bytes(state), touched
+    )
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""The report of a run: what the model reached on held-out text, beside compressors, with pictures."""
+"""The report of a run: the model's bits per byte on held-out text, compared with compressors, with pictures."""
 
 import gzip
 import lzma
@@ -20,11 +20,12 @@ from . import metrics
 from .loop import Progress
 from .tasks import entropy_scores, held_out_score
 
-PARAGRAPH = 600  # bytes of held-out text that are shown in colour
+PARAGRAPH = 600  # characters of held-out text that the report shows in colour
 
 
 def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[str, Any]:
-    """Measure a trained model on all held-out text, on its device; write report.json, curve.png and patches.html."""
+    """Measure a trained model on all held-out text, on its own device; write report.json, curve.png and
+    patches.html."""
     records = held_out(folder / "corpus")
     documents = [document.data for document in records]
     report = measure(lm, records) | training(done)
@@ -45,7 +46,8 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
 
 
 def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) -> dict[str, str]:
-    """A held-out prompt, or that of the recipe: what should follow, and what the model wrote before and writes now."""
+    """A prompt with the expected continuation, and the continuations before and after training. The prompt is the first
+    one in held-out text or, if there is none, that of the recipe."""
     asked = next((document for document in records if document.prompt), None)
     prompt = asked.data[: asked.prompt] if asked else shown.prompt.encode("utf-8", "surrogateescape")
     options = {"max_bytes": shown.max_bytes, "temperature": shown.temperature, "seed": shown.seed}
@@ -55,10 +57,8 @@ def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) ->
 
 
 def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
-    """Bits per byte of documents under the BLT, its entropy model and compressors, and the sizes of their patches.
-
-    The BLT's are those of what is learnt: prompts do not count. The others see whole documents.
-    """
+    """Bits per byte of documents under the BLT, its entropy model and compressors, and the patch lengths. The BLT's
+    figure counts only what is trained, without prompts. The other figures count whole documents."""
     documents = [document.data for document in records]
     together = b"".join(documents)
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
@@ -75,7 +75,7 @@ def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
 
 
 def compressed(data: bytes) -> dict[str, float]:
-    """Bits per byte that gzip -9 and xz -9 need for the same bytes."""
+    """Bits per byte of gzip -9 and xz -9 for the data."""
     return {
         "gzip_bpb": 8 * len(gzip.compress(data, 9)) / len(data),
         "xz_bpb": 8 * len(lzma.compress(data, preset=9)) / len(data),
@@ -83,7 +83,7 @@ def compressed(data: bytes) -> dict[str, float]:
 
 
 def patch_lengths(lm: LM, documents: list[bytes]) -> dict[str, int]:
-    """How many patches have how many bytes of text, shortest first."""
+    """Number of patches of each length in bytes, shortest first."""
     counts: Counter[int] = Counter()
     for document in documents:
         counts.update(patch.length for patch in lm.patch(document))
@@ -91,7 +91,7 @@ def patch_lengths(lm: LM, documents: list[bytes]) -> dict[str, int]:
 
 
 def training(done: Progress) -> dict[str, Any]:
-    """What the training of the BLT took, and its speed over the whole of it."""
+    """Steps, bytes, seconds and speed of the BLT's training."""
     return {
         "steps": done.step,
         "trained_bytes": done.bytes,
@@ -102,7 +102,7 @@ def training(done: Progress) -> dict[str, Any]:
 
 
 def paragraph(documents: list[bytes]) -> str:
-    """The first paragraph of held-out text that is long enough to look at."""
+    """The first held-out paragraph with at least PARAGRAPH / 2 characters, cut to PARAGRAPH."""
     for block in documents[0].decode("utf-8", "replace").split("\n"):
         if len(block) >= PARAGRAPH // 2:
             return block[:PARAGRAPH]

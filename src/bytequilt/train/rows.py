@@ -1,9 +1,9 @@
-"""AdamW for tables of which a step reads few rows: hash embeddings and byte embeddings.
+"""AdamW for tables of which a step reads only few rows: hash embeddings and byte embeddings.
 
-Dense AdamW moves every row at every step: a row that is not read goes on by its momentum, which shrinks. Here a row
-stands still until it is read, and then makes up for all those steps at once, in closed form. Of what dense AdamW
-without weight decay does, only its `eps` inside a gap is neglected. (Moments that stand still as well, as in
-SparseAdam, train a worse model.)
+Dense AdamW moves every row at every step: a row without gradient still moves by its shrinking momentum. Here a row is
+not changed until a step reads it; then all missed moves are applied at once, in closed form. The result is that of
+dense AdamW without weight decay, except that `eps` is neglected in the missed steps. (SparseAdam, which does not shrink
+the moments either, trains a worse model.)
 """
 
 from collections.abc import Callable
@@ -16,17 +16,18 @@ from torch.distributed.tensor import DTensor
 
 from ..model.embedding import Embedding
 from ..model.hashing import HashEmbedding
-from .drift import CHUNK, Moments, Step, catch_up_, caught_up, drifted, update_
+from .drift import CHUNK, Moments, Step, catch_up_, caught_up, next_drift, update_
 
 
 @dataclass
 class Read:
-    """The rows of a table that a step reads: their caught-up values, which collect the gradient."""
+    """The table rows that a step reads: their numbers and their caught-up values, which collect the gradient."""
 
     rows_U: Tensor | slice
     values_UD: Tensor
     slot_U: Tensor | None = None
-    """Where rows are padded with repeats of the last: the place whose gradient counts for each."""
+    """If rows are padded with repeats of the last one: for each entry, the index of the entry that holds its
+    gradient."""
 
     @property
     def grads_UD(self) -> Tensor:
@@ -36,10 +37,10 @@ class Read:
 
 
 def distinct(places_M: Tensor, size: int, fixed: bool) -> tuple[Tensor | slice, Tensor, Tensor | None]:
-    """Rows of a table of `size`, each once; where in them each of `places_M` is; and `Read.slot_U`.
+    """The distinct rows among `places_M`, the index of each place in them, and `Read.slot_U`.
 
-    A table that has no more rows than are asked for is taken whole. With `fixed`, shapes do not depend on values, and
-    the device is not read: M rows, the last of them repeated.
+    If there are at least as many places as rows in the table (`size`), the whole table is taken. With `fixed`, shapes
+    do not depend on values and nothing is copied from the device: there are M rows, the last one repeated.
     """
     if len(places_M) >= size:
         return slice(None), places_M, None
@@ -53,11 +54,11 @@ def distinct(places_M: Tensor, size: int, fixed: bool) -> tuple[Tensor | slice, 
 
 
 Part = tuple[Tensor | slice, Tensor]
-"""Rows of a table, all or some, and their gradients."""
+"""Row numbers of a table (or a slice) and their gradients."""
 
 
 def summed(parts: list[Part], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | slice, Tensor | None, Tensor]:
-    """Rows, `slot_U` and gradients of several parts of a table together."""
+    """Add up the gradients of several parts of a table: distinct rows, `Read.slot_U`, and summed gradients."""
     if len(parts) == 1 and isinstance(parts[0][0], slice):
         return parts[0][0], None, parts[0][1]
     everything = torch.arange(len(weight_RD), device=weight_RD.device)
@@ -69,20 +70,20 @@ def summed(parts: list[Part], weight_RD: Tensor, fixed: bool) -> tuple[Tensor | 
 
 
 def own(x: Tensor) -> Tensor:
-    """What this process has of a tensor: all of it, or its part where the tensor is sharded."""
+    """This process's part of a tensor: the local shard, or the tensor itself if it is not sharded."""
     return x.to_local() if isinstance(x, DTensor) else x
 
 
 def like(x: Tensor, weight: Tensor) -> Tensor:
-    """The part of a tensor that goes with this process's part of a weight, as a part of the whole."""
+    """Mark a local tensor as this process's shard of a tensor that is sharded like `weight`."""
     return DTensor.from_local(x, weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else x
 
 
 class Rows(torch.optim.Optimizer):
-    """AdamW of touched rows, without weight decay, for tables that are modules of kind Embedding or HashEmbedding.
+    """AdamW without weight decay that updates only the rows in use of Embedding and HashEmbedding tables.
 
-    It stands between a table and its readers: what they read with gradients is caught up, and remembered. Without
-    gradients they read the table itself, and `catch_up` must come before.
+    It replaces the look-up of each table. A look-up with gradients returns caught-up values and records the rows. A
+    look-up without gradients reads the table directly, so `catch_up` must be called before.
     """
 
     def __init__(self, tables: list[Embedding | HashEmbedding], lr: float, betas: tuple[float, float]) -> None:
@@ -92,43 +93,43 @@ class Rows(torch.optim.Optimizer):
         self.moments = {table.weight: Moments.of(own(table.weight.detach())) for table in tables}
         self.reads: dict[Tensor, list[Read]] = {}
         self.fixed = any(table.weight.device.type != "cpu" for table in tables)
-        """Whether shapes must not depend on values, for the device would have to be read."""
+        """True if shapes must not depend on values, since that would require reading the device."""
         for table in tables:
             table.gather = self._reader(table)
 
     def detach(self) -> None:
-        """Catch up and let go of the tables."""
+        """Apply the missed steps and remove the look-ups from the tables."""
         self.catch_up()
         for table in self.tables:
             table.gather = None
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Bring every row to the last step: before evaluation and export."""
+        """Apply the missed steps to every row; needed before evaluation and export."""
         for weight, moments in self.moments.items():
             catch_up_(own(weight.detach()), moments, self._step)
 
     @torch.no_grad()
     def caught_up(self, weight: Tensor) -> Tensor:
-        """A copy of a table as `catch_up` would leave it, in the memory of the CPU."""
+        """A copy on the CPU of a table with all missed steps applied."""
         parts = (slice(begin, begin + CHUNK) for begin in range(0, len(weight), CHUNK))
         return torch.cat([caught_up(weight, self.moments[weight], rows, self._step.eps).cpu() for rows in parts])
 
     def leaves(self) -> list[Tensor]:
-        """One tensor a table, whose `grad` is the gradient of the rows that were read, each row once."""
+        """One tensor per table that was read; its `grad` is the gradient of the rows read, each row once."""
         return [leaf for weight in self.reads for leaf in self.leaves_of(weight)]
 
     def leaves_of(self, weight: Tensor) -> list[Tensor]:
-        """The leaf of one table; none where no row was read."""
+        """The tensor of one table in a list; an empty list if none of its rows was read."""
         return [view.values_UD for view in self._merged(weight)]
 
     def rows_of(self, weight: Tensor) -> list[Tensor | slice]:
-        """The rows that its leaves are of."""
+        """The row numbers that belong to `leaves_of(weight)`."""
         return [view.rows_U for view in self._merged(weight)]
 
     @torch.no_grad()
     def put(self, weight: Tensor, parts: list[Part]) -> None:
-        """Take these gradients of a table, added up, in the place of all that was read of it."""
+        """Replace all recorded reads of a table by these gradients, summed."""
         rows_U, slot_U, grads_UD = summed(parts, own(weight), self.fixed)
         values_UD = caught_up(own(weight), self.moments[weight], rows_U, self._step.eps)
         values_UD.grad = grads_UD
@@ -136,21 +137,21 @@ class Rows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step of the rows that were read since the last; the others fall behind."""
+        """Update the rows that were read since the last step; other rows are caught up later."""
         self.param_groups[0]["step"] += 1
         now = self._step
         for weight, moments in self.moments.items():
             for view in self._merged(weight):
                 update_(own(weight.detach()), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
-            moments.drift_S = drifted(moments.drift_S, now)
+            moments.drift_S = next_drift(moments.drift_S, now)
         self.reads.clear()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget what was read."""
+        """Discard all recorded reads."""
         self.reads.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on bit for bit: rows as they are, not caught up."""
+        """The exact state for a checkpoint; rows are saved without applying missed steps."""
         state = [
             {name: like(x, weight) if x.ndim == 2 else x for name, x in vars(moments).items()}
             | {"weight": weight.detach()}
@@ -160,7 +161,7 @@ class Rows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put a state back."""
+        """Load a saved state."""
         for number, (weight, moments) in enumerate(self.moments.items()):
             state = state_dict["state"][number]
             weight.copy_(state["weight"])
@@ -184,7 +185,7 @@ class Rows(torch.optim.Optimizer):
             rows_U, where_M, slot_U = distinct(places.flatten(), len(weight), self.fixed)
             reads = self.reads.get(weight, [])
             if isinstance(rows_U, slice) and reads and isinstance(reads[0].rows_U, slice):
-                return reads[0].values_UD, where_M.view(places.shape)  # the same again, whose gradient adds up
+                return reads[0].values_UD, where_M.view(places.shape)  # the whole table again: its gradient is summed
             with torch.no_grad():
                 values_UD = caught_up(own(weight), self.moments[weight], rows_U, self._step.eps)
             self.reads[weight] = [*self._merged(weight), Read(rows_U, values_UD.requires_grad_(), slot_U)]
@@ -194,7 +195,7 @@ class Rows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _merged(self, weight: Tensor) -> list[Read]:
-        """All that was read of a table and has a gradient, as one; none where nothing was."""
+        """All reads of a table that have a gradient, merged into one; an empty list if there are none."""
         reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
         if len(reads) > 1:
             self.put(weight, [(view.rows_U, view.values_UD.grad) for view in reads])

@@ -1,4 +1,4 @@
-"""The stages of a recipe, in order: corpus, entropy model, threshold, shards, BLT, report. Finished stages are kept."""
+"""The stages of a recipe: corpus, entropy model, threshold, shards, BLT, report. A finished stage is not repeated."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
 from .checks import check_recipe
-from .claim import claimed, share
+from .claim import claimed, share_claim
 from .device import device_of, uses_bf16
 from .export import export
 from .loop import Progress, Task, fit
@@ -34,14 +34,15 @@ from .parallel import check_parallel, is_cut, is_sharded
 from .report import write_report
 from .sample import sample_documents
 from .tasks import EntropyTask, LanguageTask, PackedTask
-from .world import ALONE, World, joined
+from .world import ALONE, World, join_world
 
 AGAIN = "{}: this one has done its share of this stage; run it again when they have ended"
 
 
 def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
-    """Run what is missing of a recipe in its run directory, and return the report: None but to the first process."""
-    with joined(draft.train.timeout, draft.train.device) as world:
+    """Run the missing stages of a recipe in its run directory. Returns the report in the first process, None in the
+    others."""
+    with join_world(draft.train.timeout, draft.train.device) as world:
         recipe = complete(draft)
         check_recipe(recipe)
         check_parallel(recipe.train, world)
@@ -55,14 +56,14 @@ def train(draft: Draft, folder: Path) -> dict[str, Any] | None:
 
 
 def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
-    """The stages of a recipe up to the shards, in its run directory; several processes may share them.
+    """Run the stages of a recipe up to the shards, in its run directory; several processes may share the work.
 
-    With the address of a Ray cluster, its machines score the shards. Processes that cannot wait for each other, as
-    those of a job array, each do their share of a stage; raises UserError where the next one needs more than there is.
+    `ray` is the address of a Ray cluster that computes the entropies. Processes without a common address (a job array)
+    do their share of a stage and end; UserError is raised if the next stage needs the other processes' results.
     """
     if ray is not None:
         check_ray()
-    with joined(draft.train.timeout, draft.train.device, apart=True) as world:
+    with join_world(draft.train.timeout, draft.train.device, apart=True) as world:
         recipe = complete(draft)
         check_recipe(recipe)
         with claimed_by_all(recipe, folder, world):
@@ -71,9 +72,9 @@ def prepare(draft: Draft, folder: Path, ray: str | None = None) -> Patcher:
 
 @contextmanager
 def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]:
-    """A run directory that the first process claims for all; those of a job array share it."""
+    """The first process locks the run directory for all. The processes of a job array share it without a lock."""
     if world.apart:
-        share(recipe, folder)
+        share_claim(recipe, folder)
         yield
         return
     with claimed(recipe, folder) if world.first else nullcontext():
@@ -82,10 +83,10 @@ def claimed_by_all(recipe: Recipe, folder: Path, world: World) -> Iterator[None]
 
 
 def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: str | None = None) -> Patcher:
-    """Corpus, entropy model, calibrated threshold, entropies."""
+    """Run the stages corpus, entropy model, threshold and shards; returns the patcher."""
     ingest(recipe.data, folder / "corpus")
     world.wait()
-    manifest = ingest(recipe.data, folder / "corpus")  # with the shards of all
+    manifest = ingest(recipe.data, folder / "corpus")  # now the shards of all processes are counted
     if world.apart and read_manifest(folder / "corpus") is None:
         raise UserError(AGAIN.format("other tasks have not written their shards of the corpus yet"))
     console.print(
@@ -106,7 +107,8 @@ def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: st
 
 
 def _patcher(recipe: Recipe, folder: Path, world: World) -> Patcher:
-    """The patcher of the model that training starts from, where the recipe gives no threshold of its own."""
+    """The calibrated patcher of a recipe. If the recipe gives no threshold, the patcher of `train.init` is used where
+    it has the same kind."""
     device, patching = device_of(recipe.train), recipe.patching
     if recipe.train.init is not None and patching.calibrated is not None:
         given = load(recipe.train.init, str(device)).patcher
@@ -118,7 +120,7 @@ def _patcher(recipe: Recipe, folder: Path, world: World) -> Patcher:
         sections = (recipe.entropy, recipe.entropy_train, recipe.entropy_init)
         entropy = entropy_stage(folder, *sections, recipe.data, world).to(device)
     if not world.first:
-        world.wait()  # until the first has found the threshold
+        world.wait()  # waits until the first process has found the threshold
     patcher = threshold_stage(patching, folder / "corpus", folder / "calibration.json", entropy)
     if world.first:
         world.wait()
@@ -133,10 +135,8 @@ def entropy_stage(
     data: DataConfig,
     world: World = ALONE,
 ) -> EntropyModel:
-    """Train the entropy model on `folder/corpus`, or take that of the model `init`, as it is.
-
-    Where the batches of a step cannot be dealt to all processes, the first one trains it while the others wait.
-    """
+    """Train the entropy model on `folder/corpus`, or load it from the model `init`. If the batches of a step cannot be
+    divided among the processes, the first process trains alone and the others wait."""
     if init is not None:
         return _entropy_of(init)
     if config is None or train is None:
@@ -166,7 +166,7 @@ def _trained_entropy(
     task: Task = EntropyTask(network, documents)
     if is_cut(train, world):
         task = PackedTask(task, packed(documents, None, None, train), world, uses_bf16(train, network))
-    streams = 1 if train.accumulate % data.streams else data.streams  # in every world the same
+    streams = 1 if train.accumulate % data.streams else data.streams  # the same in a world of any size
 
     def make(rank: int, count: int) -> Batches:
         return Batches(folder / "corpus" / "train", train, None, weights=data.weights, rank=rank, world=count)
@@ -182,10 +182,8 @@ def _trained_entropy(
 
 
 def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | None) -> Patcher:
-    """The patcher, its threshold calibrated on documents of the training corpus unless it is given.
-
-    The threshold is kept in the file at `path`; a damaged file is made again.
-    """
+    """A patcher with the recipe's threshold or, if it has none, one calibrated on the training corpus. The calibrated
+    threshold is stored in the file `path`; a damaged file is replaced."""
     field = patching.calibrated
     if field is None:
         return Patcher(patching.rule(), entropy)
@@ -205,7 +203,7 @@ def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy:
 
 
 def _kept_threshold(path: Path, made_of: dict[str, Any]) -> float | None:
-    """The threshold in a file, where it was made of the same."""
+    """The threshold stored in a file, or None if the file was made for other settings."""
     try:
         record = read_json(path) if path.is_file() else {}
         same = all(record.get(name) == value for name, value in made_of.items())
@@ -217,7 +215,7 @@ def _kept_threshold(path: Path, made_of: dict[str, Any]) -> float | None:
 
 
 def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALONE) -> tuple[LM, Progress]:
-    """Train the BLT and write the model directory; the model, where it was trained, and how far."""
+    """Train the BLT and write the model directory. Returns the model on its training device, and its progress."""
     config, device = recipe.train, device_of(recipe.train)
     if (folder / "model" / "config.json").is_file():
         return load(folder, str(device)), _progress(folder)
@@ -244,7 +242,8 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALO
 
 
 def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALONE) -> Streams:
-    """What the BLT is trained on, this process's share. P is the same in every batch where shapes must not change."""
+    """This process's share of the training batches of the BLT. P is fixed if the device or compilation needs fixed
+    shapes."""
     needs_entropy, config = patcher.rule.needs_entropy, recipe.train
     fingerprint = patcher.fingerprint if needs_entropy else None
 
@@ -268,14 +267,14 @@ def _fixed(config: TrainConfig) -> bool:
 
 
 def built(kind: type[nn.Module], shape: Config, train: TrainConfig, world: World) -> nn.Module:
-    """A network before training; on `meta` where each process shall draw its part alone, once it has been cut."""
+    """A new network. It is on `meta` if it will be sharded, so that each process then initialises only its shard."""
     torch.manual_seed(train.seed)
     with torch.device("meta" if is_cut(train, world) and train.init is None else "cpu"):
         return kind(shape)
 
 
 def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
-    """Give the network the weights of a model. Raises UserError where their shapes differ."""
+    """Copy the weights of a model into the network. Raises UserError if their shapes differ."""
     try:
         network.load_state_dict(model.state_dict())
     except RuntimeError as error:
@@ -284,8 +283,8 @@ def start_from(network: nn.Module, model: nn.Module, name: str) -> None:
 
 
 def _progress(folder: Path) -> Progress:
-    """How far the newest checkpoint is."""
-    existing = checkpoint.found(folder / "checkpoints" / "blt")
+    """The progress stored in the newest checkpoint."""
+    existing = checkpoint.finished(folder / "checkpoints" / "blt")
     return Progress(**read_json(existing[-1] / "state.json")["progress"]) if existing else Progress()
 
 

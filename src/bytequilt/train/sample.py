@@ -1,4 +1,4 @@
-"""A sample of a corpus: so many bytes of it, evenly spread."""
+"""Evenly spread samples of a corpus, limited in bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,32 +8,35 @@ import numpy as np
 from ..data.shards import opened, shard_paths
 
 SHARE = 16
-"""No document is more than this part of a sample, where there are others."""
+"""A document may fill at most 1 / SHARE of a sample, unless there are too few others."""
 
 
 def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:
-    """Documents spread evenly over a folder of shards, cut where they are long: so many bytes, or all there are."""
-    sizes_L = np.fromiter((len(data) for data in _documents(folder)), dtype=np.int64)
-    places, limit = places_of(sizes_L, sample_bytes)
+    """Documents spread evenly over a folder of shards, `sample_bytes` in total (or all documents). Long documents are
+    cut."""
+    sizes_L = np.fromiter((len(data) for data in documents_in(folder)), dtype=np.int64)
+    places, limit = documents_to_take(sizes_L, sample_bytes)
     chosen = set(places.tolist())
-    return [data[:limit] for place, data in enumerate(_documents(folder)) if place in chosen]
+    return [data[:limit] for place, data in enumerate(documents_in(folder)) if place in chosen]
 
 
-def places_of(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarray, int]:
-    """Which documents of these sizes to take, and at how many bytes to cut them."""
+def documents_to_take(sizes_L: np.ndarray, sample_bytes: int) -> tuple[np.ndarray, int]:
+    """Indices of the documents to take, given the sizes of all, and the length in bytes at which each is cut."""
     if sizes_L.sum() <= sample_bytes:
         return np.arange(len(sizes_L)), int(sizes_L.max(initial=1))
     cut = np.minimum(sizes_L, max(1, sample_bytes // SHARE)).sum()
     every = max(1, int(cut // sample_bytes))
     places = np.arange(0, len(sizes_L), every)
     taken = np.sort(sizes_L[places])
-    left = sample_bytes - np.concatenate([[0], taken.cumsum()[:-1]])  # for the larger ones, the smaller ones whole
+    # bytes left for this and the larger documents when all smaller ones are taken whole
+    left = sample_bytes - np.concatenate([[0], taken.cumsum()[:-1]])
     limits = left // np.arange(len(taken), 0, -1)
-    short = np.flatnonzero(limits < taken)  # the first document for which there is not enough
+    short = np.flatnonzero(limits < taken)  # documents for which the equal share is too short
     return places, max(1, int(limits[short[0]])) if len(short) else int(taken[-1])
 
 
-def _documents(folder: Path) -> Iterator[bytes]:
+def documents_in(folder: Path) -> Iterator[bytes]:
+    """The documents of a folder of shards, in order."""
     for path in shard_paths(folder):
         with opened(path) as file:
             for batch in file.iter_batches(batch_size=16, columns=["data"]):

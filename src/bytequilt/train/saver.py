@@ -1,8 +1,8 @@
-"""Checkpoints of any world: whole ones by one process, sharded ones by all, each read by any number of processes.
+"""Checkpoints of distributed training: unsharded ones, written by the first process, and sharded ones, written by all.
 
-A sharded checkpoint is one of torch.distributed.checkpoint (DCP). It is written while training goes on, beside the
-others under a temporary name, and gets its own when every process has written its part. Its parts are pickled, which no
-model directory is; they stay in the run directory.
+Both can be loaded by any number of processes. A sharded checkpoint uses torch.distributed.checkpoint (DCP). It is
+written to a temporary folder while training continues, and renamed when every process has written its part. DCP uses
+pickle, which model directories never do; these files stay in the run directory.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import CheckpointException
 from ..config import UserError, one_line
 from ..files import read_json, remove_folder, sync, write_json
 from . import checkpoint
-from .checkpoint import DAMAGED, damaged, found
+from .checkpoint import DAMAGED, damaged, finished
 from .optim import row_optimizers
 from .parallel import is_sharded, place_of
 from .rows import own
@@ -32,7 +32,7 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 class Saver:
-    """Writes whole checkpoints: the first process for all."""
+    """Writes unsharded checkpoints, in the first process only."""
 
     def __init__(self, folder: Path, network: nn.Module, optimizers: Optimizers, keep: int, world: World) -> None:
         self.folder, self.network, self.optimizers = folder, network, optimizers
@@ -40,31 +40,32 @@ class Saver:
 
     @staticmethod
     def of(folder: Path, network: nn.Module, optimizers: Optimizers, keep: int, world: World) -> "Saver":
-        """One that suits the network."""
+        """The saver for this network: a `ShardedSaver` if it is sharded."""
         kind = ShardedSaver if is_sharded(network) else Saver
         return kind(folder, network, optimizers, keep, world)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Begin to write a checkpoint: of the weights as they are now."""
+        """Start writing a checkpoint of the present weights."""
         if self.world.first:
             checkpoint.save(self.folder, step, self.network, self.optimizers, state, self.keep)
 
-    def written(self) -> bool:
-        """Whether this process has written its part of a checkpoint that has no name yet."""
+    def part_written(self) -> bool:
+        """True if this process has finished its part of a checkpoint that has not been published."""
         return False
 
     def publish(self) -> None:
-        """Wait for the checkpoint being written, and give it its name."""
+        """Wait for the checkpoint that is being written, and rename it to its final name."""
 
 
 class ShardedSaver(Saver):
-    """Writes sharded checkpoints, each process its own part."""
+    """Writes sharded checkpoints; each process writes its own part."""
 
     writing: tuple[Path, Future] | None = None
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
-        self.group = dist.new_group(backend="gloo")  # another thread's, so its messages must not mix with the steps'
+        # own process group: a thread writes, and its messages must not mix with those of the steps
+        self.group = dist.new_group(backend="gloo")
         if self.world.first:
             for path in self.folder.glob(".step-*.partial"):
                 shutil.rmtree(path)
@@ -82,28 +83,28 @@ class ShardedSaver(Saver):
         self.world.total([0])
         self.writing = final, dcp.async_save(tensors, checkpoint_id=partial, process_group=self.group)
 
-    def written(self) -> bool:
+    def part_written(self) -> bool:
         return self.writing is not None and self.writing[1].done()
 
     def publish(self) -> None:
-        """Raises UserError where a process could not write its part."""
+        """As in `Saver`. Raises UserError if a process could not write its part."""
         if self.writing is None:
             return
         (final, future), self.writing = self.writing, None
         try:
             future.result()
-        except CheckpointException as error:  # that of whoever could not write, raised by all
+        except CheckpointException as error:  # DCP raises the error of one process in all processes
             (reason, _), *_ = error.failures.values()
             raise UserError(f"cannot write checkpoint {final}: {one_line(reason)}"[:300]) from None
         self.world.total([0])
         if self.world.first:
             partial = final.with_name(f".{final.name}.partial")
             sync(partial)
-            if final.exists():  # of a run that went back
+            if final.exists():  # left by a run that was set back to an earlier step
                 remove_folder(final)
             partial.rename(final)
             sync(final.parent)
-            for old in found(self.folder)[: -self.keep]:
+            for old in finished(self.folder)[: -self.keep]:
                 remove_folder(old)
         self.world.total([0])
 
@@ -112,7 +113,8 @@ class ShardedSaver(Saver):
 
 
 def restore(path: Path, network: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
-    """Put a checkpoint back and return its state, whatever world it is of. Raises UserError where it is damaged."""
+    """Load a checkpoint into network and optimizers, and return its other state. It may come from another number of
+    processes. Raises UserError if it is damaged."""
     sharded = (path / ".metadata").is_file()
     if not sharded and not is_sharded(network):
         return checkpoint.restore(path, network, optimizers)
@@ -128,7 +130,7 @@ def restore(path: Path, network: nn.Module, optimizers: Optimizers) -> dict[str,
 
 
 def _empty(optimizers: Optimizers, size_of: Callable[[str], tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors of the shapes that the state of optimizers has once they have taken a step, by their names in files."""
+    """Empty tensors for the optimizer state after a first step, by their names in the checkpoint."""
     tensors: dict[str, Tensor] = {}
     for i, optimizer in enumerate(optimizers):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -147,7 +149,7 @@ def _empty(optimizers: Optimizers, size_of: Callable[[str], tuple[int, ...]]) ->
 def _read_sharded(path: Path, weights: dict[str, Tensor], empty: Callable) -> dict[str, Tensor]:
     sizes = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     tensors = empty(lambda name: tuple(sizes[name].size))
-    with warnings.catch_warnings():  # that this is one process is no news
+    with warnings.catch_warnings():  # PyTorch warns that only one process loads
         warnings.simplefilter("ignore")
         dcp.load(weights | tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
     return tensors

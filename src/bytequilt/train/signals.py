@@ -1,4 +1,4 @@
-"""Being asked to stop."""
+"""SIGINT and SIGTERM during training."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ from ..view.progress import console
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved where it is."""
+    """The user stopped the run; its state is saved in a checkpoint."""
 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM has asked us to stop; a second one stops at once."""
+    """A context whose value is a function: it returns True after SIGINT or SIGTERM. A second signal stops at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""What the loop can train: an entropy model, and any language model, through one protocol."""
+"""Training tasks: an entropy model, or any language model that follows the protocol `LanguageModel`."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,36 +18,36 @@ from .world import World
 
 
 class LanguageModel(Protocol):
-    """What a BLT with its patcher and a baseline have in common."""
+    """The protocol that a BLT with its patcher and the baselines share."""
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The module that training optimises."""
         ...
 
     def loss(self, batch: Batch) -> Tensor:
-        """Sum of nats over the targets to learn."""
+        """Sum of nats over the targets of a batch."""
         ...
 
     def bytes_of(self, batch: Batch) -> int:
-        """Bytes that the targets of a batch on the CPU stand for, an EOS for one."""
+        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         ...
 
     def score_documents(self, documents: Iterable[bytes], advance: Callable[[int], None] = ...) -> list[Score]: ...
     def score(self, context: Any) -> list[Score]:
-        """What the second text of each pair costs after the first, without an EOS."""
+        """Scores of (context, continuation) pairs: the cost of each continuation, without EOS."""
         ...
 
     def generate(self, prompt: Any, **sampling: Any) -> Any: ...
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
-        """Forward FLOPs per byte by part, and their `total`."""
+        """Forward FLOPs per byte by module, with their `total`."""
         ...
 
     def save(self, folder: Path) -> None: ...
 
 
 class LanguageTask:
-    """Trains a language model; held-out text is scored as the model is used."""
+    """Trains a language model; `evaluate` scores held-out text with the cached decoder, as in real use."""
 
     def __init__(self, model: LanguageModel, held_out: Sequence[bytes | Document]) -> None:
         self.model, self.held_out = model, held_out
@@ -69,7 +69,7 @@ class LanguageTask:
 
 
 class EntropyTask:
-    """Trains an entropy model: patches play no part."""
+    """Trains an entropy model on ids; patches are not needed."""
 
     def __init__(self, network: EntropyModel, held_out: list[bytes]) -> None:
         self.network, self.held_out = network, held_out
@@ -85,14 +85,13 @@ class EntropyTask:
 
 
 class PackedTask:
-    """A task of a sharded network, which cannot be fed byte by byte: held-out text is measured by the forward pass.
-
-    Documents are cut at `row_bytes`, so the figure has a name of its own: `val_bpb_row`.
-    """
+    """A task of a sharded network. Such a network cannot run the cached decoder, so `evaluate` uses forward passes over
+    packed rows. Documents are cut at `row_bytes`, so the result has its own name: `val_bpb_row`."""
 
     def __init__(self, task: Any, held_out: list[Batch], world: World, bf16: bool) -> None:
         self.task, self.world, self.bf16 = task, world, bf16
-        held_out = held_out + [_unlearnt(held_out[-1])] * (-len(held_out) % world.size)  # as many for each process
+        # every process needs the same number of batches
+        held_out = held_out + [_unlearnt(held_out[-1])] * (-len(held_out) % world.size)
         self.held_out = held_out[world.rank :: world.size]
         self.network, self.bytes_of, self.loss = task.network, task.bytes_of, task.loss
 
@@ -114,10 +113,8 @@ def _unlearnt(batch: Batch) -> Batch:
 def held_out_score(
     model: LanguageModel, documents: Sequence[bytes | Document], advance: Callable[[int], None] = lambda _: None
 ) -> tuple[Score, float | None]:
-    """What is learnt of documents costs so much, EOS included, and their mean patch; prompts are read and not counted.
-
-    What comes later changes nothing: a prompt costs what it costs alone, and that is taken from the whole.
-    """
+    """The score of held-out documents, EOS included, without their prompts, and the mean patch size. A prompt costs the
+    same alone as at the start of its document. So its cost alone is subtracted from that of the document."""
     texts = [document if isinstance(document, bytes) else document.data for document in documents]
     prompts = [d.data[: d.prompt] for d in documents if isinstance(d, Document) and d.prompt]
     whole = Score.total(model.score_documents(texts, advance))
@@ -129,5 +126,5 @@ def held_out_score(
 def entropy_scores(
     network: EntropyModel, documents: list[bytes], advance: Callable[[int], None] = lambda _: None
 ) -> list[Score]:
-    """Scores of documents under the entropy model, as a language model of its own."""
+    """Scores of documents with the entropy model used as a language model."""
     return score_documents(NetworkScorer(network), documents, advance)

@@ -1,4 +1,4 @@
-"""The processes that train together: what they add up, agree on and wait for. One process alone is a world, too."""
+"""The processes of a distributed training: all-reduce, gathering and waiting. A single process is a world too."""
 
 import os
 from collections.abc import Iterator
@@ -16,37 +16,38 @@ from ..data.shards import rank_and_world
 from ..view.progress import console
 from .signals import Interrupted
 
-PATIENCE = timedelta(days=30)  # for work that one process does while the others wait; a launcher ends them if it dies
+# limit while one process works and the others wait; if it dies, the launcher ends the others
+PATIENCE = timedelta(days=30)
 LOST = ("connection", "timed out", "timeout", "peer", "socket", "broken pipe", "nccl")
-"""Words in the messages of collectives that fail because a process is gone."""
+"""Words in the error messages of collectives that fail because another process has ended."""
 
 
-class Lost(UserError):
-    """A process of this world does not answer."""
+class ProcessLost(UserError):
+    """Another process of this world does not answer."""
 
 
 @dataclass(eq=False)
 class World:
-    """Some processes, of which this one has number `rank`."""
+    """The group of processes that train together; this process has number `rank`."""
 
     rank: int = 0
     size: int = 1
     store: dist.Store | None = None
-    """Small messages of a world of several."""
+    """Key-value store for small messages between several processes."""
     waits: int = 0
 
     @property
     def apart(self) -> bool:
-        """Whether it is one of several that share work and cannot be waited for: a job array."""
+        """True for a task of a job array: several processes share the work but cannot communicate."""
         return self.size > 1 and self.store is None and not dist.is_initialized()
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """True for the process that writes files and messages."""
         return self.rank == 0
 
     def total(self, numbers: list[int]) -> list[int]:
-        """Whole numbers, added up over all processes."""
+        """Integers, each summed over all processes."""
         if self.size == 1:
             return numbers
         sums = torch.tensor(numbers, dtype=torch.int64)
@@ -54,13 +55,13 @@ class World:
         return sums.tolist()
 
     def sum_(self, x: Tensor) -> Tensor:
-        """Adds up a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def gathered(self, value: Any) -> list[Any]:
-        """What each process gives, which JSON could hold."""
+        """The values of all processes in a list, ordered by rank."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -68,7 +69,7 @@ class World:
         return values
 
     def wait(self) -> None:
-        """Until all processes are here, however long it takes."""
+        """Wait until all processes have reached this call, without a time limit."""
         if self.store is None:
             return
         self.waits += 1
@@ -77,10 +78,10 @@ class World:
         self.store.wait([f"go{self.waits}"], PATIENCE)
 
     def speaks(self) -> bool:
-        """Whether this process is the first to say why it ends: the others only follow."""
+        """True if this process is the first that reports an error; the others then end silently."""
         try:
             return self.store is None or self.store.add("ended", 1) == 1
-        except RuntimeError:  # the store went with the launcher
+        except RuntimeError:  # the store ended with the launcher
             return self.first
 
 
@@ -88,12 +89,12 @@ ALONE = World()
 
 
 @contextmanager
-def joined(timeout: float, device: str = "auto", apart: bool = False) -> Iterator[World]:
-    """The world that torchrun has made of this process and others; ALONE without torchrun.
+def join_world(timeout: float, device: str = "auto", apart: bool = False) -> Iterator[World]:
+    """The world of this process, as torchrun started it; ALONE without torchrun.
 
-    Only the first process speaks. What goes wrong is said once, by whom it befalls first. With `apart`, processes that
-    have numbers and no address to meet at are a world as well. Raises Lost where another process is gone, or has not
-    answered for `timeout` seconds, and UserError where processes have no address and are not to be apart.
+    Only the first process prints progress. An error is printed once, by the process where it occurs first. `apart` also
+    accepts the processes of a job array, which have ranks but no common address. Raises ProcessLost if another process
+    ends or does not answer for `timeout` seconds, and UserError if there is no common address and `apart` is false.
     """
     rank, size = rank_and_world()
     if size == 1:
@@ -108,19 +109,20 @@ def joined(timeout: float, device: str = "auto", apart: bool = False) -> Iterato
     world = World(rank, size, _store(rank, timedelta(seconds=timeout)))
     backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
     try:
-        with _told(world):
+        with _report_once(world):
             limit = timedelta(seconds=timeout)
             dist.init_process_group(backend, store=world.store, rank=rank, world_size=size, timeout=limit)
             yield world
     finally:
         console.quiet = was_quiet
         if dist.is_initialized():
-            with suppress(RuntimeError):  # of others that are gone
+            with suppress(RuntimeError):  # other processes may have ended already
                 dist.destroy_process_group()
 
 
 def _store(rank: int, timeout: timedelta) -> dist.Store:
-    """That of the launcher, under a name of this attempt: addresses of processes that died must not be found again."""
+    """The launcher's key-value store, with a prefix per restart, so that addresses of ended processes are not found
+    again."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     ours = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(host, port, is_master=ours, timeout=timeout, wait_for_workers=False)
@@ -128,10 +130,10 @@ def _store(rank: int, timeout: timedelta) -> dist.Store:
 
 
 @contextmanager
-def _told(world: World) -> Iterator[None]:
+def _report_once(world: World) -> Iterator[None]:
     try:
         yield
-    except Interrupted:  # all of them together
+    except Interrupted:  # all processes stop together
         if not world.first:
             raise SystemExit(130) from None
         raise
@@ -144,7 +146,7 @@ def _told(world: World) -> Iterator[None]:
             raise
         if not world.speaks():
             raise SystemExit(2) from None
-        raise Lost(
+        raise ProcessLost(
             f"rank {world.rank} lost another process ({one_line(error)[:120]}); torchrun --max-restarts, or the same "
             "command, goes on from the last checkpoint"
         ) from None

@@ -47,7 +47,7 @@ def train(
         init: A model to start from, as --train.init: a shipped model, a model or run directory, or a hub id.
         out: The run directory: runs/RECIPE unless given.
         plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
-        dry_run: Say what training on so many GPUs takes of memory, time and energy, from shapes alone.
+        dry_run: Say what training on so many GPUs takes of memory, time and energy; nothing is trained.
         gpus: How many GPUs a dry run is about.
         gpu: Of which kind they are.
         json: Print the report, the plan or the dry run as one JSON document.

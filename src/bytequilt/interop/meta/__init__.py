@@ -1,7 +1,8 @@
-"""Meta's two layouts: of the hub (config.json with `args`, model.safetensors) and consolidated (params.json, a .pth).
+"""Meta's two layouts: for the hub (config.json with `args`, model.safetensors), and consolidated (params.json, a .pth
+file).
 
-Either has its entropy model in a folder of its own: entropy_model/params.json and a .pth. Both are read; the first is
-written.
+In both, the entropy model has its own folder with entropy_model/params.json and a .pth file. Both layouts can be read;
+the hub layout can be written.
 """
 
 from .reading import read_config, read_tensors, recognise

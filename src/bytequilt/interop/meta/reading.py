@@ -1,4 +1,4 @@
-"""Reading what Meta's parameters say: the shapes of networks, and how the patcher works."""
+"""Read Meta's parameters: network shapes and patching rule."""
 
 import math
 from pathlib import Path
@@ -19,8 +19,9 @@ PATCHING = {
     "monotonicity": "monotonicity",
     "max_patch_length": "max_patch_length",
 }
-"""Arguments of the patcher that stand beside those of the entropy model, and count before those of the BLT."""
-WINDOW = 512  # of their entropy model, where its parameters name none
+"""Patching arguments in the entropy model's file: their names there, and in the BLT's arguments, which they
+override."""
+WINDOW = 512  # default window of Meta's entropy model
 FIXED: dict[str, tuple[Any, ...]] = {
     "vocab_size": (VOCAB_SIZE,),
     "eos_id": (EOS,),
@@ -38,7 +39,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "tokenize_with_bpe_delimiter": (False,),
     "use_rope": (True,),
 }
-"""Keys of which only these values are built here; one that is missing is taken for the first."""
+"""Arguments for which only these values are supported; a missing argument has the first value."""
 READ = """
     dim_global n_layers_global n_heads_global n_kv_heads n_kv_heads_global dim_local_encoder n_layers_local_encoder
     n_heads_local_encoder dim_local_decoder n_layers_local_decoder n_heads_local_decoder dim_token cross_attn_k
@@ -60,7 +61,7 @@ IGNORED = """
     share_encoder_decoder_emb sliding_window tie_local_encoder_decoder tie_local_encoder_decoder_logits use_fsdp
     use_local_encoder_transformer weight_tying
 """.split()  # noqa: SIM905
-"""Keys that nobody reads but training, or the entropy model alone."""
+"""Arguments that do not matter here: they concern training, or only the entropy model."""
 KNOWN = {*READ, *FIXED, *IGNORED}
 
 
@@ -69,7 +70,7 @@ def recognise(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
-    """The configuration, and what had to be assumed."""
+    """The configuration, and notes on assumed values."""
     args = _arguments(folder)
     if args is None:
         return ModelConfig(format=FORMAT, entropy=_entropy(_parameters(folder)[0])), []
@@ -84,7 +85,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
-    """Tensors under their own names, those of the entropy model behind `entropy_model/`."""
+    """The stored tensors under Meta's names; those of the entropy model have the prefix `entropy_model/`."""
     tensors, alone = {}, _arguments(folder) is None
     if not alone:
         tensors = read_shards(folder) if (folder / "config.json").is_file() else read_weights(_pth(folder))
@@ -95,7 +96,7 @@ def read_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def _arguments(folder: Path) -> dict[str, Any] | None:
-    """The BLT's arguments; None where the directory is that of an entropy model alone."""
+    """The arguments of the BLT; None if the directory holds only an entropy model."""
     params = read_object(folder / "params.json")
     args = read_object(folder / "config.json").get("args") or params.get("model") or params
     if args.get("dim_global"):
@@ -106,7 +107,7 @@ def _arguments(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_arguments(folder: Path, args: dict[str, Any]) -> None:
-    """Raises UserError for an argument that is not known, or asks for what is not built here."""
+    """Raise UserError for an unknown argument, or for one with an unsupported value."""
     if unknown := sorted(set(args) - KNOWN):
         raise UserError(f"{folder}: {unknown[0]} is none of the arguments of a BLT ({len(unknown)} unknown)")
     for key, values in FIXED.items():
@@ -117,7 +118,7 @@ def _check_arguments(folder: Path, args: dict[str, Any]) -> None:
 
 
 def _entropy_folder(folder: Path) -> Path | None:
-    """Inside the directory of a BLT, or beside it; None where there is none."""
+    """Folder of the entropy model, inside the BLT's directory or next to it; None if there is none."""
     for candidate in (folder / ENTROPY, folder.resolve().parent / ENTROPY):
         if read_object(candidate / "params.json").get("entropy_model"):
             return candidate
@@ -125,7 +126,7 @@ def _entropy_folder(folder: Path) -> Path | None:
 
 
 def _parameters(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of an entropy model: its own, and those of the patching that it was made for."""
+    """The parameters of an entropy model, and the patching arguments that were used with it."""
     params = read_object(folder / "params.json")
     return params["entropy_model"], (params.get("data") or {}).get("patcher_args") or {}
 
@@ -189,13 +190,13 @@ def _entropy(params: dict[str, Any]) -> EntropyConfig:
 
 
 def hidden(dim: int, args: dict[str, Any]) -> int:
-    """Width of SwiGLU: two thirds of four widths, times a factor, rounded up."""
+    """Meta's formula for the hidden width of SwiGLU: 8/3 of the width, times a factor, rounded up to a multiple."""
     wide, multiple = int(8 * dim / 3), args.get("multiple_of") or 256
     return multiple * math.ceil(int((args.get("ffn_dim_multiplier") or 1) * wide) / multiple)
 
 
 def _rule(args: dict[str, Any]) -> tuple[RuleConfig, list[str]]:
-    """The rule of these arguments, none of which is null; and what had to be assumed."""
+    """The rule of these arguments, without null values, and notes on assumed values."""
     mode, rise, longest = (
         args.get("patching_mode") or "entropy",
         args.get("patching_threshold_add"),
@@ -219,7 +220,7 @@ def _rule(args: dict[str, Any]) -> tuple[RuleConfig, list[str]]:
 
 
 def check(blt: BLTConfig) -> None:
-    """Raises UserError for networks that the layout has no equal of."""
+    """Raise UserError for a BLT that Meta's layout cannot represent."""
     if blt.latent.dim == blt.decoder.dim:
         raise UserError(
             "Meta's layout has no decoder projection between equal widths: "

@@ -1,4 +1,4 @@
-"""Writing a model as Meta's hub layout has it, or saying why it has no place there."""
+"""Write a model in Meta's hub layout, or report why that is impossible."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -15,10 +15,8 @@ from .reading import ENTROPY, WINDOW, check, hidden
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Files of a directory of the hub beside its weights, as JSON, and what changes because Meta cannot express it.
-
-    Raises UserError for what has no place there at all.
-    """
+    """The JSON files of a hub directory by name, and the changes made because Meta's layout cannot express the model
+    exactly. Raises UserError if the model cannot be expressed at all."""
     blt, entropy = config.blt, config.entropy
     if blt is None or config.patching is None:
         raise UserError("Meta's layout of the hub is for a BLT, not for an entropy model alone")
@@ -26,18 +24,20 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
     if config.ngram is not None:
         raise UserError("Meta's layout has no place for an n-gram table")
     files: dict[str, Any] = {"config.json": {"args": _arguments(blt, config.patching)}}
-    changes = [f"the residual is 2 there, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
+    changes = (
+        [f"the cross-attention residual of Meta is 2, not {blt.cross_residual:g}"] if blt.cross_residual != 2 else []
+    )
     if entropy is not None:
         files[f"{ENTROPY}/params.json"] = {"entropy_model": _spelled(entropy)}
         if entropy.newline_reset:
-            changes.append("the entropy model's context does not open anew at newlines there")
+            changes.append("in Meta's code, the entropy model's context does not restart at newlines")
         if entropy.window is None:
-            changes.append(f"the entropy model sees {WINDOW} bytes there, not all")
+            changes.append(f"in Meta's code, the entropy model sees {WINDOW} bytes, not all")
     return files, changes
 
 
 def _arguments(blt: BLTConfig, rule: RuleConfig) -> dict[str, Any]:
-    """The arguments of a BLT, under their names."""
+    """The arguments of a BLT under Meta's names."""
     return {
         "vocab_size": VOCAB_SIZE,
         "eos_id": EOS,
@@ -74,7 +74,7 @@ def _arguments(blt: BLTConfig, rule: RuleConfig) -> dict[str, Any]:
 
 
 def _exportable(blt: BLTConfig) -> None:
-    """Raises UserError for networks that the layout has no place for."""
+    """Raise UserError for a BLT that Meta's layout cannot represent."""
     check(blt)
     ascending(blt.hash.sizes)
     stacks = [blt.encoder, blt.latent, blt.decoder]
@@ -94,12 +94,12 @@ def _exportable(blt: BLTConfig) -> None:
 
 
 def _multiple(stacks: list[StackConfig]) -> int:
-    """What their formula rounds to, so that it gives these widths."""
+    """The value of `multiple_of` with which Meta's formula gives these hidden widths."""
     for multiple in sorted(range(1, 257), key=lambda m: (m & (m - 1) != 0, -m)):
         if all(hidden(stack.dim, {"multiple_of": multiple}) == stack.hidden_dim for stack in stacks):
             return multiple
     widths = ", ".join(f"{stack.hidden_dim} of {stack.dim}" for stack in stacks)
-    raise UserError(f"Meta's formula for the width of the feed-forward networks does not give {widths}")
+    raise UserError(f"Meta's formula for the hidden width of feed-forward networks does not give {widths}")
 
 
 def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _spelled(entropy: EntropyConfig) -> dict[str, Any]:
 
 
 def _patching(rule: RuleConfig) -> dict[str, Any]:
-    """Raises UserError for a rule that Meta's code does not know."""
+    """The patching arguments of a rule. Raises UserError for a rule that Meta's code does not have."""
     if rule.kind in ("budget", "words") or rule.own_options:
         names = ", ".join([f"kind '{rule.kind}'", *(f"`{name}`" for name in rule.own_options)])
         raise UserError(f"Meta's layout has no place for patching of {names}")
@@ -133,7 +133,7 @@ def _patching(rule: RuleConfig) -> dict[str, Any]:
 
 
 def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[int], None]) -> None:
-    """The BLT as safetensors, the entropy model as a .pth."""
+    """Write the BLT as safetensors and the entropy model as a .pth file."""
     apart = {name.removeprefix(f"{ENTROPY}/"): tensors[name] for name in tensors if name.startswith(f"{ENTROPY}/")}
     inside = {name: stored for name, stored in tensors.items() if not name.startswith(f"{ENTROPY}/")}
     write_inside(folder, inside, advance)
@@ -141,6 +141,6 @@ def write_tensors(folder: Path, tensors: dict[str, Stored], advance: Callable[[i
         path = folder / ENTROPY / "consolidated.pth"
         try:
             torch.save({"model": load_tensors(apart)}, path)
-        except RuntimeError as error:  # what torch says of a disk that is full
+        except RuntimeError as error:  # torch raises this when the disk is full
             raise UserError(f"{path} cannot be written: {one_line(error)}") from None
         advance(sum(stored.size for stored in apart.values()))
