@@ -2,11 +2,13 @@
 
 locust is told three times of each stream, in milliseconds: `first` until its first byte, `byte` of each byte after
 that, and `whole`. Requests that the server refuses are told as `refused`, and all else that goes wrong as failures.
+`processor` is once how long the server's process has computed, from when all users are there until the last has ended.
 """
 
 import itertools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -24,7 +26,14 @@ ALL_HERE = Event()
 @events.init_command_line_parser.add_listener
 def options(parser) -> None:
     """What is asked for."""
+    parser.add_argument("--server-process", type=int, help="its number")
     parser.add_argument("--body", help="the request as JSON; the first user's seed is 1, the next one's 2")
+
+
+def processor_seconds(process: int) -> float:
+    """Of all threads of a process, as Linux counts them in nanoseconds."""
+    threads = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 class Reader(HttpUser):
@@ -34,6 +43,7 @@ class Reader(HttpUser):
         """Connect, so that what a client does once is not taken for the server's time."""
         self.client.get("/health")
         if next(COME) == self.environment.parsed_options.num_users:
+            self.environment.computed = processor_seconds(self.environment.parsed_options.server_process)
             ALL_HERE.set()
         ALL_HERE.wait(LONGEST)
 
@@ -45,6 +55,8 @@ class Reader(HttpUser):
         except Exception as error:
             self._tell("whole", 0, error=error)
         if next(ENDED) == self.environment.parsed_options.num_users:
+            computed = processor_seconds(self.environment.parsed_options.server_process) - self.environment.computed
+            self._tell("processor", computed)
             gevent.spawn(self.environment.runner.quit)
         raise StopUser
 

@@ -124,12 +124,6 @@ def server(model: str, rows: int, queue: int, program: str = "") -> Iterator[tup
         process.wait(60)
 
 
-def processor_seconds(process: int) -> float:
-    """Of all its threads, as Linux counts them in nanoseconds."""
-    threads = Path(f"/proc/{process}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-
 def metrics(address: str) -> dict[str, float]:
     """Values by name; those of several labels added up."""
     values: dict[str, float] = {}
@@ -179,11 +173,12 @@ class Told:
         return self.times("whole")[-1] / 1000 / self.bytes
 
 
-def locust(address: str, users: int, output: int) -> Told:
-    """Have so many users ask at once, each for one stream."""
+def locust(address: str, process: int, users: int, output: int) -> Told:
+    """Have so many users ask the server of a process at once, each for one stream."""
     body = json.dumps({"prompt": PROMPT, "max_tokens": output, "temperature": 0.8})
-    options = ["--users", users, "--spawn-rate", users, "--run-time", LONGEST, "--host", address, "--body", body]
-    command = [sys.executable, "-m", "locust", "-f", USERS, "--headless", "--json", "--skip-log", *options]
+    options = ["--users", users, "--spawn-rate", users, "--run-time", LONGEST, "--headless", "--json", "--skip-log"]
+    asked = ["--host", address, "--server-process", process, "--body", body]
+    command = [sys.executable, "-m", "locust", "-f", USERS, *options, *asked]
     done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=2 * LONGEST)
     return Told(users, {entry["name"]: entry for entry in json.loads(done.stdout)})
 
@@ -205,9 +200,8 @@ def streams(options: Options, model: str, count: int) -> dict[str, Any]:
     with server(model, min(count, 64), count) as (address, process), batcher(options, model, count) as bare:
         bare()
         for _ in range(options.rounds):
-            before = processor_seconds(process)
-            told = locust(address, count, options.output)
-            costs.append((processor_seconds(process) - before) / told.bytes)
+            told = locust(address, process, count, options.output)
+            costs.append(told.times("processor")[0] / 1000 / told.bytes)
             bare_cpu, bare_wall = bare()
             cpu.append(costs[-1] / bare_cpu - 1)
             wall.append(told.seconds_per_byte / bare_wall - 1)
@@ -259,8 +253,8 @@ def batcher(options: Options, model: str, count: int) -> Iterator[Callable[[], t
 def overload(options: Options, model: str) -> dict[str, Any]:
     """Ten times as many requests at once as there is room for."""
     room = 2 * options.rows
-    with server(model, options.rows, options.rows) as (address, _):
-        told = locust(address, 10 * room, options.output)
+    with server(model, options.rows, options.rows) as (address, process):
+        told = locust(address, process, 10 * room, options.output)
         left = metrics(address)
     return {
         "requests": told.users,

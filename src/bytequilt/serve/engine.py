@@ -21,7 +21,7 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-WORK = 0.012  # processor seconds of the engine between two hand-overs: one costs both threads about 0.0005
+WORK = 0.016  # processor seconds of the engine between two hand-overs: one costs both threads about 0.0005
 EACH = 0.003  # more of them for each text that is handed over: its chunk costs about 0.0001
 LATEST = 0.5  # seconds after which chunks go out anyway, where the processor has much else to do
 log = logging.getLogger("bytequilt.serve")
