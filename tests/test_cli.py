@@ -331,7 +331,7 @@ def test_prepare_stops_before_the_blt(micro, tmp_path):
 )
 def test_memory_that_runs_out_is_told_in_one_line(complaint, monkeypatch, error):
     def verb(*_, **__):
-        raise error if isinstance(error, Exception) else error(2**60) and None
+        raise error if isinstance(error, Exception) else error(2**50) and None
 
     monkeypatch.setattr("bytequilt.info.describe", verb)
     assert "not enough memory" in complaint("info", "tiny")
