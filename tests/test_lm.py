@@ -279,7 +279,18 @@ def test_an_lm_says_what_it_is():
     lm = load("tiny")
     kind = f"kind={lm.patcher.rule.kind}"
     assert all(word in repr(lm) for word in ("latent transformer", "parameters", kind, "float32 on cpu"))
+    assert "languages en, ru, multilingual" in repr(lm)
     assert {"load", "LM", "Patcher", "convert"} <= set(dir(bytequilt))
+
+
+@pytest.mark.parametrize(
+    "head", ["", "---\nlanguage: [\n---\n", "---\nlicense: mit\n---\n", "---\nlanguage: ru\n---\n"]
+)
+def test_languages_are_those_of_a_card_that_can_be_read(saved, head):
+    (saved / "README.md").write_text(head + "# A model", encoding="utf-8")
+    assert ("languages ru;" in repr(load(saved))) == ("language: ru" in head)
+    (saved / "README.md").unlink()
+    assert "languages" not in repr(load(saved))
 
 
 def test_a_layer_count_beyond_the_file_is_refused_before_anything_is_built(saved):

@@ -23,7 +23,7 @@ from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
 from .interop.devices import choose_device, choose_dtype, choose_scoring, place
-from .interop.directory import write_model
+from .interop.directory import languages_of, write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
 from .model.flops import flops_per_byte
@@ -62,11 +62,13 @@ class LM(ModelHubMixin):
         """Mean bytes per patch to which the threshold was calibrated; None if unknown."""
         self.run = run
         """The run directory from which the model was loaded, if any."""
+        self.folder: Path | None = None
+        """The model directory from which the model was loaded, if any."""
         if patcher.model is not None:
             patcher.model.eval()
 
     def __repr__(self) -> str:
-        return summary(self.model, self.patcher.rule)
+        return summary(self.model, self.patcher.rule, languages_of(self.folder) if self.folder else ())
 
     @property
     def native(self) -> bool:
@@ -277,7 +279,9 @@ def load(
     model, scorer = place(directory.blt(kind), target, compiled), directory.scorer(scoring)
     patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
-    return LM(model, patcher, config.patch_bytes, run, compiled)
+    lm = LM(model, patcher, config.patch_bytes, run, compiled)
+    lm.folder = directory.folder
+    return lm
 
 
 def load_any(

@@ -121,6 +121,19 @@ class Directory:
         return network.eval()
 
 
+def languages_of(folder: Path) -> tuple[str, ...]:
+    """Codes of the languages that a model card names: `language` in the head of README.md, as on the Hugging Face hub.
+    Empty without such a card."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        named = (metadata_load(folder / "README.md") or {}).get("language", ())
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that cannot be read
+        return ()
+    return (named,) if isinstance(named, str) else tuple(map(str, named or ()))
+
+
 def load_entropy(name: str | PathLike[str]) -> EntropyModel | NgramEntropy | None:
     """Load the entropy model or n-gram table of a model directory in fp32; None if its rule needs neither."""
     scorer = Directory.find(name).scorer()

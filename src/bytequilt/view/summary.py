@@ -1,14 +1,14 @@
 """A model in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..config import RuleConfig
 from ..model.blt import BLT
 
 
-def summary(model: BLT, rule: RuleConfig) -> str:
-    """Shapes, sizes, how text is cut into patches, number type and device."""
+def summary(model: BLT, rule: RuleConfig, languages: Sequence[str] = ()) -> str:
+    """Shapes, sizes, the rule of patches, languages where they are known, number type and device."""
     parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
     stacks = ((name, getattr(model.config, part)) for part, name in parts)
     shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
@@ -16,8 +16,9 @@ def summary(model: BLT, rule: RuleConfig) -> str:
     tables = sum(weight.numel() for weight in model.encoder.hash.parameters()) if model.encoder.hash else 0
     by = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(rule))
     weight = next(model.parameters())
+    spoken = f"languages {', '.join(languages)}; " if languages else ""
     return (
-        f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {by}; "
+        f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {by}; {spoken}"
         f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
     )
 
