@@ -70,7 +70,7 @@ def console() -> "Console":
     """Where tables go: standard output."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False)  # a file may be named [b].txt
 
 
 def print_json(value: Any) -> None:
