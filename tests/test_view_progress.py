@@ -44,3 +44,17 @@ def test_what_has_no_total_still_counts(monkeypatch):
 
 def test_numbers_stay_short():
     assert [progress.short(n) for n in (0, 999_999, 1e6, 2.5e9)] == ["0", "999999", "1.0M", "2.5G"]
+
+
+def test_square_brackets_are_text_in_lines_and_tables():
+    from bytequilt.verbs.shared import console as tables
+    from bytequilt.view.progress import console as lines
+    from bytequilt.view.tables import evaluations
+
+    result = {"bpb": 2.0, "bytes": 9, "mean_patch_bytes": 3.0, "files": [{"path": "[b].txt", "bpb": 2.0, "bytes": 9}]}
+    with lines.capture() as said:
+        lines.print("a threshold in [patching] of [/b] would change them")
+    assert "[patching] of [/b] would" in said.get()
+    with (out := tables()).capture() as shown:
+        out.print(*evaluations(result))
+    assert "[b].txt" in shown.get()

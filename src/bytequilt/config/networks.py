@@ -9,7 +9,7 @@ from .base import Config, Positive
 
 Width = Annotated[int, Field(gt=0, le=2**24)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
-Layers = Annotated[int, Field(gt=0, le=1024)]
+Layers = Annotated[int, Field(gt=0, le=4096)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 BYTES = 260  # ids of bytes and the four special ones: codec.VOCAB_SIZE, without waiting for numpy
 

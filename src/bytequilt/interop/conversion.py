@@ -80,7 +80,7 @@ def _typed(
         "entropy": None if entropy_dtype is None else NAMES[choose_scoring(entropy_dtype, has_entropy)],
     }
     if to != "bytequilt" and "I8" in kinds.values():
-        raise UserError(f"int8 weights can be stored in bytequilt's own layout only, not in {to}")
+        raise UserError(f"weights of eight bits have a place in bytequilt's own layout alone, not in {to}")
     if dtype is not None and source.config.blt is None:
         raise UserError(f"{source.folder} holds only an entropy model: give its type by --entropy-dtype")
     tensors, whole = source.tensors(), []

@@ -5,7 +5,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)  # a name in square brackets is no markup
 UNITS = ((1e9, "G"), (1e6, "M"))
 
 
