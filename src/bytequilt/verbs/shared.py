@@ -70,15 +70,11 @@ def console() -> "Console":
     """Where tables go: standard output."""
     from rich.console import Console
 
-<<<<<<< HEAD
     class Screen(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich has caught it; `cli` ends the program as for every other output
 
-    return Screen()
-=======
-    return Console(markup=False)  # a file may be named [b].txt
->>>>>>> faults13
+    return Screen(markup=False)  # a file may be named [b].txt
 
 
 def print_json(value: Any) -> None:
