@@ -6,6 +6,7 @@ import numpy as np
 
 from .compiled import kernel
 from .products import add_product, carray, f32, float_of, floats, product
+from .tiles import AHEAD, LINE, fetch
 
 Stack = namedtuple("Stack", "weights_L62 heads kv_heads hidden window eps")
 """Weights of a block: attention norm, qkv, out, feed-forward norm, gate and up, down."""
@@ -69,6 +70,7 @@ def _scores(scores_C, at, q_d, keys_CX, key, begin, run):
     """Products of the query with a run of keys, four at once."""
     fours = run - run % 4
     for j in range(0, fours, 4):
+        _fetch_four(keys_CX, begin + j, key, len(q_d))
         a = b = c = d = f32(0)
         for i in range(len(q_d)):
             a += q_d[i] * keys_CX[begin + j, key + i]
@@ -84,10 +86,21 @@ def _scores(scores_C, at, q_d, keys_CX, key, begin, run):
 
 
 @kernel
+def _fetch_four(keys_CX, j, key, width):
+    """Have four keys or values in the caches soon, some way behind the j-th."""
+    row = 4 * keys_CX.shape[1]
+    first = keys_CX.ctypes.data + j * row + 4 * key + AHEAD // 2
+    for address in range(first, first + 4 * row, row):
+        for line in range(address, address + 4 * width, LINE):
+            fetch(line)
+
+
+@kernel
 def _add_values(out_d, scores_C, at, values_CX, value, begin, run):
     """Add a run of values, each by its weight, four at once."""
     fours = run - run % 4
     for j in range(0, fours, 4):
+        _fetch_four(values_CX, begin + j, value, len(out_d))
         a, b, c, d = scores_C[at + j], scores_C[at + j + 1], scores_C[at + j + 2], scores_C[at + j + 3]
         for i in range(len(out_d)):
             total = a * values_CX[begin + j, value + i] + b * values_CX[begin + j + 1, value + i]

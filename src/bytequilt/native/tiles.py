@@ -17,9 +17,21 @@ WIDTH = 4 if machine().lower() in ("arm64", "aarch64") else 16
 """Numbers of a vector. Where registers hold half as many, two make a vector."""
 AHEAD = 8192
 """Bytes between the weights that are multiplied and those that are fetched, or at least the next four outputs."""
+LINE = 64
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, WIDTH)
 ANY_ORDER = ("reassoc", "contract", "nsz")
+
+
+@intrinsic
+def fetch(context: Any, address: Any) -> Any:
+    """Have a line of memory in the caches soon; any address may be named."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _fetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), generate
 
 
 @intrinsic
@@ -67,7 +79,6 @@ def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
 
 
 def _fetch(builder: Any, address: Any) -> None:
-    """Have a line of memory in the caches soon; any address may be named."""
     pointer = INT8.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
     function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
