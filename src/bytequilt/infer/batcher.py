@@ -1,4 +1,5 @@
-"""Many texts at once: they take their steps together, and come and go as they please."""
+"""Continuous batching: many texts are generated together, one byte per step. A text can be added or removed between
+any two steps."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -16,23 +17,23 @@ from .sampling import Sampling
 from .session import Session
 from .writer import NOTHING, Meter, Step, TopLogprobs, Writer, byte_of
 
-PREFILL = 512  # ids of prompts read between two steps, so that long prompts do not hold up the texts that are running
+PREFILL = 512  # largest number of prompt ids read per step, so that a long prompt does not delay the running texts
 
 
 class Decoder(Protocol):
-    """A language model with a cache of a fixed number of rows, a text in each."""
+    """A language model with a cache of a fixed number of rows. Each row holds one text."""
 
     size: int
-    """Rows."""
+    """Number of rows."""
     vocabulary: int
     device: torch.device
 
     def encode(self, prompt: bytes) -> np.ndarray:
-        """Ids (n,) int64 of a prompt, BOS first."""
+        """The ids (n,) int64 of a prompt; the first is BOS."""
         ...
 
     def data(self, id: int) -> bytes:
-        """The bytes of an id."""
+        """The bytes that an id stands for."""
         ...
 
     def clear(self, row: int) -> None:
@@ -40,24 +41,26 @@ class Decoder(Protocol):
         ...
 
     def prefill(self, ids_n: Tensor, row: int) -> Tensor:
-        """Logits (V,) after the last of the next ids of a row."""
+        """Feed the next ids (n,) of a row. Returns the logits (V,) after the last one."""
         ...
 
     def lookahead(self, ids_n: Tensor, rows: Sequence[int]) -> Tensor:
-        """What the host must know of the next ids (n,) of some rows besides themselves: (n,) int64, without a read."""
+        """One number (n,) int64 for the next id of each of these rows, which the host must know before `advance`. The
+        result stays on the device."""
         ...
 
     def advance(self, ids_n: Tensor, ids: Sequence[int], known: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Logits (n, V) after these ids, when the host knows them and what `lookahead` told."""
+        """Feed the next id of each of these rows. Returns logits (n, V). `ids` and `known` are the host's copies of
+        `ids_n` and of the result of `lookahead`."""
         ...
 
     def counts(self, row: int) -> tuple[Counter[str], bool]:
-        """Passes and patches of a row so far, and whether the next byte begins a patch."""
+        """The counts of a row so far (see `COUNTS` in writer.py), and True if the next byte begins a patch."""
         ...
 
 
 class BLTDecoder:
-    """A session as a decoder."""
+    """Gives a `Session` the interface of a `Decoder`."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.size, self.device, self.vocabulary = session, len(session.rows), session.device, VOCAB_SIZE
@@ -82,42 +85,42 @@ class BLTDecoder:
 class _Text:
     key: int
     prompt: Tensor
-    """Ids that are still to be read."""
+    """The ids of the prompt that have not been read yet."""
     writer: Writer
     meter: Meter = field(default_factory=Meter)
     row: int = -1
     id: int = 0
-    """The last id drawn, which the next step feeds."""
+    """The last drawn id. The next step feeds it."""
     known: int = 0
-    """What `lookahead` told of it."""
+    """The result of `lookahead` for `id`."""
 
 
 class Batcher:
-    """Generates many texts together. A text does not depend on its neighbours, beyond ties within float error.
+    """Generates many texts together. A text is the same as if it were generated alone, except where two ids are equally
+    likely within rounding error.
 
-    A step reads the device once for all texts: the ids that were drawn, together with what the decoder must tell the
-    host of them.
+    A step copies from the device to the host once for all texts: the drawn ids and the results of `lookahead`.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        """As many texts run at once as the decoder has rows, and the others wait."""
+        """At most `decoder.size` texts run at once. Further texts wait for a free row."""
         self.decoder = decoder
         self._keys = 0
         self._free = list(range(decoder.size))
         self._waiting: deque[_Text] = deque()
         self._reading: _Text | None = None
         self._running: list[_Text] = []
-        """The texts in generation, by their row."""
+        """The texts that are being generated, sorted by row."""
         self._ids_n: Tensor | None = None
-        """The ids drawn last, of the texts in `_running`."""
+        """The last drawn id of each text in `_running`, on the device."""
         self._sampler: tuple[list[_Text], Sampler] | None = None
 
     def __len__(self) -> int:
-        """Texts that have not come to their end."""
+        """Number of texts that are not finished."""
         return len(self._waiting) + (self._reading is not None) + len(self._running)
 
     def insert(self, prompt: bytes, sampling: Sampling) -> int:
-        """Add a text; the key tells its steps from those of others. It begins as soon as there is room."""
+        """Add a text, which starts as soon as a row is free. Returns its key: `step` marks the text's steps with it."""
         if not isinstance(prompt, bytes) or not isinstance(sampling, Sampling):
             raise UserError(f"a prompt must be bytes and come with a Sampling, unlike {type(prompt).__name__}")
         self._keys += 1
@@ -127,7 +130,7 @@ class Batcher:
         return self._keys
 
     def remove(self, key: int) -> None:
-        """Drop a text that is not wanted any more; nothing happens where there is no such text."""
+        """Stop a text and free its row. An unknown key is ignored."""
         self._waiting = deque(text for text in self._waiting if text.key != key)
         if self._reading is not None and self._reading.key == key:
             self._release(self._reading)
@@ -138,7 +141,8 @@ class Batcher:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Step]]:
-        """One more byte of each running text, and the first of those whose prompts are read by now; by key."""
+        """Draw one id for each running text and for each text whose prompt was finished in this step. Returns (key,
+        step) pairs."""
         texts, logits, steps = list(self._running), [], []
         if texts:
             assert self._ids_n is not None
@@ -152,7 +156,8 @@ class Batcher:
         return steps
 
     def _admitted(self, steps: list[tuple[int, Step]]) -> Iterator[tuple[_Text, Tensor]]:
-        """Read on in the prompts that wait while there is room: texts whose prompt ends here, with their logits."""
+        """Read up to PREFILL ids of the waiting prompts while rows are free. Yields each text with a finished prompt,
+        and the logits (V,) after it. Texts of zero bytes add their only step to `steps`."""
         budget = PREFILL
         while budget > 0 and (self._reading or (self._waiting and self._free)):
             if self._reading is None:
@@ -172,7 +177,7 @@ class Batcher:
                 yield text, logits_V
 
     def _draw(self, texts: list[_Text], logits_nV: Tensor) -> list[tuple[int, Step]]:
-        """The next id of each of these texts, and what the host must know to go on: one read for all of it."""
+        """Draw the next id of each of these texts from logits (n, V). All results reach the host in one copy."""
         order = sorted(range(len(texts)), key=lambda place: texts[place].row)
         if order != list(range(len(texts))):
             texts = [texts[place] for place in order]
@@ -198,7 +203,7 @@ class Batcher:
         return steps
 
     def _sampler_of(self, texts: list[_Text]) -> Sampler:
-        """Made anew only when other texts take part."""
+        """The sampler of these texts. A new one is made only if the list of texts has changed."""
         if self._sampler is None or self._sampler[0] != texts:
             samplings = [text.writer.sampling for text in texts]
             self._sampler = texts, Sampler(samplings, self.decoder.device, self.decoder.vocabulary)
@@ -208,7 +213,7 @@ class Batcher:
         self._free = sorted([*self._free, text.row])
 
     def _keep(self, texts: list[_Text]) -> None:
-        """Go on with these of the running texts alone."""
+        """Reduce the running texts to `texts`, in the same order."""
         if len(texts) < len(self._running):
             places = [place for place, text in enumerate(self._running) if text in texts]
             assert self._ids_n is not None
@@ -217,7 +222,7 @@ class Batcher:
 
 
 def logprobs_of(told: list[int]) -> tuple[float | None, TopLogprobs]:
-    """Log-probabilities out of a `Sampler.report` that was read."""
+    """Decode one row of `Sampler.report`: the log-probability of the drawn id, and those of the likeliest bytes."""
     if not told:
         return None, ()
     count = len(told) // 2

@@ -1,4 +1,4 @@
-"""Where the patches of the rows of a session end: entropies, the rule, and what both remember of each row."""
+"""Patch boundaries of a session: the entropy model and the rule, with the state of both for each row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +13,22 @@ from .steps import Steps
 
 
 class Boundaries:
-    """Decides on the device; nothing is read from it."""
+    """Decides which ids close their patch. All work is done on the device, and nothing is copied to the host."""
 
     def __init__(self, patcher: Patcher, steps: Steps, rows: int, reserve: int, device: torch.device) -> None:
         self.patcher, self.steps, self.device = patcher, steps, device
         self.cache = patcher.cache(rows, reserve)
-        """What the entropy model remembers, where the rule needs one."""
+        """The cache of the entropy model; None if the rule needs no entropy."""
         self.state_RF = rules.start(patcher.rule, rows, device)
-        """What the rule remembers."""
+        """The state of the rule for each row."""
         self.kept = reserve + 1 if reserve else 0
         self.states_RKF = self.state_RF[:, None].repeat(1, self.kept, 1)
-        """The same after each id that a crop may go back to: after id i in column i mod K."""
+        """Earlier states of the rule, which a crop can restore: the state after id i is in column i mod K."""
 
     def step(self, ids_n: Tensor, rows: Rows, places: Sequence[int], text: bool) -> Tensor:
-        """Which of the next ids (n,) of some rows, which have read so many, close their patch: (n,) bool.
+        """Process the next id (n,) of each of these rows. Returns (n,) bool: True for an id that closes its patch.
 
-        `text`: the caller knows that none of them is a BOS.
+        `places` are the numbers of ids that the rows have read so far. `text` promises that no id is a BOS.
         """
         nats_n = self.steps.nats(ids_n, self.cache, rows, text)
         closes_n, state_nF = rules.step(self.patcher.rule, rows.take(self.state_RF), ids_n, nats_n)
@@ -39,9 +39,10 @@ class Boundaries:
         return closes_n
 
     def feed(self, ids_N: Tensor, row: int, rows: Rows, place: int, single: bool) -> Tensor:
-        """Which of the next ids (N,) of one row, which has read so many, close their patch: (N,) bool.
+        """Process the next ids (N,) of one row. Returns (N,) bool: True for an id that closes its patch.
 
-        `single`: no id is a BOS but the row's first of all.
+        `place` is the number of ids that the row has read so far. `single` promises that the only BOS of the row is its
+        first id.
         """
         nats_N = self.steps.nats_feed(ids_N, self.cache, rows, single)
         closes_N, states_NF = rules.feed(self.patcher.rule, self.state_RF[row : row + 1], ids_N, nats_N)
@@ -52,25 +53,25 @@ class Boundaries:
         return closes_N
 
     def crop(self, row: int, count: int, place: int) -> None:
-        """Take back the newest ids of a row, so that `place` ids remain."""
+        """Remove the newest `count` ids of a row; `place` ids remain."""
         if self.cache is not None:
             self.cache.crop(row, count)
         start_F = rules.start(self.patcher.rule, 1, self.device)[0]
         self.state_RF[row] = self.states_RKF[row, (place - 1) % self.kept] if place else start_F
 
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row."""
+        """Empty a row."""
         if self.cache is not None:
             self.cache.clear(row)
         self.state_RF[row] = rules.start(self.patcher.rule, 1, self.device)[0]
 
     def state(self) -> dict[str, Any]:
-        """All of it, as tensors and plain values."""
+        """The content as a dictionary of tensors and plain values, for saving."""
         cache = {} if self.cache is None else {"cache": self.cache.state()}
         return {"rule": self.state_RF, "earlier": self.states_RKF, **cache}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state. Raises ValueError or KeyError where it is of another shape."""
+        """Restore a saved state. Raises ValueError for a wrong shape, KeyError for a missing entry."""
         if self.cache is not None:
             self.cache.load(state["cache"])
         self.state_RF = restored(state, "rule", self.state_RF)

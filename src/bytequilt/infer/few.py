@@ -1,4 +1,4 @@
-"""Drafted bytes and their patches through compiled steps: a few positions of one text as the rows of one product."""
+"""Verification of drafted bytes with compiled steps: a few positions of one text are rows of one matrix product."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def decode_few(session: "Session", closes_N: Tensor, waiting: int, true: int) -> Tensor:
-    """Logits (N - true, V) after the newest bytes of row 0, of which the first to close a patch is number `true`.
+    """True logits (N - true, V) of row 0 after the last N - true of its N newest bytes.
 
-    The encoder has read all N, the decoder those before it; `waiting` bytes before them lie in the open patch.
+    Byte number `true` is the first of the N that closes a patch. Encoder and decoder have read all N bytes as drafts;
+    the decoder reads again from byte `true` on. The open patch has `waiting` bytes before the N.
     """
     from ..native.steps import CompiledSteps
 

@@ -1,4 +1,4 @@
-"""Generation: the bytes of one text as they come, or whole texts."""
+"""Generation: a stream of the steps of one text, or whole texts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class Completion:
     finish_reason: FinishReason
     stats: Stats
     logprobs: tuple[float, ...] = field(default=(), repr=False)
-    """Log-probability of each byte of `data` under the model itself, in nats, where asked for."""
+    """Log-probability in nats of each byte of `data`, before sampling options; empty unless requested."""
     top_logprobs: tuple[TopLogprobs, ...] = field(default=(), repr=False)
-    """The likeliest bytes at the place of each byte of `data`, where asked for."""
+    """For each byte of `data`, the likeliest bytes at its position; empty unless requested."""
 
     @classmethod
     def of(cls, steps: Iterable[Step]) -> "Completion":
-        """All the steps of one text as one."""
+        """Join all steps of one text."""
         steps = list(steps)
         last = steps[-1]
         assert last.finish_reason is not None
@@ -39,7 +39,7 @@ class Completion:
 
 
 def stream(batcher: Batcher, prompt: bytes, sampling: Sampling) -> Iterator[Step]:
-    """Generate after a prompt, of any bytes. The last step carries the finish reason, and what it took."""
+    """Generate after a prompt of any bytes. Only the last step has a finish reason and statistics."""
     batcher.insert(prompt, sampling)
     while len(batcher):
         for _, step in batcher.step():
@@ -47,7 +47,7 @@ def stream(batcher: Batcher, prompt: bytes, sampling: Sampling) -> Iterator[Step
 
 
 def complete_all(batcher: Batcher, requests: Iterable[tuple[bytes, Sampling]]) -> list[Completion]:
-    """The whole of many texts, made side by side, in their order."""
+    """Generate a text for each (prompt, sampling) pair, all in one batch. Results are in the order of the requests."""
     steps: dict[int, list[Step]] = {batcher.insert(*request): [] for request in requests}
     while len(batcher):
         for key, step in batcher.step():

@@ -1,4 +1,4 @@
-"""What the host knows of one text of a session: where its patches end."""
+"""The host's counts of one text of a session: its ids and its patches."""
 
 from typing import Any
 
@@ -8,38 +8,39 @@ from ..codec import BOS, OFFSET
 
 
 class Row:
-    """Counts of a text, and of each place that a crop may go back to."""
+    """Counts of one text, and a copy of them (a mark) for each position that a crop may return to."""
 
     def __init__(self, reserve: int = 0) -> None:
         self.reserve = reserve
         self.ids = 0
-        """Ids that it has read."""
+        """Number of ids read."""
         self.length = 0
-        """Bytes of the patch that the newest byte lies in."""
+        """Number of ids in the newest patch."""
         self.closed = True
-        """Whether the newest byte closed it."""
+        """True if the newest id closed its patch."""
         self.patches = 0
-        """Complete patches, which the latent transformer has seen or is about to see."""
+        """Number of complete patches. The latent transformer processes only these."""
         self.text_patches = 0
-        """Patches so far that begin with a byte of text, the open one among them."""
+        """Number of patches that begin with a byte of text (not BOS), the open patch included."""
         self.marks = [self._mark()]
-        """These counts after each byte that a crop may go back to, the newest last."""
+        """These counts at each position that a crop may return to, newest last."""
 
     @property
     def open_bytes(self) -> int:
-        """Bytes of the open patch, whose states wait for its end."""
+        """Number of bytes in the open patch. Their states are kept until the patch closes."""
         return 0 if self.closed else self.length
 
     @property
     def needed_states(self) -> int:
-        """How many byte states must be kept: the longest open patch at any position a crop may return to."""
+        """Number of newest byte states to keep, so that the open patch is whole at any position a crop may return
+        to."""
         if not self.reserve:
             return self.open_bytes
         return max(back + (0 if closed else length) for back, (_, length, closed, *_) in enumerate(self.marks[::-1]))
 
     def push(self, id: int, closed: bool) -> None:
-        """Take in the next id, which closes its patch or not."""
-        self.patches += id == BOS and not self.closed  # a document that begins ends the patch before it
+        """Count the next id. `closed` is True if the id closes its patch."""
+        self.patches += id == BOS and not self.closed  # a BOS ends the patch before it
         begins = self.closed or id == BOS
         self.text_patches += begins and id >= OFFSET
         self.length = 1 if begins else self.length + 1
@@ -51,7 +52,8 @@ class Row:
             del self.marks[: -self.reserve - 1]
 
     def feed(self, ids: np.ndarray, closed: np.ndarray) -> None:
-        """Take in the next ids (n,); byte by byte only those that a crop may take back."""
+        """Count the next ids (n,). Only the newest `reserve` ids are counted one by one, since a crop may remove
+        them."""
         far = max(0, len(ids) - self.reserve)
         if far:
             self._skip(ids[:far], closed[:far])
@@ -70,16 +72,16 @@ class Row:
         self.marks = [self._mark()]
 
     def crop(self, count: int) -> None:
-        """Go back by so many bytes, and by the patches that they completed."""
+        """Remove the newest `count` ids: the counts return to what they were before."""
         del self.marks[len(self.marks) - count :]
         self.ids, self.length, self.closed, self.patches, self.text_patches = self.marks[-1]
 
     def state(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """The content as plain values, for saving."""
         return {"marks": [list(mark) for mark in self.marks]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned. Raises ValueError where it is of another form."""
+        """Restore a saved state. Raises ValueError if its form is wrong."""
         marks = [(int(a), int(b), bool(c), int(d), int(e)) for a, b, c, d, e in state["marks"]]
         if not 1 <= len(marks) <= self.reserve + 1 or any(min(mark) < 0 for mark in marks):
             raise ValueError("the counts of a row are none")

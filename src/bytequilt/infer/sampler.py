@@ -1,7 +1,8 @@
-"""How the next ids of several texts are drawn from their logits: all together, on the device of the logits.
+"""Sampling: draws the next ids of several texts from their logits, in one batch on the device of the logits.
 
-Random numbers come from a generator of each text (Python's Mersenne Twister), one uniform number a draw: an id is where
-the cumulative distribution first exceeds it. So a seed gives the same bytes alone and among others, on any device.
+Each text has its own random number generator (Python's Mersenne Twister) and takes one uniform number per draw. The
+drawn id is the first one whose cumulative probability exceeds the number. So a seed gives the same bytes on any device,
+in a batch or alone.
 """
 
 import math
@@ -19,45 +20,45 @@ from ..codec import EOS, OFFSET, VOCAB_SIZE
 from .sampling import Sampling
 from .utf8 import ALLOWED, only, state_of
 
-REPEATS = 64  # ids that the repetition penalty looks back
-BELOW_ONE = 1 - 2**-20  # a number that no rounding in fp32 takes to 1, where no id would be left
+REPEATS = 64  # the repetition penalty applies to this many newest ids
+BELOW_ONE = 1 - 2**-20  # largest uniform number used; a number that rounds to 1 in fp32 would select no id
 LEAST, MOST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-BIAS = 1e30  # as good as infinite, and no penalty or temperature makes more of it than fp32 has
-FAILED = -1  # in place of an id, where logits are no numbers
+BIAS = 1e30  # largest logit bias: it works like infinity, but stays finite in fp32 under every penalty
+FAILED = -1  # stands for an id if the logits are NaN or infinite
 TEXT_ONLY = only([EOS, *range(OFFSET, VOCAB_SIZE)])
-"""(V,): minus infinity for special ids other than EOS, which are never drawn."""
+"""(V,): 0 for bytes and EOS, minus infinity for the other special ids, which are never drawn."""
 
 
 @dataclass
 class Past:
-    """What the drawing of the next id depends on besides its logits."""
+    """The history of one text, as far as sampling options depend on it."""
 
     recent: list[int]
-    """The newest ids of prompt and text, at most REPEATS."""
+    """The newest ids of prompt and generated text, at most REPEATS."""
     left: int
-    """Bytes that may still be drawn."""
+    """Number of bytes that may still be generated."""
     counts: Counter[int] = field(default_factory=Counter)
     """How often each id has been generated."""
 
     def push(self, id: int, bytes: int = 1) -> None:
-        """An id that was drawn, of so many bytes."""
+        """Record a drawn id. `bytes` is the number of bytes that it stands for."""
         self.recent = [*self.recent[1 - REPEATS :], id]
         self.left -= bytes
         self.counts[id] += 1
 
     def after(self, id: int) -> "Past":
-        """A copy, as it would be after an id."""
+        """A copy with one more id recorded."""
         past = Past(self.recent, self.left, self.counts.copy())
         past.push(id)
         return past
 
 
 Filter = Callable[[Tensor, Sequence[Past]], Tensor]
-"""Logits (R, V) -> logits, of which minus infinity is never drawn."""
+"""Maps logits (R, V) to new logits (R, V). An id with logit minus infinity is never drawn."""
 
 
 class Sampler:
-    """Draws for some texts together; made anew when other texts take part."""
+    """Draws ids for a fixed list of texts, one row of logits per text."""
 
     def __init__(
         self, samplings: Sequence[Sampling], device: torch.device | str = "cpu", vocabulary: int = VOCAB_SIZE
@@ -71,20 +72,20 @@ class Sampler:
         self.tells = self.told > 0 or any(s.logprobs for s in samplings)
 
     def filtered(self, logits_RV: Tensor, pasts: Sequence[Past]) -> Tensor:
-        """Logits (R, V) fp32 of which the next ids are drawn."""
+        """The logits (R, V) fp32 after all sampling options are applied."""
         logits_RV = logits_RV.float() + self.text_only
         for change in self.filters:
             logits_RV = change(logits_RV, pasts)
         return logits_RV
 
     def probabilities(self, logits_RV: Tensor, pasts: Sequence[Past]) -> Tensor:
-        """The distributions (R, V) that the next ids are drawn from; one certain id where sampling is greedy."""
+        """The distributions (R, V) of the next ids. With temperature 0, one id has probability 1."""
         logits_RV = self.filtered(logits_RV, pasts)
         certain_RV = F.one_hot(logits_RV.argmax(-1), logits_RV.shape[1]).float()
         return torch.where(self.greedy_R[:, None], certain_RV, logits_RV.softmax(-1))
 
     def draw(self, logits_RV: Tensor, pasts: Sequence[Past], randoms: Sequence[Random]) -> Tensor:
-        """The next ids (R,) int64, FAILED where logits are no numbers; nothing is read from the device."""
+        """Draw the next ids (R,) int64. An id is FAILED if its logits are unusable. Nothing is copied to the host."""
         logits_RV = self.filtered(logits_RV, pasts)
         if all(self.greedy):
             best_R, ids_R = logits_RV.max(-1)
@@ -95,9 +96,10 @@ class Sampler:
         return ids_R
 
     def report(self, logits_RV: Tensor, ids_R: Tensor) -> Tensor:
-        """Log-probabilities of the ids under the model itself, and of the likeliest bytes: (R, 1 + 2 * told) int64.
+        """Log-probabilities before sampling options: (R, 1 + 2 * told) int64. A row holds that of the drawn id, the
+        `told` likeliest bytes, and their log-probabilities.
 
-        An id stands as itself and a float32 by its bits, so that all of it can be read together with the ids.
+        A float32 is stored as its bits, so that one int64 tensor carries ids and log-probabilities to the host.
         """
         log_p_RV = logits_RV.float().log_softmax(-1)
         own_R1 = log_p_RV.gather(1, ids_R.clamp(min=0)[:, None])
@@ -105,7 +107,8 @@ class Sampler:
         return torch.cat([_bits(own_R1), top.indices, _bits(top.values)], 1)
 
     def _filters(self) -> "list[Filter]":
-        """In the order in which they work: first how likely each id is, then what may come at all."""
+        """The filters that these texts need, in order: bias, count penalties, UTF-8, repetition penalty, temperature,
+        top-k, top-p, min-p."""
         filters: list[Filter] = []
         if any(s.logit_bias for s in self.samplings):
             bias_RV = self._column("temperature").new_zeros(len(self.samplings), len(self.text_only))
@@ -125,7 +128,7 @@ class Sampler:
             filters.append(self._top_k)
         if any(s.top_p < 1 for s in self.samplings):
             p_R1 = self._column("top_p")
-            p_R1 = p_R1.masked_fill(p_R1 == 1, 2)  # rounded sums may reach 1 before the end
+            p_R1 = p_R1.masked_fill(p_R1 == 1, 2)  # a rounded sum may reach 1 before the last id
             filters.append(lambda logits, pasts: _top_p(logits, p_R1))
         if any(s.min_p for s in self.samplings):
             least_R1 = self._column("min_p")
@@ -133,13 +136,14 @@ class Sampler:
         return filters
 
     def _cooled(self) -> Filter:
-        """Logits over temperatures, measured from the likeliest so that very cold ones do not overflow."""
+        """Divides logits by the temperature. The largest logit is subtracted first, so that a very low temperature
+        does not overflow."""
         heat_R1 = self._column("temperature")
         heat_R1 = heat_R1.masked_fill(heat_R1 == 0, 1)
         return lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1
 
     def _column(self, name: str) -> Tensor:
-        """An option of all texts (R, 1): what is above 0 is not 0 in fp32, and what is finite not infinite."""
+        """One option of all texts as (R, 1) fp32. Values other than 0 do not round to 0, and none is infinite."""
         values = [float(getattr(s, name)) for s in self.samplings]
         fitting = [math.copysign(min(max(abs(value), LEAST), MOST), value) if value else 0.0 for value in values]
         return torch.tensor(fitting, device=self.device)[:, None]
@@ -160,7 +164,7 @@ class Sampler:
         return torch.where(torch.tensor(asked, device=self.device)[:, None], logits_RV + allowed_RV, logits_RV)
 
     def _repetition_penalised(self, logits_RV: Tensor, pasts: Sequence[Past]) -> Tensor:
-        recent = [(past.recent + [0] * REPEATS)[:REPEATS] for past in pasts]  # id 0 is never drawn anyway
+        recent = [(past.recent + [0] * REPEATS)[:REPEATS] for past in pasts]  # padding with id 0 is safe: never drawn
         recent_RK = torch.tensor(recent, device=self.device)
         penalty = self._column("repetition_penalty")
         before = logits_RV.gather(1, recent_RK)
@@ -174,7 +178,8 @@ class Sampler:
 
 
 def drawn(chances_RV: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """Ids (R,) of distributions, which need not sum to 1, by uniform numbers; FAILED where they are no numbers."""
+    """Draw ids (R,) from distributions (R, V) with one uniform number per row. A distribution need not sum to 1. An id
+    is FAILED if the sum is 0 or NaN."""
     sums_RV = chances_RV.cumsum(-1)
     total_R1 = sums_RV[:, -1:]
     share_R1 = torch.tensor([[min(uniform, BELOW_ONE)] for uniform in uniforms], device=chances_RV.device)
@@ -183,19 +188,21 @@ def drawn(chances_RV: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def accepted(id: int, true_V: Tensor, drafted_V: Tensor, random: Random) -> bool:
-    """Whether an id drawn from the distribution `drafted` passes as one of `true` (Leviathan et al. 2023)."""
+    """Speculative sampling (Leviathan et al. 2023): True if an id drawn from the distribution `drafted_V` is accepted
+    as a draw from `true_V`."""
     return random.random() * float(drafted_V[id]) < float(true_V[id])
 
 
 def redrawn(true_V: Tensor, drafted_V: Tensor, random: Random) -> int:
-    """An id instead of one that did not pass, so that the two together are distributed as `true`."""
+    """Draw an id in place of a rejected one. The result of `accepted` and `redrawn` together is distributed as
+    `true_V`."""
     missing_V = (true_V - drafted_V).clamp(min=0)
-    chances_V = missing_V if missing_V.any() else true_V  # nothing is missing but what rounding left
+    chances_V = missing_V if missing_V.any() else true_V  # equal distributions reject an id only by rounding
     return int(drawn(chances_V[None], [random.random()]))
 
 
 def number(bits: int) -> float:
-    """The float32 of these bits."""
+    """The float32 number with these bits."""
     return struct.unpack("<f", struct.pack("<i", bits))[0]
 
 

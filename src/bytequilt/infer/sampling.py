@@ -1,4 +1,4 @@
-"""The fields of `Sampling` as keyword arguments, which editors, notebooks and `help` show."""
+"""The fields of `Sampling` as keyword arguments, so that editors, notebooks and `help` can show them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -10,7 +10,7 @@ from ..config.sampling import Sampling
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Options of one generated text: the fields of `Sampling`, which says what they mean."""
+    """Options of one generated text: the fields of `Sampling`. Their meaning is described there."""
 
     max_bytes: int
     temperature: float
@@ -29,7 +29,8 @@ class SamplingOptions(TypedDict, total=False):
 
 
 def shows_options(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Names the fields of `Sampling` in the signature of a method, where notebooks and `help` look for them."""
+    """Decorator: replaces `**options` in the signature of a method by the fields of `Sampling`, for notebooks and
+    `help`."""
     shown = signature(method)
     kept = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     options = [
@@ -40,7 +41,7 @@ def shows_options(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sampling_of(options: dict[str, Any]) -> Sampling:
-    """The options as one value. Raises UserError for unknown names and for values out of range."""
+    """Make a `Sampling` of keyword options. Raises UserError for an unknown name or a value out of range."""
     known = [field.name for field in fields(Sampling)]
     if unknown := sorted(set(options) - set(known)):
         raise UserError(f"no option {', '.join(unknown)[:100]}; there are speculate, {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""States on disk: nested dictionaries of tensors and plain values, in one safetensors file."""
+"""Saved states of sessions: nested dictionaries of tensors and plain values in one safetensors file."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ FORMAT = 2
 
 
 def write(path: str | Path, state: dict[str, Any], model: str) -> None:
-    """Write a state of the model of this fingerprint to a file, which appears when it is whole."""
+    """Write a state to a file atomically. `model` is the `fingerprint` of the model that the state belongs to."""
     tensors: dict[str, Tensor] = {}
     about = {"format": FORMAT, "model": model, "state": _packed(state, "state", tensors)}
     about["digest"] = _digest(about["state"], tensors)
@@ -30,7 +30,8 @@ def write(path: str | Path, state: dict[str, Any], model: str) -> None:
 
 
 def read(path: str | Path, model: str) -> dict[str, Any]:
-    """The state that was written. Raises UserError for another file, for damage, or where it is of another model."""
+    """Read a state that `write` wrote. Raises UserError if the file is not a session, is damaged, or belongs to another
+    model."""
     path = as_path(path)
     try:
         with safe_open(path, "pt") as file:
@@ -51,7 +52,7 @@ def read(path: str | Path, model: str) -> dict[str, Any]:
 
 @contextmanager
 def told_as_damage(path: str | Path) -> Iterator[None]:
-    """Raises UserError where a state turns out to be none."""
+    """Context manager: an error from a wrong state becomes a UserError which says that the file is damaged."""
     try:
         yield
     except (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -59,7 +60,7 @@ def told_as_damage(path: str | Path) -> Iterator[None]:
 
 
 def _packed(thing: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Plain values as they are, tensors by name."""
+    """A copy of `thing` for JSON: each tensor moves to `tensors`, and {"tensor": name} takes its place."""
     if isinstance(thing, Tensor):
         tensors[name] = thing.detach().cpu().contiguous().clone()
         return {"tensor": name}
@@ -79,7 +80,7 @@ def _unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _digest(state: Any, tensors: dict[str, Tensor]) -> str:
-    """Names the whole content, so that no damage goes unseen."""
+    """A hash of the whole content, by which `read` detects damage."""
     digest = hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -89,7 +90,8 @@ def _digest(state: Any, tensors: dict[str, Tensor]) -> str:
 
 
 def fingerprint(model: BLT, patcher: Patcher) -> str:
-    """Names model and patcher by their shape and by some of their weights: reading all of them would take too long."""
+    """A hash of model and patcher: their configuration and the first 4096 numbers of some weights. Hashing all weights
+    would take too long."""
     digest = hashlib.sha256(model.config.model_dump_json().encode() + patcher.rule.model_dump_json().encode())
     scorer = {} if patcher.model is None else patcher.model.state_dict()
     for weight in (model.decoder.head.weight, model.encoder.embed.weight, *scorer.values()):

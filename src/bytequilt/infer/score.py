@@ -1,4 +1,4 @@
-"""Bits per byte: the one function that measures every model here."""
+"""Bits per byte. Every model of the package is scored by this module."""
 
 import math
 from collections import defaultdict
@@ -17,35 +17,35 @@ from ..model.blt import BLT
 from ..patching.patcher import Patcher
 from .session import CHUNK, Session
 
-BATCH = 16_384  # ids of a batch of texts side by side, padding included: at most so many logits are in memory
-LONG = 8_192  # ids from which on a text goes through in chunks, the cache carrying what came before
-WAITING = 262_144  # ids of documents that are collected, so that those of like length come together
-BLOCK = 2**24  # logits that are turned into float64 at once
+BATCH = 16_384  # largest number of ids in a batch, padding included; limits the memory of logits
+LONG = 8_192  # a text of at least this many ids is read in chunks with a cache
+WAITING = 262_144  # ids of documents that are collected first, so that documents of similar length share a batch
+BLOCK = 2**24  # largest number of logits that are converted to float64 at once
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a text costs under a model."""
+    """The negative log-likelihood of a text under a model."""
 
     nats: float
-    """Sum of -log p over every target: all bytes, and the EOS where it was asked for."""
+    """Sum of -log p over all targets: the ids of the text, and the EOS if it is scored."""
     bytes: int
-    """Bytes of text."""
+    """Number of bytes of text."""
     greedy: bool = True
-    """Whether each target is the likeliest where it stands, so that greedy generation writes them all."""
+    """True if every target is the likeliest id at its position: greedy generation would then write the text."""
     patches: int = 0
-    """Patches that begin with a byte of the text, or tokens of it; 0 where they were not counted."""
+    """Number of patches (or tokens) that begin in the text; 0 if they were not counted."""
 
     @classmethod
     def total(cls, scores: "Iterable[Score]") -> Self:
-        """What all the texts cost together."""
+        """The sum of the scores of several texts."""
         scores = list(scores)
         nats, bytes, patches = (sum(getattr(s, field) for s in scores) for field in ("nats", "bytes", "patches"))
         return cls(nats, bytes, all(s.greedy for s in scores), patches)
 
     @classmethod
     def of(cls, costs_2n: Tensor, bytes: int, patches: int = 0) -> "Score":
-        """The score of a text of so many bytes, from `costs_of` its targets."""
+        """The score of a text of `bytes` bytes from the result of `costs_of` for its targets."""
         nats, missed = costs_2n.sum(1).tolist()
         return cls(nats, bytes, not missed, patches)
 
@@ -55,35 +55,36 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits of all targets over bytes of text; infinite for no text."""
+        """Bits of all targets divided by bytes of text; infinite for an empty text."""
         return self.bits / self.bytes if self.bytes else math.inf
 
     @property
     def patch_bytes(self) -> float:
-        """Mean bytes of a patch or token; 0 where they were not counted."""
+        """Mean bytes per patch or token; 0 if they were not counted."""
         return self.bytes / self.patches if self.patches else 0.0
 
 
 class Scorer(Protocol):
-    """A language model that can be scored. V: its vocabulary."""
+    """The protocol of a language model that can be scored. V is its vocabulary size."""
 
     vocabulary: int
 
     def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        """Ids (n,) int64 of a text."""
+        """The ids (n,) int64 of a text."""
         ...
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, N, V) of rows padded with zeros, and the ids (B, N) that begin a patch, if there are patches."""
+        """Logits (B, N, V) of ids (B, N) padded with 0; and (B, N), true where an id begins a patch, or None."""
         ...
 
     def context(self) -> Callable[[Tensor], tuple[Tensor, int]]:
-        """An empty context: what its next ids (n,) give, logits (n, V) and how many patches begin among them."""
+        """Start an empty context. The returned function feeds the next ids (n,). It returns their logits (n, V) and the
+        number of patches that begin in them."""
         ...
 
 
 class BLTScorer:
-    """A BLT with its patcher."""
+    """Scores a BLT with its patcher."""
 
     vocabulary = VOCAB_SIZE
 
@@ -109,7 +110,7 @@ class BLTScorer:
 
 
 class NetworkScorer:
-    """A network over ids without patches, which has a cache."""
+    """Scores a network without patches: `network(ids, cache)` gives logits, `network.cache()` an empty cache."""
 
     def __init__(self, network: Any, vocabulary: int = VOCAB_SIZE, encode: Callable[..., np.ndarray] = encode) -> None:
         self.network, self.vocabulary, self.encode = network, vocabulary, encode
@@ -125,13 +126,13 @@ class NetworkScorer:
 
 @dataclass(frozen=True)
 class Piece:
-    """Ids that are read from an empty context on, and from which on they count."""
+    """Ids that are read from an empty context; the ids from index `begin` on are targets, which are scored."""
 
     ids_n: Tensor
     begin: int = 1
-    """Place of the first id that is a target."""
+    """Index of the first target."""
     bytes: int = 0
-    """Bytes of text among the targets."""
+    """Number of bytes of text in the targets."""
 
 
 def score_documents(
@@ -140,11 +141,11 @@ def score_documents(
     advance: Callable[[int], None] = lambda _: None,
     context: int | None = None,
 ) -> list[Score]:
-    """Score each document, EOS included, in float64; documents do not see each other.
+    """Score each document by itself, EOS included; sums are in float64.
 
-    Each is read in its full context, which takes time that grows as the square of its patches. With a `context` of so
-    many ids a longer document is cut into windows of that size, each of which reads the second half of the window
-    before it again and scores only what is new. `advance` is called with the number of ids just scored, BOS included.
+    Without `context`, a document is read whole, which takes time in proportion to the square of its patches. With it, a
+    longer document is cut into windows of `context` ids that overlap by half: each id is scored once, in the first
+    window that has it. `advance` is called with the number of ids just scored, BOS included.
     """
     context = None if context is None else as_whole("context", context, 2)
     scores: list[Score] = []
@@ -159,7 +160,7 @@ def score_documents(
 def score_pieces(
     scorer: Scorer, pieces: Sequence[Piece], advance: Callable[[int], None] = lambda _: None
 ) -> list[Score]:
-    """What the targets of each piece cost: short ones side by side, long ones chunk by chunk."""
+    """Score the targets of each piece: short pieces in padded batches, long pieces in chunks with a cache."""
     scores = [Score(0.0, 0)] * len(pieces)
     lengths = [len(piece.ids_n) for piece in pieces]
     short = [place for place, length in enumerate(lengths) if length < LONG]
@@ -174,7 +175,7 @@ def score_pieces(
 
 
 def score_pairs(model: BLT, patcher: Patcher, pairs: Sequence[tuple[bytes, bytes]]) -> list[Score]:
-    """What each continuation costs after its context; its EOS is not counted.
+    """Score each continuation after its context, for (context, continuation) pairs. No EOS is scored.
 
     A context that several continuations share is read once.
     """
@@ -200,7 +201,7 @@ def score_pairs(model: BLT, patcher: Patcher, pairs: Sequence[tuple[bytes, bytes
 
 @torch.inference_mode()
 def score_continuation(session: Session, last_1V: Tensor, text: bytes) -> Score:
-    """Score a text that continues a session of one row, given the logits after its last id."""
+    """Score a text that continues a session of one row. `last_1V` are the logits after the session's last id."""
     ids_n, before = torch.from_numpy(encode(text, bos=False)), session.text_patches
     costs = [costs_of(last_1V[: len(ids_n)], ids_n[:1])]
     for begin in range(0, len(ids_n), CHUNK):
@@ -210,7 +211,7 @@ def score_continuation(session: Session, last_1V: Tensor, text: bytes) -> Score:
 
 
 def batches(places: list[int], lengths: list[int], limit: int = BATCH) -> Iterator[list[int]]:
-    """Group texts of similar length so that rows x longest <= `limit` ids, or one text a group."""
+    """Group `places` by similar length, so that a padded batch has at most `limit` ids. A longer text is alone."""
     batch: list[int] = []
     for place in sorted(places, key=lambda p: lengths[p]):
         if batch and (len(batch) + 1) * (lengths[place] + 1) > limit:
@@ -222,8 +223,8 @@ def batches(places: list[int], lengths: list[int], limit: int = BATCH) -> Iterat
 
 
 def nats_of(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
-    """-log p of each target, float64, on the CPU."""
-    if logits_nV.device.type == "mps":  # knows no float64
+    """-log p of each target (n,): (n,) float64, on the CPU."""
+    if logits_nV.device.type == "mps":  # has no float64
         logits_nV = logits_nV.cpu()
     rows = max(1, BLOCK // logits_nV.shape[-1])
     blocks = zip(logits_nV.split(rows), targets_n.to(logits_nV.device).split(rows), strict=True)
@@ -232,13 +233,13 @@ def nats_of(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
 
 
 def costs_of(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
-    """-log p of each target, and 1 where another id is likelier: (2, n) float64, on the CPU."""
+    """(2, n) float64, on the CPU: -log p of each target, and 1 if another id is likelier, else 0."""
     missed_n = logits_nV.argmax(-1).cpu() != targets_n.cpu()
     return torch.stack([nats_of(logits_nV, targets_n), missed_n.double()])
 
 
 def _windows(scorer: Scorer, document: bytes, context: int | None) -> list[Piece]:
-    """A document as one piece, or as windows of so many ids after their BOS that overlap by half."""
+    """A document as one piece, or as windows of BOS and `context` ids that overlap by half."""
     ids_n = torch.from_numpy(scorer.encode(document, eos=True))
     if context is None or len(ids_n) <= context + 1:
         return [Piece(ids_n)]
@@ -253,7 +254,7 @@ def _windows(scorer: Scorer, document: bytes, context: int | None) -> list[Piece
 
 
 def _groups(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Documents in their order, so many at a time that their ids are few; one at least."""
+    """Groups of consecutive documents with about WAITING ids at most, or one longer document."""
     group: list[bytes] = []
     size = 0
     for document in documents:
@@ -272,7 +273,7 @@ def _targets(piece: Piece) -> int:
 
 @torch.inference_mode()
 def _side_by_side(scorer: Scorer, pieces: Sequence[Piece]) -> list[Score]:
-    """Pieces as the rows of one parallel forward."""
+    """Score pieces as the rows of one padded batch."""
     ids_BN = torch.nn.utils.rnn.pad_sequence([piece.ids_n for piece in pieces], batch_first=True)
     logits_BNV, starts_BN = scorer.side_by_side(ids_BN)
     costs_2n = costs_of(logits_BNV[:, :-1].flatten(0, 1), ids_BN[:, 1:].flatten())
@@ -287,7 +288,7 @@ def _side_by_side(scorer: Scorer, pieces: Sequence[Piece]) -> list[Score]:
 
 @torch.inference_mode()
 def _in_chunks(scorer: Scorer, piece: Piece, advance: Callable[[int], None]) -> Score:
-    """One piece through a cache, so that memory is bounded; its patches all count."""
+    """Score one piece in chunks with a cache, so that memory is bounded. All its patches are counted."""
     feed, ids_n, patches = scorer.context(), piece.ids_n, 0
     costs = [torch.zeros(2, 1, dtype=torch.float64)]
     for begin in range(0, len(ids_n), CHUNK):

@@ -1,4 +1,4 @@
-"""A session: ids in, logits out, each computed once. The cached twin of the full forward."""
+"""A session: incremental inference with caches. It gives the logits of the full forward, and reads each id once."""
 
 import copy
 from collections import Counter
@@ -21,20 +21,20 @@ from .few import decode_few
 from .row import Row
 from .steps import steps_of
 
-CHUNK = 4096  # ids of one parallel pass over a long text, which bounds its memory
+CHUNK = 4096  # largest number of ids per parallel pass over a long text; bounds memory
 
 
 class Session:
-    """Runs a BLT over texts that arrive in pieces of any size: a row for each, which nothing of the others changes.
+    """Runs a BLT over texts that arrive in pieces of any size. Each text has one row, independent of the others.
 
-    The latent transformer sees each patch once, when it is complete. What windows still show of the past is kept, and
-    one entry of the latent transformer for each patch; older bytes are forgotten.
+    The latent transformer reads each patch once, when the patch is complete. Its KV cache has one entry per patch. Of
+    the bytes, only those inside the attention windows and in the open patch are kept.
     """
 
     def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1, native: bool = False) -> None:
-        """Empty texts, each of which can be cropped back by up to `reserve` bytes at any time.
+        """Create empty texts. The newest `reserve` bytes of a text can be removed at any time (`crop`).
 
-        `native`: single steps are compiled; the model must lie in main memory, in fp32 or int8.
+        With `native`, single steps are compiled; the model must be on the CPU, in fp32 or int8.
         """
         reserve, rows = as_whole("reserve", reserve, 0, 2**20), as_whole("rows", rows, 1, 2**16)
         as_kind("model", model, BLT), as_kind("patcher", patcher, Patcher)
@@ -47,24 +47,24 @@ class Session:
         self.latent = model.latent.stack.cache(rows, reserve)
         kept = reserve + 1 if reserve else 0
         self.latents_RKD = torch.zeros(rows, kept, model.config.latent.dim, device=self.device, dtype=weight.dtype)
-        """Latents of the newest patches: that of patch i in column i mod K."""
+        """Ring buffer of the newest latents: that of patch i is in column i mod K."""
         self.patch_R = self._before_the_first().repeat_interleave(rows, 0)
-        """What the decoder reads of the last complete patch of each row."""
+        """The decoder's input from the last complete patch of each row: `decoder.read` of its latent."""
         self.undecided = 0
-        """Bytes that were drafted and are not verified yet."""
+        """Number of drafted bytes that are not verified yet."""
         self.counts = Counter[str]()
-        """So far: `latent_calls`, `decoder_calls`, and bytes `drafted` and `accepted`."""
+        """Totals so far: `latent_calls`, `decoder_calls`, and numbers of bytes `drafted` and `accepted`."""
 
     @property
     def text_patches(self) -> int:
-        """Patches so far that begin with a byte of text, open ones among them."""
+        """Number of patches of all rows that begin with a byte of text, open patches included."""
         return sum(row.text_patches for row in self.rows)
 
     # -------------------------------------------------------------------------------------------------------- reading
 
     @torch.inference_mode()
     def feed(self, ids_n: Tensor, row: int = 0) -> Tensor:
-        """Logits (n, V) after each of the ids (n,) int64 of one text; the first id ever fed is BOS."""
+        """Feed the next ids (n,) int64 of one text. Returns logits (n, V). The first id of a text must be BOS."""
         check_ids(ids_n, 1)
         if not len(ids_n):
             return torch.zeros(0, VOCAB_SIZE, device=self.device)
@@ -82,16 +82,16 @@ class Session:
         return self._decode(row, whole, ids_BN, closes_N, text.patches - before, single)
 
     def prefill(self, ids_n: Tensor, row: int = 0) -> Tensor:
-        """Logits (V,) after the last of these ids, one at least, fed in pieces so that memory is bounded."""
+        """Feed the next ids (n,) in pieces of bounded memory, n > 0. Returns the logits (V,) after the last one."""
         for part in ids_n.split(CHUNK):
             logits_nV = self.feed(part, row)
         return logits_nV[-1]
 
     @torch.inference_mode()
     def step(self, ids_n: Tensor | Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
-        """Logits (n, V) after the next id (n,) int64 of each of some rows, in rising order; of all where not given.
+        """Feed one id (n,) int64 to each of these rows (rising order), or to all rows. Returns logits (n, V).
 
-        Ids given as Python numbers cost least. A tensor costs one read of the device, to learn which ids are a BOS.
+        Python numbers are the fastest form of ids: a tensor must be copied to the host, which looks for BOS.
         """
         rows = range(len(self.rows)) if rows is None else rows
         if not isinstance(ids_n, Tensor):
@@ -104,20 +104,19 @@ class Session:
         return self.advance(ids_n, ids, closed, rows)
 
     def lookahead(self, ids_n: Tensor, rows: Sequence[int], text: bool = False) -> Tensor:
-        """First half of a step: which of the next ids (n,) close their patch, as int64 (n,), without a read.
-
-        `advance` must follow with the same ids, both under `torch.inference_mode`. `text`: none of them is a BOS.
+        """First half of a step: (n,) int64, 1 for each next id (n,) that closes its patch. Nothing is copied to the
+        host. `advance` must follow with the same ids, both under `torch.inference_mode`. `text` promises no BOS.
         """
         places = [self.rows[row].ids for row in rows]
         return self.boundaries.step(ids_n, self._at(rows), places, text).long()
 
     def advance(self, ids_n: Tensor, ids: Sequence[int], closed: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Second half of a step, when the host knows ids and closes: logits (n, V)."""
+        """Second half of a step: logits (n, V). `ids` and `closed` are host copies of the ids and of `lookahead`."""
         selected = self._at(rows)
         texts = [self.rows[row] for row in rows]
         opens = [id == BOS and text.ids > 0 for id, text in zip(ids, texts, strict=True)]
         opens_n = torch.tensor(opens, device=self.device) if any(opens) else None
-        if opens_n is not None:  # a document that begins ends the patch before it
+        if opens_n is not None:  # a BOS ends the patch before it
             cut = [row for row, open, text in zip(rows, opens, texts, strict=True) if open and text.open_bytes]
             self._complete(cut, [False] * len(cut))
         room = max(text.needed_states for text in texts) + self.undecided + 1
@@ -134,7 +133,7 @@ class Session:
 
     @torch.inference_mode()
     def clear(self, row: int) -> None:
-        """Begin an empty text in a row, in place of the one that was there."""
+        """Empty a row, so that a new text can start in it."""
         self.rows[row] = Row(self.reserve)
         for part in (self.boundaries, self.encoder, self.latent, self.decoder):
             part.clear(row)
@@ -142,13 +141,13 @@ class Session:
 
     @torch.inference_mode()
     def fork(self) -> Self:
-        """An independent session that has read the same."""
+        """An independent copy of this session, texts included. Model and patcher are shared."""
         shared = (self.model, self.patcher, self.steps)
         return copy.deepcopy(self, {id(thing): thing for thing in shared})
 
     @torch.inference_mode()
     def crop(self, count: int, row: int = 0) -> None:
-        """Take back the newest `count` bytes of a text. Raises UserError where that is more than reserved or fed."""
+        """Remove the newest `count` ids of a text. Raises UserError if the text is shorter or `reserve` is smaller."""
         text, count = self.rows[row], as_whole("count", count, 0)
         if count >= len(text.marks):
             raise UserError(
@@ -168,13 +167,13 @@ class Session:
         self.patch_R[row] = patch[0]
 
     def save(self, path: str | Path) -> None:
-        """Write what this session has read to a file; `LM.restore` goes on from there, in another process too."""
+        """Write the state of this session to a file. `LM.restore` continues from it, in another process too."""
         saved.write(path, self.state(), saved.fingerprint(self.model, self.patcher))
 
     @classmethod
     @torch.inference_mode()
     def restore(cls, model: BLT, patcher: Patcher, path: str | Path, native: bool = False) -> Self:
-        """The session that was saved. Raises UserError for another file, or one that is damaged or of another model."""
+        """Read a saved session. Raises UserError if the file is not one, is damaged, or belongs to another model."""
         state = saved.read(path, saved.fingerprint(model, patcher))
         with saved.told_as_damage(path):
             session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
@@ -182,7 +181,7 @@ class Session:
         return session
 
     def state(self) -> dict[str, Any]:
-        """All that it has read, as tensors and plain values."""
+        """The content of the session as a dictionary of tensors and plain values, for saving."""
         return {
             "reserve": self.reserve,
             "rows": [row.state() for row in self.rows],
@@ -196,7 +195,7 @@ class Session:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state of the same reserve and number of rows. Raises ValueError or KeyError where it is none."""
+        """Restore a state with the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
         for row, saved_row in zip(self.rows, state["rows"], strict=True):
             row.load(saved_row)
         for name in ("boundaries", "encoder", "latent", "decoder"):
@@ -209,7 +208,7 @@ class Session:
 
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
-        """Logits (V,) after an id of row 0, as if it closed no patch: no entropy model, no latent transformer runs."""
+        """Draft logits (V,) after an id of row 0, as if the id closed no patch. Only encoder and decoder run."""
         rows, ids_R = self._at([0]), torch.tensor([id], device=self.device)
         self.encoder.states.make_room(self.rows[0].needed_states + self.undecided + 1, self.encoder.stack.lengths)
         opens_R = ids_R == BOS if id == BOS else None
@@ -220,7 +219,7 @@ class Session:
 
     @torch.inference_mode()
     def verify(self, ids_n: Tensor, drafted_nV: Tensor) -> Tensor:
-        """The true logits (n, V) after ids that were drafted; those before the first boundary were true already."""
+        """The true logits (n, V) after drafted ids. Draft logits before the first patch end are true already."""
         text, rows, ids_BN = self.rows[0], self._at([0]), ids_n.to(self.device)[None]
         waiting, before, self.undecided = text.open_bytes, text.patches, 0
         closes_N = self._decide(ids_BN, 0, False)
@@ -241,12 +240,12 @@ class Session:
 
     @torch.inference_mode()
     def _before_the_first(self) -> Tensor:
-        """What there is to read before the first patch, as of one row."""
+        """The decoder's input before the first patch (that of a latent of zeros), for one row."""
         weight = self.model.decoder.norm.weight
         return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
 
     def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:
-        """Which of the next ids (1, N) of a row close their patch: (N,) bool; the host counts them."""
+        """Find which of the next ids (1, N) of a row close their patch: (N,) bool. Also updates the row's counts."""
         text = self.rows[row]
         closes_N = self.boundaries.feed(ids_BN[0], row, self._at([row]), text.ids, single)
         ids, closed = torch.stack([ids_BN[0], closes_N.long()]).cpu().numpy()
@@ -263,9 +262,9 @@ class Session:
         single: bool,
         begin: int = 0,
     ) -> Tensor:
-        """Logits after `ids_BN[:, begin:]` of a row. `states` are those of its open patch and of all these ids."""
+        """Logits after `ids_BN[:, begin:]` of a row. `states`: byte states of the open patch, then of all `ids_BN`."""
         rows, waiting = self._at([row]), states[0].shape[1] - ids_BN.shape[1]
-        whole_BN = torch.cat([ids_BN.new_zeros(1, waiting), ids_BN], 1)  # of earlier bytes only this counts: no BOS
+        whole_BN = torch.cat([ids_BN.new_zeros(1, waiting), ids_BN], 1)  # earlier ids may be 0, since none is a BOS
         closes_BN = torch.cat([closes_N.new_zeros(waiting), closes_N])[None]
         patches, reads = Patches.from_closes(whole_BN, closes_BN), rows.take(self.patch_R)[:, None]
         if complete:
@@ -280,13 +279,13 @@ class Session:
             reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], 1)
             self.patch_R[row] = reads[0, complete]
         self.counts["decoder_calls"] += 1
-        read_BN = patches.read_BN[:, waiting + begin :] + 1  # the one before these comes first
+        read_BN = patches.read_BN[:, waiting + begin :] + 1  # index 0 of `reads` is the patch before these
         ids_BN = ids_BN[:, begin:]
         chunk = self.decoder.chunk(rows, ids_BN == BOS, single)
         return self.model.decoder(states[-1][:, waiting + begin :], reads, read_BN, ids_BN, chunk)[0]
 
     def _complete(self, rows: Sequence[int], opens: Sequence[bool]) -> None:
-        """Run the newest patches of these rows through the latent transformer, all of them in one call."""
+        """Run the newest patch of each of these rows through the latent transformer, in one call."""
         if not rows:
             return
         selected, lengths = self._at(rows), [self.rows[row].length for row in rows]

@@ -1,7 +1,8 @@
-"""Self-speculation: the decoder drafts bytes on a stale latent, and one pass of the whole model verifies them.
+"""Self-speculation: the decoder drafts bytes from the latent of the last complete patch, and one pass of the whole
+model verifies them.
 
-BLT-S of Fast BLT (arXiv 2605.08044). Nothing is lost: a draft is accepted as in speculative sampling (Leviathan et al.
-2023), so greedy text is the same, and sampled text has the same distribution. Boundaries are the patcher's own.
+This is BLT-S of Fast BLT (arXiv 2605.08044). Drafts are accepted as in speculative sampling (Leviathan et al. 2023), so
+greedy text is unchanged and sampled text keeps its distribution. The patcher still decides all boundaries.
 """
 
 from collections import Counter
@@ -20,9 +21,10 @@ from .writer import NOTHING, Meter, Step, Writer
 
 
 def speculate(session: Session, prompt: bytes, sampling: Sampling, draft: int) -> Iterator[Step]:
-    """Generate after a prompt, guessing up to `draft` bytes at a time; the session reserves one more.
+    """Generate after a prompt with drafts of up to `draft` bytes. The session needs a reserve of `draft` + 1.
 
-    Drafts grow longer while they pass, and fall back to what passed. The last step carries what it took.
+    A draft grows by two bytes after a full success; otherwise it shrinks to the number of bytes that were accepted. The
+    last step has statistics.
     """
     ids = encode(prompt)
     text = _Speculation(session, Writer(ids[1:].tolist(), sampling))
@@ -42,29 +44,30 @@ def _counts(session: Session) -> Counter[str]:
 
 
 class _Speculation:
-    """One text, drafted and verified in turn."""
+    """One text: drafts and verification take turns."""
 
     def __init__(self, session: Session, writer: Writer) -> None:
         self.session, self.writer = session, writer
         self.sampler = Sampler([writer.sampling], session.device)
 
     def steps(self, logits_V: Tensor, draft: int) -> Iterator[Step]:
-        """Go on after these logits."""
+        """Generate from the logits (V,) after the prompt."""
         session, length = self.session, min(4, draft)
         id = self.draw(logits_V)
         yield self.push(id, logits_V)
         while self.writer.finish_reason is None:
             guesses, drafted, chances = self.guess(id, min(length, self.writer.past.left))
-            ids = [id, *guesses][: len(drafted)]  # an EOS is guessed, and not fed
+            ids = [id, *guesses][: len(drafted)]  # a guessed EOS was not fed
             true = session.verify(torch.tensor(ids), torch.stack(drafted))
             id, passed, steps = self.accept(guesses, chances, true)
-            session.crop(len(ids) - len(steps))  # the newest id of the text is fed in the next round, if there is one
+            session.crop(len(ids) - len(steps))  # the newest id of the text is fed in the next round
             session.counts.update(drafted=len(guesses), accepted=passed)
             length = min(draft, length + 2) if passed == len(guesses) else max(1, passed)
             yield from steps
 
     def accept(self, guesses: list[int], chances: list[Tensor], true: Tensor) -> tuple[int, int, list[Step]]:
-        """Take the guesses that pass, and an id that is drawn anew: the newest id, how many passed, and all steps."""
+        """Accept guesses up to the first rejected one, then draw one more id. Returns the newest id, the number of
+        accepted guesses, and all steps. `chances` are the distributions of the guesses, `true` the true logits."""
         steps: list[Step] = []
         for guess, before_V, logits_V in zip(guesses, chances, true, strict=False):
             now_V = self.probabilities(logits_V, self.writer.past)
@@ -78,7 +81,8 @@ class _Speculation:
         return id, len(steps), [*steps, self.push(id, true[-1])]
 
     def guess(self, id: int, most: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
-        """Guesses behind an id, the last of which may be EOS; the logits drafted; where each guess was drawn from."""
+        """Guess up to `most` ids after an id, until EOS. Returns the guesses, the draft logits after each fed id, and
+        the distribution of each guess."""
         guesses, drafted, chances, past = [], [self.session.draft(id)], [], self.writer.past
         while len(guesses) < most:
             chances.append(self.probabilities(drafted[-1], past))

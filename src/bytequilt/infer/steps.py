@@ -1,4 +1,4 @@
-"""One step of some rows through each network: in PyTorch anywhere, compiled where that is asked for."""
+"""The functions that advance rows of caches by one position through each network, in PyTorch or compiled."""
 
 from typing import Protocol
 
@@ -14,38 +14,42 @@ from ..patching.patcher import Patcher
 
 
 class Steps(Protocol):
-    """Functions that take n rows of caches one position further, and one that takes a row several."""
+    """The networks of a BLT and its entropy model, as functions that continue n rows of their caches."""
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        """Entropies (n,) after the next id of some rows, where the rule needs them; `text`: no id is a BOS."""
+        """Entropies in nats (n,) after the next id (n,) of each row; None if the rule needs none. `text` promises that
+        no id is a BOS."""
         ...
 
     def nats_feed(
         self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
     ) -> Tensor | None:
-        """The same (N,) after each of the next ids of one row; `single`: no id is a BOS but the row's first of all."""
+        """Entropies in nats (N,) after each of the next ids (N,) of one row; None if the rule needs none. `single`
+        promises that the only BOS of the row is its first id."""
         ...
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Byte states (n, d) of the next id of some rows; the cache keeps what patches read.
+        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to.
 
-        `opens_n` says which ids are a BOS, None that none is.
+        `opens_n` is True where a new document starts; None means that none does.
         """
         ...
 
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Latents (n, D) of the newest patch, `lengths` bytes long, of each row; and what bytes read of it (n, ...)."""
+        """Process the newest patch of each row; `lengths` are the patches' lengths in bytes. Returns latents (n, D)
+        and the decoder's inputs from them (n, ...)."""
         ...
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) of the next byte of some rows, each of which reads its own patch; `x_nd` is overwritten."""
+        """Logits (n, V) from byte states (n, d). A row reads its entry of `patch_R`, the decoder's input from the
+        row's last patch. `x_nd` may be overwritten."""
         ...
 
 
 def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
-    """The steps of a model and its patcher: compiled where `native` says so."""
+    """The steps of a model and its patcher: compiled if `native`, else in PyTorch."""
     if not native:
         return TorchSteps(model, patcher)
     from ..native.steps import CompiledSteps
@@ -54,7 +58,7 @@ def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
 
 
 class TorchSteps:
-    """The steps of the networks themselves."""
+    """The steps in PyTorch, by the step functions of the networks."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         self.model, self.patcher = model, patcher

@@ -1,4 +1,4 @@
-"""Which bytes keep a text valid UTF-8, as masks of logits."""
+"""Masks for logits that allow only bytes which keep a text valid UTF-8."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from ..codec import EOS, OFFSET, VOCAB_SIZE
 LENGTH = dict.fromkeys(range(194, 224), 2) | dict.fromkeys(range(224, 240), 3)
 LENGTH |= dict.fromkeys(range(240, 245), 4)
 SECOND = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0xF4: (0x80, 0x8F)}
-"""Where the byte after a lead byte has a narrower range (Unicode 15, table 3-7)."""
+"""Lead bytes with a narrower range of second bytes (Unicode 15, table 3-7)."""
 RANGES = [(0x80, 0xBF), *SECOND.values()]
 
 
 def state_of(text: bytes, left: int) -> int:
-    """Which row of `ALLOWED` holds after a text, with so many bytes left to draw."""
+    """The row of `ALLOWED` to use after `text` if `left` more bytes may be drawn."""
     begun = _unfinished(text)
     if not begun:
         return min(left, 4)
@@ -21,7 +21,7 @@ def state_of(text: bytes, left: int) -> int:
 
 
 def _unfinished(text: bytes) -> bytes:
-    """The first bytes of a character that a text breaks off in; nothing where it ends well, or is no UTF-8 anyway."""
+    """The bytes of the incomplete character at the end of a text; empty if there is none."""
     for size in range(1, min(3, len(text)) + 1):
         tail = text[-size:]
         if tail[0] in LENGTH:
@@ -33,12 +33,12 @@ def _unfinished(text: bytes) -> bytes:
 
 
 def only(ids: list[int]) -> Tensor:
-    """Zero for these ids, minus infinity for the rest: (V,)."""
+    """A mask (V,): 0 for these ids, minus infinity for all others."""
     return torch.full((VOCAB_SIZE,), -torch.inf).index_fill_(0, torch.tensor(ids), 0.0)
 
 
 def _begins(left: int) -> Tensor:
-    """What may begin a character that `left` bytes can end, or end the text."""
+    """The mask between characters: EOS, ASCII, and lead bytes of characters that fit into `left` bytes."""
     leads = [lead + OFFSET for lead, size in LENGTH.items() if size <= left]
     return only([EOS, *range(OFFSET, 0x80 + OFFSET), *leads])
 
@@ -46,4 +46,5 @@ def _begins(left: int) -> Tensor:
 ALLOWED = torch.stack(
     [*map(_begins, range(5)), *(only(list(range(low + OFFSET, high + OFFSET + 1))) for low, high in RANGES)]
 )
-"""(states, V): 0 for what may come next, minus infinity for the rest."""
+"""(states, V): 0 for an id that may follow, else minus infinity. Rows 0 to 4: between characters, with that many bytes
+left (4 or more for row 4). Row 5 + i: inside a character, the next byte of which must be in RANGES[i]."""

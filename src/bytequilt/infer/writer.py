@@ -1,4 +1,4 @@
-"""One text in the making: what lies between the logits of a model and the reader of its text."""
+"""The output of one generated text: from drawn ids to text, with stop strings, statistics and log-probabilities."""
 
 import time
 from collections import Counter
@@ -12,9 +12,9 @@ from .sampler import FAILED, REPEATS, Past
 from .sampling import Sampling
 
 FinishReason = Literal["length", "eos", "stop", "error"]
-"""`error`: the model gave no numbers."""
+"""`error`: the model's logits were NaN or infinite."""
 TopLogprobs = tuple[tuple[int, float], ...]
-"""Bytes and their log-probabilities in nats, likeliest first."""
+"""Pairs of a byte and its log-probability in nats, likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class Stats:
     """Counts and times of a generation."""
 
     bytes: int
-    """Bytes drawn, those of a stop string among them."""
+    """Number of drawn bytes, a stop string included."""
     patches: int
-    """Patches that begin with a byte that was drawn."""
+    """Number of patches that begin with a drawn byte."""
     seconds: float
     latent_calls: int
-    """Passes of the latent transformer after the prompt; of a text among others, those that it took part in."""
+    """Number of latent transformer passes after the prompt that this text took part in."""
     decoder_calls: int
-    """Passes of the local decoder after the prompt, drafts among them."""
+    """Number of local decoder passes after the prompt, drafts included."""
     drafted: int = 0
-    """Bytes guessed by self-speculation."""
+    """Number of bytes guessed by self-speculation."""
     accepted: int = 0
-    """Drafted bytes accepted by verification."""
+    """Number of guessed bytes that were accepted."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -42,21 +42,22 @@ class Stats:
 
 @dataclass(frozen=True)
 class Step:
-    """What one drawn byte adds to the output: usually that byte, nothing while it may be part of a stop string."""
+    """The output that one drawn id adds. Bytes that may begin a stop string are held back, so `data` may be empty now
+    and longer later."""
 
     text: str
     data: bytes
     finish_reason: FinishReason | None = None
     logprobs: tuple[float, ...] = ()
-    """Log-probability of each byte of `data` under the model itself, in nats, where asked for."""
+    """Log-probability in nats of each byte of `data`, before sampling options; empty unless requested."""
     stats: Stats | None = None
-    """Counts and times of the text; None but in its last step."""
+    """Counts and times of the text; None except in its last step."""
     top_logprobs: tuple[TopLogprobs, ...] = ()
-    """The likeliest bytes at the place of each byte of `data`, where asked for."""
+    """For each byte of `data`, the likeliest bytes at its position; empty unless requested."""
 
 
 NOTHING = Step("", b"", "length", stats=Stats(0, 0, 0.0, 0, 0))
-"""The only step of a text of no bytes."""
+"""The only step of a text with `max_bytes` 0."""
 
 
 def byte_of(id: int) -> bytes:
@@ -65,21 +66,21 @@ def byte_of(id: int) -> bytes:
 
 
 class Writer:
-    """Takes the ids that are drawn, notices the end of the text, and gives out what is certain to belong to it."""
+    """Turns drawn ids into steps. Detects the end of the text, and holds back bytes that may begin a stop string."""
 
     def __init__(self, recent: Sequence[int], sampling: Sampling, data: Callable[[int], bytes] = byte_of) -> None:
-        """`recent` are ids before the text; `data` tells the bytes of an id."""
+        """`recent` are the ids of the prompt. `data` maps an id to its bytes."""
         self.sampling, self.data = sampling, data
         self.random = Random() if sampling.seed is None else Random(sampling.seed % 2**64)
         self.past = Past(list(recent)[-REPEATS:], sampling.max_bytes)
         self.drawn = 0
-        """Bytes drawn, those of a stop string among them."""
+        """Number of drawn bytes, a stop string included."""
         self.finish_reason: FinishReason | None = None if sampling.max_bytes else "length"
         self._kept, self._logprobs, self._top_logprobs = b"", [], []
         self._stream = TextStream()
 
     def push(self, id: int, logprob: float | None = None, top: TopLogprobs = ()) -> Step:
-        """Take an id that was drawn. The step that ends the text says why."""
+        """Process a drawn id. The step that ends the text has a finish reason."""
         if id in (EOS, FAILED):
             return self._give(len(self._kept), "eos" if id == EOS else "error")
         data = self.data(id)
@@ -97,7 +98,7 @@ class Writer:
         return self._give(len(self._kept) - self._doubtful())
 
     def _doubtful(self) -> int:
-        """Newest bytes that may be the beginning of a stop string."""
+        """Number of newest bytes that may be the beginning of a stop string."""
         if not self.sampling.stop:
             return 0
         sizes = range(min(len(self._kept), max(map(len, self.sampling.stop)) - 1), 0, -1)
@@ -113,18 +114,18 @@ class Writer:
 
 
 class Meter:
-    """Takes the time, and counts from the end of the prompt on."""
+    """Measures one text: time from the creation of this object, counts from the end of the prompt."""
 
     def __init__(self) -> None:
         self._begun, self._before = time.perf_counter(), Counter[str]()
 
     def prompted(self, counts: Counter[str]) -> None:
-        """The prompt is read."""
+        """Note the counts at the end of the prompt."""
         self._before = counts.copy()
 
     def stats(self, writer: Writer, counts: Counter[str], closed: bool) -> Stats:
-        """What it took until now. The byte drawn last has not been fed: it begins a patch where the one before closed
-        its own, unless it was an EOS."""
+        """The statistics until now. `closed` is True if the last fed byte closed its patch. The last drawn byte
+        was not fed, so it then begins one more patch, unless the text ended with EOS."""
         begins = writer.finish_reason in ("length", "stop") and writer.drawn > 0 and closed
         taken = {name: counts[name] - self._before[name] for name in COUNTS}
         taken["patches"] += begins
