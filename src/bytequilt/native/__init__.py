@@ -1,4 +1,4 @@
-"""The byte step compiled by numba (extra `fast`). Nothing here is imported before a session takes its steps with it."""
+"""The single steps of decoding, compiled by numba (extra `fast`). numba is imported only if a session uses them."""
 
 from importlib.util import find_spec
 
@@ -8,9 +8,10 @@ from ..config import UserError
 
 
 def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether steps are compiled: as told, and where nothing is told (None), wherever they can be.
+    """True if steps are to be compiled. `native` decides; None means: compile if possible.
 
-    Raises UserError where they shall be and cannot; int8 must be, for in PyTorch it is a slow twin alone.
+    Raises UserError if compiling is impossible and `native` is True, or `native` is None and `dtype` is int8: int8 in
+    PyTorch is slow, so it must be requested by False.
     """
     if not (native is None or isinstance(native, bool)):
         raise UserError(f"native must be True, False or None, not {repr(native)[:60]}")

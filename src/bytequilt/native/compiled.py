@@ -1,7 +1,7 @@
-"""How functions are compiled, and where the result is kept between processes.
+"""Compilation by numba, and the folder that keeps compiled functions between processes.
 
-numba keeps an entry for each function, by the date of its own file alone. A function that another one has taken in may
-change without that; so everything lies in a folder that is named by a digest of all these files.
+numba recompiles a function if the file that defines it changes. It does not notice a change in a function of
+another file that is compiled into it. So the name of the folder contains a digest of all files of this package.
 """
 
 import hashlib
@@ -17,12 +17,13 @@ from numba import njit
 
 HERE = Path(__file__).parent
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-"""Sums in any order. Numbers that are not finite stay what they are: a caller looks for them."""
+"""LLVM may reorder sums. It must keep NaN and infinity, because callers test for them."""
 
 
 @lru_cache
 def folder() -> Path | None:
-    """Where compiled functions are kept: where numba was told to, in the package, or with the user's caches."""
+    """The first writable folder for compiled functions: in NUMBA_CACHE_DIR, in the package, or in the user's cache
+    directory. None if no folder is writable."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
     for file in sorted(HERE.glob("*.py")):
         digest.update(file.read_bytes())
@@ -40,7 +41,7 @@ def folder() -> Path | None:
 
 @lru_cache
 def tell() -> None:
-    """Say on stderr, once, that the first steps of this process will take their time."""
+    """Print to stderr, once per process, that functions must be compiled, unless compiled functions are on disk."""
     path = folder()
     if path is None:
         print("compiling the native step (about 30 s): no folder can be written to keep it", file=sys.stderr)
@@ -49,7 +50,7 @@ def tell() -> None:
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function compiled for the arguments it is called with, single-threaded."""
+    """Decorator: compile a function at its first call, for the argument types of that call. It runs on one thread."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder() or "")
     try:

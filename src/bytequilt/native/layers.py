@@ -1,4 +1,4 @@
-"""What blocks are made of: norms, rotary positions, softmax attention over a ring of keys, SwiGLU."""
+"""Transformer blocks: RMS norm, rotary positions, softmax attention over a ring buffer of keys, SwiGLU."""
 
 from collections import namedtuple
 
@@ -9,9 +9,9 @@ from .products import add_product, carray, f32, float_of, floats, product
 from .tiles import AHEAD, LINE, fetch
 
 Stack = namedtuple("Stack", "weights_L62 heads kv_heads hidden window eps")
-"""Weights of a block: attention norm, qkv, out, feed-forward norm, gate and up, down."""
+"""`weights_L62` has six weights per layer: attention norm, qkv, out, feed-forward norm, gate and up, down."""
 Ring = namedtuple("Ring", "kv_LRGCd position_R opened_RE low_Td high_Td")
-"""A cache's own tensors, and rotary factors of positions below the table's length and of its multiples."""
+"""The tensors of a StackCache, and rotary factors: `low_Td` of positions 0 to T - 1, `high_Td` of multiples of T."""
 LOG2E = f32(1.4426950408889634)
 HALF, ONE = f32(0.5), f32(1)
 C1, C2, C3 = f32(0.6931471806), f32(0.2402265070), f32(0.0555041087)
@@ -20,7 +20,7 @@ C4, C5, C6 = f32(0.0096181291), f32(0.0013333558), f32(0.0001540353)
 
 @kernel
 def exp(x):
-    """e**x in fp32 to 2e-7, without a branch, so that loops over it become vector instructions."""
+    """e**x in fp32, accurate to 2e-7. It has no branch, so that loops over it become vector instructions."""
     power = min(max(x * LOG2E, f32(-126)), f32(126))
     whole = np.floor(power + HALF)
     part = power - whole
@@ -30,7 +30,7 @@ def exp(x):
 
 @kernel
 def norm(out_RD, x_RD, weight, eps):
-    """Root mean square normalisation."""
+    """RMS norm of each row of x (R, D), written to out (R, D)."""
     width = x_RD.shape[1]
     weight_D = carray(floats(weight[0]), width)
     for r in range(len(x_RD)):
@@ -44,9 +44,10 @@ def norm(out_RD, x_RD, weight, eps):
 
 @kernel
 def read(out_d, q_d, keys_CX, key, values_CX, value, first, scores_C):
-    """Softmax attention to `len(scores)` keys of a ring from position `first` on; the query is scaled.
+    """Softmax attention of one query (d,) to `len(scores_C)` keys of a ring buffer, from position `first` on.
 
-    A key lies in its column from `key` on, a value from `value` on. The keys seen are one or two runs of columns.
+    The query is scaled already. A key starts at index `key` of its column, a value at index `value`. The visible
+    columns are one run, or two if the ring wraps around.
     """
     count, begin = len(scores_C), first % len(keys_CX)
     run = min(count, len(keys_CX) - begin)
@@ -67,7 +68,7 @@ def read(out_d, q_d, keys_CX, key, values_CX, value, first, scores_C):
 
 @kernel
 def _scores(scores_C, at, q_d, keys_CX, key, begin, run):
-    """Products of the query with a run of keys, four at once."""
+    """Dot products of the query with `run` keys, four keys at a time. They are stored from `scores_C[at]` on."""
     fours = run - run % 4
     for j in range(0, fours, 4):
         _fetch_four(keys_CX, begin + j, key, len(q_d))
@@ -87,7 +88,7 @@ def _scores(scores_C, at, q_d, keys_CX, key, begin, run):
 
 @kernel
 def _fetch_four(keys_CX, j, key, width):
-    """Have four keys or values in the caches soon, some way behind the j-th."""
+    """Prefetch four keys or values, AHEAD / 2 bytes after number j."""
     row = 4 * keys_CX.shape[1]
     first = keys_CX.ctypes.data + j * row + 4 * key + AHEAD // 2
     for address in range(first, first + 4 * row, row):
@@ -97,7 +98,7 @@ def _fetch_four(keys_CX, j, key, width):
 
 @kernel
 def _add_values(out_d, scores_C, at, values_CX, value, begin, run):
-    """Add a run of values, each by its weight, four at once."""
+    """Add `run` values to out (d,), weighted by `scores_C[at:]`, four values at a time."""
     fours = run - run % 4
     for j in range(0, fours, 4):
         _fetch_four(values_CX, begin + j, value, len(out_d))
@@ -112,7 +113,8 @@ def _add_values(out_d, scores_C, at, values_CX, value, begin, run):
 
 @kernel
 def begin(ring, rows_R, opens_R):
-    """Begin the next position of some rows: their positions, and how many positions ago their context opened."""
+    """Start the next position of each row. Returns the positions (R,), and the numbers of positions (R,) since the
+    attention contexts of the rows started."""
     positions_R, since_R = np.empty(len(rows_R), np.int64), np.empty(len(rows_R), np.int64)
     entries = ring.opened_RE.shape[1]
     for r in range(len(rows_R)):
@@ -127,7 +129,7 @@ def begin(ring, rows_R, opens_R):
 
 @kernel
 def _turn(x_d, position, ring):
-    """Rotary position, in place: of far positions, the product of two factors."""
+    """Rotate x (d,) by the factors of a position, in place. A position beyond the table combines two factors."""
     table = len(ring.low_Td)
     for i in range(0, len(x_d), 2):
         cos, sin = ring.low_Td[position % table, i], ring.low_Td[position % table, i + 1]
@@ -140,7 +142,7 @@ def _turn(x_d, position, ring):
 
 @kernel
 def _attend(out_RD, qkv_RX, layer, stack, ring, rows_R, positions_R, since_R):
-    """Take in keys and values of the new positions, and attend to what they see."""
+    """Store keys and values of the new positions, and attend to the visible keys: out (R, heads * width)."""
     heads, groups, width = stack.heads, stack.kv_heads, ring.kv_LRGCd.shape[4]
     scores_C, scale = np.empty(ring.kv_LRGCd.shape[3], f32), f32(1 / np.sqrt(width))
     for r in range(len(rows_R)):
@@ -159,7 +161,7 @@ def _attend(out_RD, qkv_RX, layer, stack, ring, rows_R, positions_R, since_R):
 
 @kernel
 def block(x_RD, layer, stack, ring, rows_R, positions_R, since_R):
-    """One transformer block on one position of each row, in place."""
+    """One transformer block for one position of each row; x (R, D) is changed in place."""
     weights_62, hidden, (rows, width) = stack.weights_L62[layer], stack.hidden, x_RD.shape
     normed_RD, out_RD = np.empty_like(x_RD), np.empty_like(x_RD)
     qkv_RX = np.empty((rows, (stack.heads + 2 * stack.kv_heads) * (width // stack.heads)), f32)
@@ -179,7 +181,7 @@ def block(x_RD, layer, stack, ring, rows_R, positions_R, since_R):
 
 @kernel
 def project(x_RK, weight, width):
-    """A product in a new array; without a weight, x itself."""
+    """x @ weight.T as a new array (R, width); a copy of x if the weight is absent (its address is 0)."""
     out_RM = np.empty((len(x_RK), width), f32)
     if weight[0] == 0:
         out_RM[:] = x_RK

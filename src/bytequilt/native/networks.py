@@ -1,7 +1,7 @@
-"""One step of each network, compiled: entropy model, encoder, patches with the latent transformer, decoder.
+"""One step of each network, compiled: entropy model, encoder, latent transformer with its patches, decoder.
 
-Every function takes n rows of the caches, `rows_n`, and changes the caches as its PyTorch twin does. `opens_n` says
-where a document begins. A row that comes several times takes so many positions, one after another.
+Each function advances the cache rows `rows_n` by one position and changes the caches like the PyTorch step. `opens_n`
+is True where a document starts. If a row number is repeated, the row advances by that many positions, in order.
 """
 
 from collections import namedtuple
@@ -13,15 +13,15 @@ from .layers import begin, block, exp, norm, project, read
 from .products import add_product, add_row, f32, product
 
 Cross = namedtuple("Cross", "weights_L52 heads kv_heads residual eps")
-"""Weights of a cross-attention: query norm, key norm, query, keys and values, out."""
+"""`weights_L52` has five weights per cross-attention layer: query norm, key norm, query, keys and values, out."""
 Ends = namedtuple("Ends", "weights_32 eps")
-"""Embedding, final norm and head."""
+"""`weights_32`: the weights of the embedding, the final norm and the output head."""
 Hash = namedtuple("Hash", "weight_2 powers_KT rows")
 
 
 @kernel
 def logits_of(x_RD, ends):
-    """Logits (R, V) of the last states."""
+    """Final norm and output head: states (R, D) -> logits (R, V)."""
     logits_RV, normed_RD = np.empty((len(x_RD), 260), f32), np.empty_like(x_RD)
     norm(normed_RD, x_RD, ends.weights_32[1], ends.eps)
     product(logits_RV, normed_RD, ends.weights_32[2])
@@ -30,7 +30,7 @@ def logits_of(x_RD, ends):
 
 @kernel
 def entropies(ids_n, rows_n, opens_n, ends, stack, ring):
-    """Nats (n,) of the byte after each id."""
+    """Entropies in nats (n,) of the byte after each id."""
     positions_n, since_n = begin(ring, rows_n, opens_n)
     x_nD = np.zeros((len(ids_n), stack.heads * ring.kv_LRGCd.shape[4]), f32)
     for r in range(len(ids_n)):
@@ -45,7 +45,7 @@ def entropies(ids_n, rows_n, opens_n, ends, stack, ring):
 
 @kernel
 def _entropy(logits_V):
-    """log Z minus the mean logit, both beside the largest logit."""
+    """Entropy in nats of softmax(logits): log Z minus the mean logit, with the largest logit subtracted from all."""
     largest, total, weighed = logits_V.max(), f32(0), f32(0)
     for i in range(len(logits_V)):
         power = exp(logits_V[i] - largest)
@@ -56,7 +56,7 @@ def _entropy(logits_V):
 
 @kernel
 def encoder_step(ids_n, rows_n, opens_n, ends, hashed, stack, ring, recent_RK, states_SRLd):
-    """Byte states (n, d); the cache keeps those of the layers that patches read."""
+    """Byte states (n, d) of the next ids. The cache keeps the states of the layers that patches attend to."""
     positions_n, since_n = begin(ring, rows_n, opens_n)
     x_nd, layers = np.zeros((len(ids_n), states_SRLd.shape[3]), f32), len(stack.weights_L62)
     for r in range(len(ids_n)):
@@ -74,7 +74,7 @@ def encoder_step(ids_n, rows_n, opens_n, ends, hashed, stack, ring, recent_RK, s
 
 @kernel
 def _add_ngrams(x_d, hashed, recent_K, id, since):
-    """Add the embeddings of all n-grams that end with this id, and take note of it."""
+    """Add the hash embeddings of all n-grams that end with this id to x (d,), and append the id to `recent_K`."""
     reach, kept = len(hashed.powers_KT) - 1, len(recent_K)
     for table in range(hashed.powers_KT.shape[1]):
         polynomial = id * hashed.powers_KT[reach, table]
@@ -88,10 +88,10 @@ def _add_ngrams(x_d, hashed, recent_K, id, since):
 
 @kernel
 def patch_step(rows_n, opens_n, lengths_n, ends_n, states_SRLd, writes, reads, joins_32, slots, stack, ring):
-    """Latents (n, D) of the newest patch of some rows, and what bytes will read of it (n, X).
+    """Latents (n, D) of one patch of each row, and the decoder's inputs from them (n, X).
 
-    Its bytes are the `lengths_n` states before position `ends_n`. `joins_32` are the projections of the pooled bytes,
-    to the latent transformer, and from it.
+    A patch consists of the `lengths_n` byte states before position `ends_n`. `joins_32` are three projections: of the
+    pooled bytes, to the latent transformer, and from it.
     """
     width, local = stack.heads * ring.kv_LRGCd.shape[4], states_SRLd.shape[3]
     slots_nX = project(_pooled(rows_n, lengths_n, ends_n, states_SRLd[0]), joins_32[0], slots * local)
@@ -107,7 +107,7 @@ def patch_step(rows_n, opens_n, lengths_n, ends_n, states_SRLd, writes, reads, j
 
 @kernel
 def _pooled(rows_n, lengths_n, ends_n, states_RLd):
-    """The largest of the states of each patch, channel by channel."""
+    """Max pooling: the largest byte state of each patch in each channel, (n, d)."""
     pooled_nd, room = np.full((len(rows_n), states_RLd.shape[2]), f32(-np.inf), f32), states_RLd.shape[1]
     for r in range(len(rows_n)):
         for position in range(ends_n[r] - lengths_n[r], ends_n[r]):
@@ -119,7 +119,7 @@ def _pooled(rows_n, lengths_n, ends_n, states_RLd):
 
 @kernel
 def _gathered(rows_n, lengths_n, ends_n, states_RLd):
-    """The states of the patches one after another: (S, d)."""
+    """The byte states of all patches in one array (S, d), patch after patch."""
     bytes_Sd, at, room = np.empty((lengths_n.sum(), states_RLd.shape[2]), f32), 0, states_RLd.shape[1]
     for r in range(len(rows_n)):
         for position in range(ends_n[r] - lengths_n[r], ends_n[r]):
@@ -139,7 +139,7 @@ def _queries(x_Rd, cross, weights_52):
 
 @kernel
 def _keys_values(x_Rd, cross, weights_52):
-    """Keys and values of the shared heads, one after another: (R, 2 * G * head_dim)."""
+    """The G key heads, then the G value heads, of x: (R, 2 * G * head_dim)."""
     width = x_Rd.shape[1] // cross.heads
     normed_Rd, kv_RX = np.empty_like(x_Rd), np.empty((len(x_Rd), 2 * cross.kv_heads * width), f32)
     norm(normed_Rd, x_Rd, weights_52[1], cross.eps)
@@ -149,7 +149,7 @@ def _keys_values(x_Rd, cross, weights_52):
 
 @kernel
 def _patches_read(slots_Xd, bytes_Sd, lengths_n, cross, layer):
-    """The slots of each patch read its bytes, in place."""
+    """Cross-attention of the slots of each patch to its bytes; the slots are changed in place."""
     weights_52, out_Xd = cross.weights_L52[layer], np.empty_like(slots_Xd)
     q_Xd, kv_SX = _queries(slots_Xd, cross, weights_52), _keys_values(bytes_Sd, cross, weights_52)
     width, slots, begin = slots_Xd.shape[1] // cross.heads, len(slots_Xd) // len(lengths_n), 0
@@ -168,7 +168,8 @@ def _patches_read(slots_Xd, bytes_Sd, lengths_n, cross, layer):
 
 @kernel
 def read_of(x_nD, cross, weight_2, slots, local):
-    """What bytes read of latents: keys and values of every head (n, layers * k * 2 * d), or the patch itself (n, d)."""
+    """The decoder's inputs from latents (n, D): keys and values of its cross-attention for every head (n, layers * k *
+    2 * d); without cross-attention the sum of the k slots (n, d)."""
     slots_nX, layers = project(x_nD, weight_2, slots * local), len(cross.weights_L52)
     if not layers:
         return slots_nX.reshape(len(x_nD), slots, local).sum(1)
@@ -176,7 +177,7 @@ def read_of(x_nD, cross, weight_2, slots, local):
     for layer in range(layers):
         kv_XX = _keys_values(slots_nX.reshape(-1, local), cross, cross.weights_L52[layer])
         for x in range(len(kv_XX)):
-            for head in range(2 * cross.heads):  # of keys, and then of values
+            for head in range(2 * cross.heads):  # key heads, then value heads
                 shared = head // (cross.heads // cross.kv_heads) * width
                 for i in range(width):
                     read_nLkX[x // slots, layer, x % slots, head * width + i] = kv_XX[x, shared + i]
@@ -185,7 +186,7 @@ def read_of(x_nD, cross, weight_2, slots, local):
 
 @kernel
 def decoder_step(x_nd, rows_n, opens_n, patch_nX, slots, cross, ends, stack, ring):
-    """Logits (n, V) of the next byte of each row, which reads its patch; x is used up."""
+    """Logits (n, V) from byte states x (n, d) and the inputs `patch_nX` from patches (`read_of`); x is overwritten."""
     positions_n, since_n = begin(ring, rows_n, opens_n)
     if not len(cross.weights_L52):
         for r in range(len(rows_n)):
@@ -199,7 +200,7 @@ def decoder_step(x_nd, rows_n, opens_n, patch_nX, slots, cross, ends, stack, rin
 
 @kernel
 def _bytes_read(x_nd, patch_nX, slots, cross, layer):
-    """Each byte reads the slots of its patch, in place."""
+    """Cross-attention of each byte to the slots of its patch; x (n, d) is changed in place."""
     weights_52, out_nd, width = cross.weights_L52[layer], np.empty_like(x_nd), x_nd.shape[1] // cross.heads
     q_nd, scores_k = _queries(x_nd, cross, weights_52), np.empty(slots, f32)
     for r in range(len(x_nd)):

@@ -1,7 +1,8 @@
-"""Weights by address, and their products with a few rows: each weight is read once for all rows.
+"""Matrix products of weights with a few rows. Each weight is read from memory once for all rows.
 
-A weight is two numbers, its address and that of its scales: fp32 where there are none (`PLAIN`), bf16 where they are
-`BRAIN`, and otherwise int8 with a scale for each row. So one compiled function serves networks of any depth and type.
+A weight is passed as two numbers: the address of its values and the address of its scales. int8 weights have one scale
+per row. `PLAIN` in place of the second address means fp32, `BRAIN` bf16 (look-up tables only). So one compiled function
+serves networks of any depth and type.
 """
 
 import numpy as np
@@ -18,19 +19,19 @@ f32 = np.float32
 
 @intrinsic
 def floats(context, address):
-    """float32 numbers at an address."""
+    """A pointer to float32 numbers at an address."""
     return types.CPointer(types.float32)(types.int64), _pointer
 
 
 @intrinsic
 def bytes_(context, address):
-    """int8 numbers at an address."""
+    """A pointer to int8 numbers at an address."""
     return types.CPointer(types.int8)(types.int64), _pointer
 
 
 @intrinsic
 def halves(context, address):
-    """uint16 numbers at an address."""
+    """A pointer to uint16 numbers at an address."""
     return types.CPointer(types.uint16)(types.int64), _pointer
 
 
@@ -40,7 +41,7 @@ def _pointer(context, builder, signature, arguments):
 
 @intrinsic
 def float_of(context, bits):
-    """The float32 of these bits."""
+    """The float32 number with these 32 bits."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -75,7 +76,8 @@ def add_product(x_RM, y_RK, weight, times):
 
 @kernel
 def _sums(out_RM, x_RK, weight_MK):
-    """One row by itself, and several in tiles of four rows by four outputs, the last of them filled up with zeros."""
+    """x @ weight.T without scales. Several rows are computed in tiles of four rows by four outputs, and rows of zeros
+    fill up the last tile; a single row needs no tiles."""
     rows, outputs = out_RM.shape
     wide = outputs - outputs % SIDE if rows > 1 else 0
     if wide:
@@ -87,7 +89,8 @@ def _sums(out_RM, x_RK, weight_MK):
 
 @kernel
 def _packed(x_RK):
-    """Four rows by four rows, vector by vector: (T, K / WIDTH, 4 * WIDTH), aligned as vectors are."""
+    """Rearrange x in groups of four rows, (T, K / WIDTH, 4 * WIDTH): for each vector index, the vectors of the four
+    rows lie side by side. The array is aligned for vector instructions."""
     rows, vectors = x_RK.shape[0], x_RK.shape[1] // WIDTH
     tiles, line = (rows + SIDE - 1) // SIDE, SIDE * WIDTH
     room = np.empty((tiles * vectors + 1) * line, f32)
@@ -103,7 +106,8 @@ def _packed(x_RK):
 
 @kernel
 def _in_tiles(out_RM, x_RK, weight_MK, wide, x_TVX):
-    """Outputs below `wide`. The tiles share in fetching the weights that come after those that all of them read now."""
+    """Compute the outputs below `wide` in tiles. All tiles read the same weights, so each of them prefetches only a
+    share of the next weights."""
     rows, (tiles, vectors, line), whole = len(x_RK), x_TVX.shape, x_TVX.shape[1] * WIDTH
     row = weight_MK.itemsize * weight_MK.shape[1]
     share, ahead = max(1, SIDE // tiles), SIDE * row * max(1, AHEAD // (SIDE * row))
@@ -131,7 +135,7 @@ def _dot(x_RK, r, weight_MK, m, begin):
 
 @kernel
 def add_row(out_D, weight, row):
-    """Add a row of a table."""
+    """Add row number `row` of a look-up table to out (D,)."""
     width = len(out_D)
     if weight[1] == PLAIN:
         numbers = carray(floats(weight[0] + 4 * row * width), width)

@@ -1,4 +1,5 @@
-"""The four compiled functions as a session calls them: weights go by their addresses, caches as they are."""
+"""The `Steps` of a session by the four compiled functions. They get the addresses of weights and the tensors of
+caches, so nothing is copied."""
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from .products import BRAIN, PLAIN
 
 NOWHERE = np.zeros(2, np.int64)
 UNBOUNDED = 2**62
-FEW = 32  # ids of one row that are taken by steps; PyTorch's products are better at more
+FEW = 32  # largest number of ids of one row that compiled steps read; PyTorch is faster for more
 
 
 def weight(layer: nn.Module | None) -> np.ndarray:
-    """Where the weight of a layer lies, and its scales: row by row, where it may have been laid out by columns."""
+    """The two numbers (2,) int64 that describe the weight of a layer (see products.py). A weight that is not stored row
+    by row is first rearranged in place."""
     if layer is None or isinstance(layer, nn.Identity):
         return NOWHERE
     if not layer.weight.is_contiguous():
@@ -35,7 +37,7 @@ def weight(layer: nn.Module | None) -> np.ndarray:
 
 
 def weights(*modules: nn.Module | None) -> np.ndarray:
-    """Addresses of weights and scales of several layers: (layers, 2)."""
+    """The numbers of `weight` for several layers: (layers, 2)."""
     return np.stack([weight(layer) for layer in modules])
 
 
@@ -72,7 +74,7 @@ def hash_of(hash: HashEmbedding | None) -> networks.Hash:
 
 
 def ring_of(cache: StackCache) -> layers.Ring:
-    """The tensors of a cache as they are now, and the rotary factors of the positions it has."""
+    """The current tensors of a cache (shared, not copied) and the rotary factors of its positions."""
     config, device = cache.config, torch.device("cpu")
     low = table(1, config.head_dim, config.rope_theta, device)
     far = max(cache.lengths) > TABLE
@@ -82,14 +84,15 @@ def ring_of(cache: StackCache) -> layers.Ring:
 
 
 def begun(cache: StackCache, rows: Rows, opens_n: Tensor | None, count: int = 1) -> layers.Ring:
-    """A cache that has room for the next positions of some rows; the host counts them, its tensors do not yet."""
+    """Prepare a cache for the next `count` positions of each row: make room, and add them to the host's lengths. The
+    compiled function adds them to the cache's tensors."""
     cache.make_room(max(cache.lengths[row] for row in rows.numbers) + count)
     cache.count(rows, count, opens_n is None)
     return ring_of(cache)
 
 
 class CompiledSteps:
-    """Steps of a BLT and its entropy model on the CPU, in fp32 or int8."""
+    """The compiled steps of a BLT and its entropy model on the CPU, in fp32 or int8."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         tell()
@@ -106,7 +109,8 @@ class CompiledSteps:
             self.scorer = ends_of(scorer.embed, scorer.norm, scorer.head), stack_of(scorer.stack)
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        """Entropies (n,) after the next id of some rows, where the rule needs them; `text`: no id is a BOS."""
+        """Entropies in nats (n,) after the next id (n,) of each row; None if the rule needs none. `text` promises that
+        no id is a BOS. An n-gram table is left to PyTorch."""
         scorer = self.patcher.model
         if self.scorer is None or not isinstance(cache, StackCache) or not isinstance(scorer, EntropyModel):
             return self.patcher.nats_step(ids_n, cache, rows, text)
@@ -119,7 +123,8 @@ class CompiledSteps:
     def nats_feed(
         self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
     ) -> Tensor | None:
-        """Entropies (N,) after the next ids of one row; many of them are left to PyTorch."""
+        """Entropies in nats (N,) after each of the next ids of one row. Only 2 to FEW ids use the compiled
+        step, others PyTorch."""
         scorer = self.patcher.model
         few = 1 < len(ids_N) <= FEW and isinstance(cache, StackCache)
         if not few or self.scorer is None or not isinstance(scorer, EntropyModel):
@@ -130,7 +135,7 @@ class CompiledSteps:
         return torch.from_numpy(networks.entropies(ids_N.numpy(), at_N, opens_N.numpy(), ends, stack, ring))
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Byte states (n, d) of the next id of some rows; the cache keeps what patches read."""
+        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to."""
         ends, hashed, stack = self.encoder
         ring = begun(cache.stack, rows, opens_n)
         recent, states = cache.ids.ids_RK.numpy(), cache.states.data_SRLd.numpy()
@@ -142,7 +147,7 @@ class CompiledSteps:
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Latents (n, D) of the newest patches of some rows, of so many bytes, and what bytes read of them."""
+        """Latents (n, D) of the newest patch of each row, and the decoder's inputs from them. `lengths`: in bytes."""
         ends_n = np.array([bytes.stack.lengths[row] for row in rows.numbers])
         ring, states = begun(latents, rows, opens_n), bytes.states.data_SRLd.numpy()
         latent_nD, read_nX = networks.patch_step(
@@ -152,7 +157,7 @@ class CompiledSteps:
         return torch.from_numpy(latent_nD), torch.from_numpy(read_nX)
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) of the next byte of some rows, each of which reads the patch of its row."""
+        """Logits (n, V) from byte states (n, d), which are overwritten. A row reads its entry of `patch_R`."""
         ends, stack = self.decoder
         ring, patch_nX = begun(cache, rows, opens_n), rows.take(patch_R).view(rows.count, -1).numpy()
         logits_nV = networks.decoder_step(
@@ -163,9 +168,9 @@ class CompiledSteps:
     def patches(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, ends: list[int], lengths: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """Latents (n, D) of the next patches of one row, and what bytes read of them (n, X).
+        """Latents (n, D) of the next n patches of one row, and the decoder's inputs from them (n, X).
 
-        They have so many bytes, and end before these positions; no document begins in them.
+        A patch has `lengths` bytes and ends before position `ends`. No document may start in the patches.
         """
         ring, states = begun(latents, rows, None, len(ends)), bytes.states.data_SRLd.numpy()
         at_n = np.full(len(ends), rows.first)
@@ -176,7 +181,8 @@ class CompiledSteps:
         return torch.from_numpy(latent_nD), torch.from_numpy(read_nX)
 
     def decode_bytes(self, x_nd: Tensor, read_nX: Tensor, cache: StackCache, rows: Rows) -> Tensor:
-        """Logits (n, V) after the next bytes of one row, each of which reads its own patch; x is used up."""
+        """Logits (n, V) of the next n bytes of one row. Byte i reads the patch input `read_nX[i]`. `x_nd` may be
+        overwritten."""
         (ends, stack), count = self.decoder, len(x_nd)
         ring, opens_n = begun(cache, rows, None, count), np.zeros(count, np.bool_)
         x_nd, at_n = x_nd.contiguous().numpy(), np.full(count, rows.first)

@@ -1,7 +1,7 @@
-"""Four rows by four outputs of a product, in vector registers, while the weights that come next are fetched.
+"""The inner loop of a matrix product: four rows by four outputs in vector registers, with prefetch of the next weights.
 
-numba makes vector instructions of such a loop by itself, but none that fetch ahead; and a network's weights exceed the
-caches, so that a product of few rows waits for memory most of its time. So this loop is given to LLVM as it shall be.
+The weights of a network exceed the processor's cache, so a product of few rows mostly waits for memory. numba has no
+prefetch instruction. So this loop is written directly in LLVM's intermediate representation.
 """
 
 from platform import machine
@@ -14,9 +14,9 @@ from numba.extending import intrinsic
 
 SIDE = 4
 WIDTH = 4 if machine().lower() in ("arm64", "aarch64") else 16
-"""Numbers of a vector. Where registers hold half as many, two make a vector."""
+"""Numbers per vector. If registers hold only half as many, LLVM uses two registers per vector."""
 AHEAD = 8192
-"""Bytes between the weights that are multiplied and those that are fetched, or at least the next four outputs."""
+"""Prefetch distance in bytes, from the weights in use to the prefetched weights; at least four rows of weights."""
 LINE = 64
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, WIDTH)
@@ -25,7 +25,7 @@ ANY_ORDER = ("reassoc", "contract", "nsz")
 
 @intrinsic
 def fetch(context: Any, address: Any) -> Any:
-    """Have a line of memory in the caches soon; any address may be named."""
+    """Prefetch a line of memory into the processor's cache. An invalid address does no harm."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _fetch(builder, arguments[0])
@@ -36,11 +36,10 @@ def fetch(context: Any, address: Any) -> Any:
 
 @intrinsic
 def tile(context: Any, weight_MK: Any, m: Any, x: Any, vectors: Any, ahead: Any, apart: Any, twice: Any) -> Any:
-    """Sums of four outputs, from the m-th on, with each of four rows, of so many vectors: 16 numbers, output by output.
+    """Dot products of four rows of x with weight rows m to m + 3 over `vectors` vectors: 16 numbers, ordered by output.
 
-    The weights (M, K) are float32 or int8; all else are whole numbers: the address of x, of which four vectors lie side
-    by side, one of each row; and the addresses of four rows of weights to fetch: `ahead`, and what lies `apart`,
-    `twice`, and the sum of both behind it.
+    The weights (M, K) are float32 or int8. `x` is the address of one group of `products._packed`. Four rows of weights
+    are prefetched, from the addresses ahead, ahead + apart, ahead + twice and ahead + twice + apart.
     """
     kind, size = (FLOAT, 4) if weight_MK.dtype == types.float32 else (INT8, 1)
 
@@ -86,7 +85,7 @@ def _fetch(builder: Any, address: Any) -> None:
 
 
 def _sum(builder: Any, vector: Any) -> Any:
-    """The sum of the numbers of a vector, half by half."""
+    """The sum of the numbers of a vector: its two halves are added until one number is left."""
     while (width := vector.type.count) > 1:
         mask = ir.VectorType(INT32, width // 2)
         halves = [ir.Constant(mask, [INT32(s + i) for i in range(width // 2)]) for s in (0, width // 2)]
