@@ -1,1 +1,1 @@
-"""What people look at: patches in a terminal or a page, the report of a run, its curves."""
+"""Output for people: patches in a terminal or an HTML page, tables, reports of runs, plots."""

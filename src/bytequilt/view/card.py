@@ -1,4 +1,4 @@
-"""The card of a model, README.md of its repository on the hub, written from the report of its run."""
+"""The model card (README.md of a model's repository on the hub), written from the report of the training run."""
 
 from typing import Any
 
@@ -30,11 +30,12 @@ MEASURED = [
     ("trained_bytes", "training bytes", "{:,}"),
     ("train_seconds", "training seconds", "{:,.0f}"),
 ]
-"""Fields of a report that a card shows, what they are, and how they are written."""
+"""The fields of a report that a card shows: name, description, number format."""
 
 
 def card(config: BLTConfig, report: dict[str, Any], **fields: Any) -> str:
-    """Markdown; `fields`, such as a licence, go to its front matter. Without a report it tells the shape alone."""
+    """The card as Markdown. `fields`, such as a licence, are added to its front matter. If `report` is empty, the card
+    shows only the shape of the model."""
     tags = ["byte-latent-transformer", "bytes", "tokenizer-free"]
     known = {"library_name": "bytequilt", "pipeline_tag": "text-generation", "tags": tags}
     front = ModelCardData(**(known | fields)).to_yaml()

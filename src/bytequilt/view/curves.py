@@ -1,6 +1,6 @@
-"""Curves of a study: what models cost and what they reach for it; what they answer after learning.
+"""Plots of a study: bits per byte against cost, differences to the best baseline, and accuracy after fine-tuning.
 
-Needs matplotlib, the extra `bytequilt[plot]`. The same results give the same bytes of an SVG.
+Needs matplotlib, the extra `bytequilt[plot]`. Equal results give byte-identical SVG files.
 """
 
 import math
@@ -23,23 +23,23 @@ COSTS = {
     "inference_flops": "FLOPs per byte of inference",
     "seconds": "seconds of training",
 }
-"""Quantities that bits per byte are drawn against, and what their axis says."""
+"""The costs that bits per byte can be plotted against, with their axis labels."""
 HUES = ("#4263eb", "#e8590c", "#2f9e44", "#9c36b5", "#0c8599", "#e03131", "#495057", "#f08c00", "#c2255c")
 MARKERS = "os^DvPX*"
 STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
-"""Numbers that labels of a logarithmic axis may begin with, the few first."""
-MAX_LABELS = 9  # of an axis
-SMALLEST, GROWTH = 6.0, 1.2  # points of a marker at the first size, and what each size adds
+"""Sets of multiples of a power of ten that can label a logarithmic axis, the smallest set first."""
+MAX_LABELS = 9  # largest number of labels of an axis
+SMALLEST, GROWTH = 6.0, 1.2  # marker size in points for the first model size, and the growth per model size
 PARTS = {"held_out": "held-out words and numbers", "longer": "and longer than any example"}
 LEVELS = {"char": "letters", "word": "words", "number": "numbers"}
 
 Summary = Mapping[tuple[str, str], Mapping[str, Any]]
-"""By model and size, quantities with `mean`, `low`, `high` and `count` over the seeds."""
+"""Maps (model, size) to named quantities. A quantity has `mean`, `low`, `high` and `count` over the seeds."""
 
 
 @contextmanager
 def _saved(path: Path, width: float, height: float) -> "Iterator[Figure]":
-    """A figure that is written as PNG or SVG when the block ends."""
+    """Context manager: a figure of this size in inches, which is saved as PNG or SVG at the end of the block."""
     drawable(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -51,9 +51,10 @@ def _saved(path: Path, width: float, height: float) -> "Iterator[Figure]":
 
 
 def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
-    """Test BPB over one of COSTS, a curve for each model and a marker for each size, with the range over seeds.
+    """Plot test bits per byte against one of COSTS: a curve per model, a marker per size, bars for the range over
+    seeds.
 
-    Raises UserError for a file that is no PNG or SVG, where nothing is to be drawn, and where matplotlib is missing.
+    Raises UserError if `path` is not a .png or .svg file, `summary` is empty, or matplotlib is missing.
     """
     if not summary:
         raise UserError("no run of the study is done: nothing to draw")
@@ -62,7 +63,7 @@ def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
     last = {model: quantities["test_bpb"].mean for (model, _), quantities in summary.items()}
     with _saved(path, 8.4, 4.8) as figure:
         axes = figure.subplots()
-        for model in sorted(models, key=lambda model: -last[model]):  # as their curves lie from top to bottom
+        for model in sorted(models, key=lambda model: -last[model]):  # legend in the order of the curves, top first
             place = models.index(model)
             points = {size: quantities for (name, size), quantities in summary.items() if name == model}
             _curve(axes, model, points, sizes, cost, HUES[place % len(HUES)], MARKERS[place % len(MARKERS)])
@@ -76,9 +77,10 @@ def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
 
 
 def leads(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Differences to the best baseline with their intervals, a panel for each matching; below zero a BLT is better.
+    """Plot differences in bits per byte to the best baseline, with intervals: a panel per kind of matching. Below zero
+    the BLT is better.
 
-    A line has model, size, matching, difference, low and high. Raises UserError as `bpb_by_cost` does.
+    A line has model, size, matching, difference, low and high. Raises UserError for a wrong path or without matplotlib.
     """
     panels, sizes = (list(dict.fromkeys(line[field] for line in lines)) for field in ("matching", "size"))
     models = list(dict.fromkeys(line["model"] for line in lines))
@@ -105,7 +107,7 @@ def leads(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _curve(
     axes: "Axes", model: str, points: Mapping[str, Any], sizes: list[str], cost: str, hue: str, marker: str
 ) -> None:
-    """One model over its sizes; bars reach from the best seed to the worst."""
+    """Draw one model over its sizes. Bars reach from the best seed to the worst."""
     bpb, costs = ([point[quantity] for point in points.values()] for quantity in ("test_bpb", cost))
     centre = [spread.mean for spread in costs], [spread.mean for spread in bpb]
     axes.plot(*centre, color=hue, linewidth=1.4, alpha=0.75)
@@ -119,12 +121,13 @@ def _curve(
 
 
 def _bars(spreads: Sequence[Any]) -> list[list[float]]:
-    """How far the ranges reach below and above the means."""
+    """Lengths of the error bars: distances from the means down to `low` and up to `high`."""
     return [[spread.mean - spread.low for spread in spreads], [spread.high - spread.mean for spread in spreads]]
 
 
 def label_log_axis(axis: "Axis", low: float, high: float) -> None:
-    """Put four labels or more on a logarithmic axis where they can be had: a single decade has one power of ten."""
+    """Label a logarithmic axis from `low` to `high` with at least four labels if possible. Powers of ten alone would
+    be too few on a short axis."""
     from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
 
     decades = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
@@ -141,10 +144,11 @@ def label_log_axis(axis: "Axis", low: float, high: float) -> None:
 
 
 def accuracy_by_examples(results: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[str] = ()) -> None:
-    """Accuracy over examples, a line for each model and a panel for each level, or for each of these levels and tasks.
+    """Plot accuracy against the number of training examples: a line per model, and a column of panels per name in
+    `panels` (levels or tasks; by default all levels).
 
-    Below are the questions on longer words and numbers. Bars are standard errors, the mean over seeds is drawn; the
-    dashed line is what the most frequent answer would reach. Raises UserError as `bpb_by_cost` does.
+    The lower row is about longer words and numbers. Lines are means over seeds, bars are standard errors. The dashed
+    line is the accuracy of always giving the most frequent answer. Raises UserError as `bpb_by_cost` does.
     """
     if not results:
         raise UserError("no model of the study is fine-tuned: nothing to draw")
@@ -175,7 +179,7 @@ def _panel(axes: "Axes", results: Sequence[Mapping[str, Any]], part: str, name: 
         axes.plot(examples, accuracy, marker, color=hue, markersize=5, markeredgecolor="white", label=model)
     constant = fmean(_scores(result["points"], part, name)[0]["constant"] for result in results)
     axes.axhline(constant, color="#868e96", linewidth=1.2, linestyle=(0, (4, 3)), label="one answer to all")
-    axes.set_xscale("symlog", linthresh=examples[1])  # a logarithm from the first count on, and a place for none
+    axes.set_xscale("symlog", linthresh=examples[1])  # linear below examples[1], so that 0 examples can be shown
     axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(examples)
     axes.xaxis.set_minor_locator(NullLocator())
@@ -183,5 +187,5 @@ def _panel(axes: "Axes", results: Sequence[Mapping[str, Any]], part: str, name: 
 
 
 def _scores(points: Sequence[Mapping[str, Any]], part: str, name: str) -> list[Mapping[str, float]]:
-    """What was measured of a level or of a task at each point."""
+    """The scores of a level or a task at each point."""
     return [point[part]["means" if name in point[part]["means"] else "tasks"][name] for point in points]

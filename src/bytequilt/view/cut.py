@@ -1,4 +1,4 @@
-"""A patcher's patches of a text as what is shown: of a whole text, or part by part in bounded memory."""
+"""Cuts a text by a patcher into a `PatchedText` for display: as a whole, or part by part in bounded memory."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -15,11 +15,11 @@ from ..patching.patcher import CHUNK, Patcher
 from .patched import Patch, PatchedText
 
 PART = 65_536
-"""Bytes of a part, about."""
+"""Approximate number of bytes per part."""
 
 
 def patched(patcher: Patcher, data: bytes) -> PatchedText:
-    """The patches of a text, with the entropies that opened them, in bits."""
+    """The patches of a text, and in bits the entropies that opened them."""
     rule, ids = patcher.rule, torch.from_numpy(encode(data))[None]
     nats = torch.from_numpy(patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
     starts = [start - 1 for start in rules.patches(rule, ids, nats).starts[0][1:]]
@@ -35,7 +35,7 @@ def patched(patcher: Patcher, data: bytes) -> PatchedText:
 
 
 def _opened(rule: RuleConfig, ids: torch.Tensor, nats: torch.Tensor, starts: list[int]) -> list[int]:
-    """Where an entropy is reason enough for a patch, among these starts of a text and other places of it."""
+    """Byte positions at which entropy alone would start a patch. For kind `budget` these are some of `starts`."""
     if rule.kind != "budget":
         return [start - 1 for start in rules.patches(_by_entropy(rule), ids, nats).starts[0][1:]]
     spent = parts(nats[0]).cumsum(0).tolist()
@@ -44,14 +44,15 @@ def _opened(rule: RuleConfig, ids: torch.Tensor, nats: torch.Tensor, starts: lis
 
 
 def _by_entropy(rule: RuleConfig) -> RuleConfig:
-    """The rule without all that cuts whatever the entropies are."""
+    """A copy of the rule in which only entropies start patches."""
     return rules.natural(rule).model_copy(update={"after": "", "digits": None})
 
 
 def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[int, PatchedText]]:
-    """The patches of a text that comes in chunks: parts of whole patches, each with where it starts in the text.
+    """Cut a text that comes in chunks. Yields parts of whole patches: (start of the part in bytes, patched text).
 
-    Together they are what `patched` gives of the whole text. A part ends with a character where it can.
+    The parts together have the same patches as `patched` of the whole text. If possible, a part ends with a whole
+    character.
     """
     cutter = _Cutter(patcher)
     for chunk in chunks:
@@ -64,7 +65,7 @@ def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[i
 
 
 class _Cutter:
-    """The text that is not yet given away, and what is known of it."""
+    """Holds the text that is not yet part of a result, with its patch starts and entropies so far."""
 
     def __init__(self, patcher: Patcher) -> None:
         self.patcher, self.cache = patcher, patcher.cache()
@@ -74,14 +75,15 @@ class _Cutter:
         self.states = [rules.start(rule, 1, self.device) for rule in self.rules]
         self.place, self.data = 0, bytearray()
         self.decided = 0
-        """Bytes of the data, and one more, of which it is decided whether they start a patch."""
+        """Number of positions, from the first byte of `data`, at which the rule has decided about a patch start. The
+        last one is the position after `data`."""
         self.bits: list[float] = []
-        """Entropy of each of them, where the rule needs entropies."""
+        """Entropy in bits at each decided position; empty if the rule needs no entropies."""
         self.starts: list[int] = []
         self.opened: list[float | None] = []
-        """The entropy that opened each patch, in bits, where one did."""
+        """For each start, the entropy in bits that opened the patch; None if something else did."""
         self.spent = 0
-        """What the open patch has of a budget, the next byte included."""
+        """Kind `budget`: sum of the entropies of the open patch, the next byte included."""
         self._decide(np.array([BOS]))
         self.opened = [None]
 
@@ -90,14 +92,15 @@ class _Cutter:
         self._decide(encode(data, bos=False))
 
     def border(self) -> int:
-        """Where one of the last patches starts, with ASCII if one does, else with a character; else 0."""
+        """A position to end a part: a patch start in the second half of `starts`. ASCII starts are preferred, then
+        starts of characters. 0 if there is none."""
         starts = [start for start in self.starts[len(self.starts) // 2 :] if 0 < start < len(self.data)]
         ascii = [start for start in starts if self.data[start] < 0x80]
         whole = [start for start in starts if not 0x80 <= self.data[start] < 0xC0]
         return max(ascii or whole or starts, default=0)
 
     def take(self, end: int) -> tuple[int, PatchedText]:
-        """Give away the text up to this byte, at which a patch starts or the text ends."""
+        """Remove the text before byte `end` and return it as a part. A patch starts or the text ends at `end`."""
         data, count = bytes(self.data[:end]), sum(start < end for start in self.starts)
         ends = [*self.starts[1:count], end]
         runs = zip(self.starts[:count], ends, self.opened[:count], strict=True)
@@ -131,7 +134,7 @@ class _Cutter:
         self.decided += len(ids)
 
     def _exceeded(self, closes: list[bool], costs: list[int]) -> list[bool]:
-        """After which bytes the budget of the patch that was open is exceeded."""
+        """For each id, True if the entropies of the open patch exceed its budget after this id."""
         limit, exceeded = threshold_parts(self.rules[0]), []
         for closed, cost in zip(closes, costs, strict=True):
             self.spent += cost

@@ -1,4 +1,4 @@
-"""What a dry run says, as a table."""
+"""The estimate of a dry run as a table."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, and of the speed of decoding. Needs matplotlib, the extra `bytequilt[plot]`."""
+"""Plots of a training run and of decoding speed. Needs matplotlib, the extra `bytequilt[plot]`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HUES = ("#4263eb", "#e8590c", "#0c8599", "#9c36b5")  # one a stage
+HUES = ("#4263eb", "#e8590c", "#0c8599", "#9c36b5")  # one colour per training stage
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -30,10 +30,10 @@ STYLE = {
 
 
 def training_curve(records: Iterable[Mapping], path: Path) -> None:
-    """Bits per byte and learning rate over the bytes read, as a PNG.
+    """Plot bits per byte and learning rate against the number of bytes read, as a PNG file.
 
-    A record is a row of `metrics.jsonl`: `bytes`, and as far as it has them `bpb` and `val_bpb` (bits per byte), `lr`,
-    and `stage`, each of which becomes a curve. Raises UserError where there is nothing to draw.
+    A record is a row of `metrics.jsonl`: `bytes`, and optionally `bpb` and `val_bpb` (bits per byte), `lr` and `stage`.
+    Each stage has its own curves. Raises UserError if no record has bits per byte.
     """
     stages: dict[str, list[Mapping]] = {}
     for record in records:
@@ -51,14 +51,16 @@ def training_curve(records: Iterable[Mapping], path: Path) -> None:
 
 
 def drawable(path: Path) -> None:
-    """Raises UserError where `decode_speed` could not draw to this file, before what it would show is measured."""
+    """Check before a long measurement that a plot can be written. Raises UserError if the file is not .png or .svg, or
+    matplotlib is missing."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise UserError(f"a plot is a .png or .svg file, unlike {path}")
     _figure(1, 1)
 
 
 def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) -> None:
-    """Bytes per second, each with its name and, where it is known, the bound that memory sets; as PNG or SVG."""
+    """Plot decoding speeds as PNG or SVG. A bar is (name, bytes per second, upper bound set by memory bandwidth or
+    None)."""
     names, speeds, bounds = zip(*bars, strict=True)
     figure = _figure(8, 1.4 + 0.32 * len(bars))
     with _style():
@@ -84,7 +86,7 @@ def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) ->
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """A figure of that size in inches, which no global state of pyplot knows of."""
+    """A figure of this size in inches. It does not touch the global state of pyplot."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -115,7 +117,7 @@ def _stage(loss: "Axes", rate: "Axes", stage: str, rows: list[Mapping], hue: str
 def _finish(loss: "Axes", rate: "Axes") -> None:
     from matplotlib.ticker import EngFormatter, ScalarFormatter
 
-    # The first steps fall from 8 bits within a few pixels; shown whole, they would press all that follows into a line.
+    # The loss of the first steps is far larger than the rest; to show it all would flatten the curve.
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in loss.lines])
     loss.set_ylim(top=1.06 * np.quantile(values, 0.97))
     loss.set_ylabel("bits per byte")
@@ -131,14 +133,14 @@ def _finish(loss: "Axes", rate: "Axes") -> None:
 
 
 def _column(rows: list[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes read, and the values of one key, over the rows that have a finite one."""
+    """The numbers of bytes read and the values of one key, from all rows with a finite value."""
     pairs = [(row["bytes"], row[key]) for row in rows if row.get(key) is not None and np.isfinite(row[key])]
     at, values = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(at, float), np.array(values, float)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Mean of each value and its neighbours, a fortieth of the run in all; fewer neighbours at both ends."""
+    """Moving average over a fortieth of the run; at both ends it has fewer neighbours."""
     window = np.ones(max(1, len(values) // 40) | 1)
     return (
         np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -1,4 +1,5 @@
-"""Patches, and tokens below them, as running text of a page: letters join, and lines run, as their script has it."""
+"""Patches, and below them tokens, as running text of an HTML page. Letters join, and lines run left or right, as usual
+in their script."""
 
 from html import escape
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ FLOW_STYLE = (
 
 
 def flow(patched: "PatchedText", scale: Scale | None) -> str:
-    """A paragraph of the text in its patches, and one in its tokens."""
+    """HTML: the text coloured by patches, then the text coloured by tokens if there are any."""
     levels = [level(scale, patch) for patch in patched]
     classes = ["n" if at is None else f"c{at}" for at in levels]
     paragraphs = _paragraph(patched.data, [patch.start for patch in patched], classes, "")
@@ -34,7 +35,8 @@ def flow(patched: "PatchedText", scale: Scale | None) -> str:
 
 
 def _paragraph(data: bytes, starts: list[int], classes: list[str], kind: str) -> str:
-    """Lines that each take the direction of their own first letter, isolated from each other."""
+    """HTML of a text in runs of bytes that begin at `starts`; `classes` are their CSS classes. Each line takes the
+    writing direction of its first letter."""
     lines: list[list[str]] = [[]]
     for index, (part, name) in enumerate(zip(parts(data, starts), classes, strict=True)):
         attribute = f' class="bytequilt-{name}{" odd" * (index % 2)}"' if name else ""

@@ -1,4 +1,4 @@
-"""What is drawn for each character: itself where it can be seen, otherwise a sign that stands for it."""
+"""Glyphs: visible forms of all characters. A visible character is shown as itself, others as a sign."""
 
 import unicodedata
 from bisect import bisect_right
@@ -7,46 +7,46 @@ from typing import Literal, NamedTuple
 
 Kind = Literal["plain", "mark", "space", "tab", "newline", "control", "invalid"]
 SIGNS: dict[str, tuple[Kind, str]] = {"\n": ("newline", "↵"), "\t": ("tab", "→"), "\x7f": ("control", "␡")}
-JOINERS = "\u200c\u200d"  # invisible, but emoji and several scripts fall apart without them
-VIRAMA = 9  # combining class of the signs that tie two letters of Indic scripts together
-LONGEST = 32  # code points drawn as one: marks can be piled up without end
+JOINERS = "\u200c\u200d"  # invisible characters that emoji and several scripts need
+VIRAMA = 9  # combining class of signs that join two letters in Indic scripts
+LONGEST = 32  # largest number of code points per glyph, since a text may have endless combining marks
 CUT = "¦"
-"""Stands at the head of a patch or token that begins inside a character; the character is drawn before it."""
+"""Printed before a patch or token that begins inside a character. The character belongs to the patch before."""
 
 
 class Glyph(NamedTuple):
-    """What a reader sees as one character: a letter and its marks, the parts of an emoji; or a byte of no UTF-8."""
+    """One visible character: a letter with its marks, a whole emoji, or a single byte that is not valid UTF-8."""
 
     start: int
-    """In bytes of the text."""
+    """Byte offset in the text."""
     length: int
-    """In bytes."""
+    """Length in bytes."""
     kind: Kind
     shown: str
-    """Harmless wherever it is printed: the character, or a sign for it; of kind `invalid` two hex digits."""
+    """Text that is safe to print: the character or a sign for it; two hex digits if the kind is `invalid`."""
 
     @property
     def rtl(self) -> bool:
-        """Whether it is a letter of a script that is written from right to left."""
+        """True for a letter of a script that is written from right to left."""
         return self.kind == "plain" and unicodedata.bidirectional(self.shown[0]) in ("R", "AL")
 
 
 class Part(NamedTuple):
-    """What is drawn of a run of bytes, such as a patch: the characters whose first byte lies in it."""
+    """The glyphs of a run of bytes, such as a patch. A glyph belongs to the run that has its first byte."""
 
     inside: bool
-    """Whether the run begins inside a character, which is drawn in an earlier part."""
+    """True if the run begins inside a character. An earlier part then has the glyph."""
     glyphs: list[Glyph]
 
     @property
     def text(self) -> str:
-        """On one line, with CUT where it begins inside a character, and bytes that are not UTF-8 in hex."""
+        """The part as one line: first CUT if it begins inside a character; invalid bytes in hex."""
         shown = "".join(f"‹{glyph.shown}›" if glyph.kind == "invalid" else glyph.shown for glyph in self.glyphs)
         return CUT * self.inside + shown
 
 
 def glyphs(data: bytes) -> Iterator[Glyph]:
-    """The glyphs of a text, which cover its bytes in order."""
+    """The glyphs of a text in order. Together they cover all its bytes."""
     at = 0
     for cluster in _clusters(data.decode("utf-8", "surrogateescape")):
         kind, shown = _seen(cluster)
@@ -56,7 +56,7 @@ def glyphs(data: bytes) -> Iterator[Glyph]:
 
 
 def parts(data: bytes, starts: Sequence[int]) -> list[Part]:
-    """What is drawn of each run of a text that is cut before the bytes `starts`, which ascend from 0."""
+    """The parts of a text that is cut before each byte in `starts`; `starts` are in rising order and begin with 0."""
     cut = [Part(False, []) for _ in starts]
     for glyph in glyphs(data):
         first = bisect_right(starts, glyph.start) - 1
@@ -67,12 +67,12 @@ def parts(data: bytes, starts: Sequence[int]) -> list[Part]:
 
 
 def harmless(text: str) -> str:
-    """A text as it may be printed: line breaks and tabs kept, anything else that is invisible as a middle dot."""
+    """A text that is safe to print: control characters become middle dots, except line breaks and tabs."""
     return "".join("·" if _seen(char)[0] in ("control", "invalid") and char not in JOINERS else char for char in text)
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """The characters of a text with what is drawn upon them or joined to them."""
+    """Split a text into visible characters, each with its combining marks and joined parts."""
     begin = 0
     for at in range(1, len(text) + 1):
         if at == len(text) or at - begin >= LONGEST or not _joined(text[begin], text[at - 1], text[at], at - begin):
@@ -81,14 +81,14 @@ def _clusters(text: str) -> Iterator[str]:
 
 
 def _joined(base: str, before: str, char: str, size: int) -> bool:
-    """Whether a character belongs to the one that began `size` code points ago."""
+    """True if `char` belongs to the visible character that began with `base`, `size` code points before."""
     if char < "\u0300" or base == " " or _seen(base)[0] not in ("plain", "mark"):
         return False
     if unicodedata.category(char)[0] == "M" or char in JOINERS or "\U0001f3fb" <= char <= "\U0001f3ff":
         return True
     if "\U0001f1e6" <= base <= "\U0001f1ff":  # two letters make a flag
         return size == 1 and "\U0001f1e6" <= char <= "\U0001f1ff"
-    if before == "\u200d" or "\u1160" <= char <= "\u11ff":  # parts of an emoji, of a Korean syllable
+    if before == "\u200d" or "\u1160" <= char <= "\u11ff":  # part of an emoji, or of a Korean syllable
         return char.isprintable()
     return unicodedata.combining(before) == VIRAMA and unicodedata.category(char) == "Lo"
 

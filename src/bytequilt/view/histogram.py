@@ -1,12 +1,12 @@
-"""Patch lengths, counted."""
+"""Histograms of patch lengths."""
 
 from collections.abc import Mapping
 
 
 def shares(counts: Mapping[int, int], most: int) -> list[float]:
-    """Share of patches of 1, 2, ... bytes: at most `most` numbers, the last of which holds all longer patches too.
+    """The shares of patches with 1, 2, ... bytes: at most `most` numbers. The last one includes all longer patches.
 
-    Counts are patches by length in bytes. Raises ValueError where nothing was counted.
+    `counts` maps a length in bytes to a number of patches. Raises ValueError if there are no patches.
     """
     total = sum(counts.values())
     if total <= 0 or min(counts) < 1:
@@ -18,5 +18,5 @@ def shares(counts: Mapping[int, int], most: int) -> list[float]:
 
 
 def mean(counts: Mapping[int, int]) -> float:
-    """Bytes per patch."""
+    """Mean bytes per patch."""
     return sum(length * count for length, count in counts.items()) / sum(counts.values())

@@ -1,4 +1,5 @@
-"""Patches as a figure: above the text the entropy of each byte, or for budgets their sums within a patch."""
+"""Patches as an HTML page or SVG figure. A curve above the text shows the entropy of each byte; for kind `budget` it
+shows the running sum within a patch."""
 
 from collections.abc import Iterator
 from html import escape
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from .patched import Patch, PatchedText
 
 COLUMNS = 72
-FEWEST = 24  # columns of a short text, so that the words of the legend fit beside it
-CELL, PLOT, LINE, GAP = 10, 60, 20, 16  # width of a byte, then heights: of the curve, of the text, between rows
+FEWEST = 24  # smallest number of columns, so that labels fit beside a short text
+CELL, PLOT, LINE, GAP = 10, 60, 20, 16  # width of a byte; heights of the curve, of the text and of the gap below
 STRIP = 8  # height of the tokens below the text
 LEFT, RIGHT, TOP = 42, 58, 14
-ZOOM = 1.4  # pixels of a page for a unit of the figure
+ZOOM = 1.4  # page pixels per unit of the figure
 
 FIGURE_STYLE = (
     ".bytequilt{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:13px}"
@@ -38,7 +39,7 @@ FIGURE_STYLE = (
     + NEUTRAL
     + "}"
     + "".join(f".bytequilt .c{at}{{fill:{hue}}}" for at, hue in enumerate(BITS))
-    # Thin colours lie well on white and on black, so one figure serves both.
+    # Half-transparent colours are readable on white and on black, so one figure serves both.
     + ".bytequilt .patches path{fill-opacity:.62}.bytequilt .patches .odd{fill-opacity:.36}"
     ".bytequilt .patches path:hover{fill-opacity:.85}"
 )
@@ -57,7 +58,7 @@ FRAGMENT_STYLE = FLOW_STYLE + (
 
 
 def page(patched: "PatchedText", title: str = "Patches") -> str:
-    """A whole HTML file: needs no script, no network and no other file."""
+    """A complete HTML file. It needs no script, no network and no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(harmless(title))}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -66,7 +67,7 @@ def page(patched: "PatchedText", title: str = "Patches") -> str:
 
 
 def fragment(patched: "PatchedText") -> str:
-    """HTML of the text with patches, tokens, legend and figure, in the text colour of the page that it is put into."""
+    """HTML to insert into a page: text with patches, tokens, legend and figure, in the text colour of the page."""
     scale = Scale.of(patched)
     words = escape(summary(patched))
     if scale is not None:
@@ -83,7 +84,7 @@ def fragment(patched: "PatchedText") -> str:
 
 
 def svg(patched: "PatchedText") -> str:
-    """The figure alone, as an SVG file."""
+    """Only the figure, as an SVG file."""
     ink = f".bytequilt{{{INK}}}@media(prefers-color-scheme:dark){{.bytequilt{{{DARK_INK}}}}}"
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
 
@@ -92,9 +93,9 @@ def svg(patched: "PatchedText") -> str:
 
 
 class _Layout:
-    """Heights of the figure: bits to y, counted from the top of a row; and its colours.
+    """The vertical layout of a row of the figure, and its colours.
 
-    `bits` are what the curve shows, one a byte: entropies, or where the threshold is about them their sums.
+    `bits` are the values of the curve, one per byte: entropies, or sums of them for kind `budget`.
     """
 
     def __init__(self, patched: "PatchedText") -> None:
@@ -103,7 +104,7 @@ class _Layout:
         self.plot = 0 if self.bits is None else PLOT
         self.row = self.plot + LINE + (STRIP if patched.tokens else 0) + GAP
         highest = max([*(self.bits or ()), patched.threshold_bits or 0.0])
-        self.tick = max(2, 2 * ceil(highest / 8))  # in bits; four of them fit, and more do not
+        self.tick = max(2, 2 * ceil(highest / 8))  # distance of the axis ticks in bits; at most four ticks
         self.top = self.tick * max(ceil(highest / self.tick), 2 if self.tick == 2 else 1)
 
     def y(self, bits: float) -> str:
@@ -133,7 +134,7 @@ def _figure(patched: "PatchedText", attributes: str = "", style: str = "") -> st
 
 
 def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
-    """Axis, threshold line, and number of the first byte of a row."""
+    """SVG of the axis, the threshold line and the number of the first byte of a row."""
     out = [f'<text class="axis" x="-6" y="{layout.plot + 14}">{row}</text>']
     if layout.bits is None:
         return out[0]
@@ -155,7 +156,7 @@ def _grid(patched: "PatchedText", layout: _Layout, row: int) -> str:
 
 
 def _sums(patched: "PatchedText") -> tuple[float, ...] | None:
-    """The entropies of a patch up to each byte."""
+    """For each byte, the sum of the entropies of its patch up to this byte."""
     bits = patched.entropy_bits
     if bits is None:
         return None
@@ -170,7 +171,8 @@ def _curve(layout: _Layout, row: int) -> str:
 
 
 def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
-    """For each row, its patches: a line where each starts, a block under its bytes, a bar as high as what opened it."""
+    """SVG of the patches in each row. A patch has a line at its start, a block behind its bytes, and a bar of the
+    height of the curve at its first byte."""
     count = len(range(0, max(len(patched.data), 1), COLUMNS))
     lines: list[str] = [""] * count
     cuts: list[str] = [""] * count
@@ -196,7 +198,7 @@ def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[
 
 
 def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
-    """For each row, its tokens as a strip below the text."""
+    """SVG of the tokens in each row, as a strip below the text."""
     size = len(patched.data)
     strips: list[list[str]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
     if patched.tokens is None:
@@ -218,7 +220,7 @@ def _odd(index: int) -> str:
 
 
 def _boxes(start: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Row, x and width of each piece of a run of bytes."""
+    """The boxes that a run of bytes covers, one per row: (row, x, width)."""
     end = start + length
     for row in range(start // COLUMNS, (end - 1) // COLUMNS + 1):
         left = max(start, row * COLUMNS)
@@ -237,7 +239,7 @@ def _bytes(count: int) -> str:
 
 
 def _cells(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
-    """For each row, the characters whose first byte is in it, each over the middle of its bytes there."""
+    """SVG of the characters in each row. A character is in the row of its first byte, centred over its bytes there."""
     rows: list[list[Glyph]] = [[] for _ in range(0, max(len(patched.data), 1), COLUMNS)]
     for part in drawn:
         for glyph in _words(part.glyphs):
@@ -246,7 +248,7 @@ def _cells(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[s
 
 
 def _words(row: list[Glyph]) -> Iterator[Glyph]:
-    """The glyphs, those of a script that is written from right to left together: their shapes depend on each other."""
+    """The glyphs, with neighbours of a right-to-left script joined into one: their shapes depend on each other."""
     waiting: Glyph | None = None
     for glyph in row:
         if waiting and glyph.rtl and glyph.start // COLUMNS == waiting.start // COLUMNS:
@@ -262,7 +264,8 @@ def _words(row: list[Glyph]) -> Iterator[Glyph]:
 
 
 def _texts(row: list[Glyph], top: int) -> list[str]:
-    """One element for all glyphs alike, with an x for each; characters beyond ASCII, which may combine, stand alone."""
+    """SVG text elements: one for all glyphs of the same style, with a list of x positions; one per character that is
+    not ASCII, since it may combine with others."""
     y = top + 14
     plain, faint, digits = [], [], []
     alone = []

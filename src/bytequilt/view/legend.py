@@ -1,4 +1,4 @@
-"""What colours mean, and the lines of words below every picture."""
+"""The colour scale of patches, and the summary lines below a patched text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .patched import Patch, PatchedText
 
 
-# From easy and cool to hard and warm, of equal lightness (OKLCH 0.70, chroma 0.125).
+# From cool (low entropy) to warm (high entropy), of equal lightness (OKLCH 0.70, chroma 0.125).
 BITS = ("#00b5bd", "#37abde", "#769dec", "#ab8ce0", "#d27eb7", "#e17c85", "#dc8653")
 NEUTRAL = "#9aa0a6"
 ACCENT = "#e8590c"
@@ -16,20 +16,20 @@ ACCENT = "#e8590c"
 
 @dataclass(frozen=True)
 class Scale:
-    """Colours for entropies: they span those that occur, from the lowest to the highest, in equal steps."""
+    """Maps the entropies of a text to colours, in equal steps from the lowest entropy to the highest."""
 
     low: float
-    """In bits, as is `high`."""
+    """Lowest entropy in bits."""
     high: float
 
     @classmethod
     def of(cls, patches: "Iterable[Patch]") -> "Scale | None":
-        """None where no entropy opened any of the patches."""
+        """The scale of these patches; None if no patch was opened by an entropy."""
         bits = [patch.entropy_bits for patch in patches if patch.entropy_bits is not None]
         return cls(min(bits), max(bits)) if bits else None
 
     def level(self, patch: "Patch") -> int | None:
-        """An index of `BITS`; None for a patch that no entropy opened."""
+        """The colour of a patch as an index of `BITS`; None if the patch was not opened by an entropy."""
         if patch.entropy_bits is None:
             return None
         if self.high <= self.low:
@@ -39,27 +39,27 @@ class Scale:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The colours that there are, from low to high."""
+        """The indices of `BITS` in use, from low to high."""
         return tuple(range(len(BITS))) if self.high > self.low else (len(BITS) // 2,)
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What the first and the last colour stand for."""
+        """Labels of the first and the last colour."""
         return f"{self.low:.1f}", f"{self.high:.1f} bits"
 
 
 def level(scale: Scale | None, patch: "Patch") -> int | None:
-    """The colour of a patch as an index of `BITS`; None where it is grey."""
+    """The colour of a patch as an index of `BITS`; None means grey."""
     return None if scale is None else scale.level(patch)
 
 
 def summary(patched: "PatchedText") -> str:
-    """One line: count and mean length of the patches, and the threshold where there is one."""
+    """One line: number and mean length of the patches, and the threshold if there is one."""
     return totals(len(patched), len(patched.data), patched.threshold_bits, patched.summed)
 
 
 def totals(patches: int, size: int, threshold_bits: float | None, summed: bool) -> str:
-    """Count and mean length of the patches, and the threshold if any; `summed` as in PatchedText."""
+    """The line of `summary` from plain numbers; `size` is in bytes, `summed` as in PatchedText."""
     mean = size / patches if patches else 0.0
     words = f"{patches:,} patch{'es' * (patches != 1)}, mean {mean:.2f} bytes"
     if threshold_bits is None:
@@ -68,7 +68,7 @@ def totals(patches: int, size: int, threshold_bits: float | None, summed: bool) 
 
 
 def token_summary(patched: "PatchedText") -> str:
-    """One line: bytes, characters, token count and mean bytes of a token; empty where there are no tokens."""
+    """One line: bytes, characters, number of tokens and mean bytes per token; empty if there are no tokens."""
     if patched.tokens is None:
         return ""
     size, count = len(patched.data), len(patched.tokens.pieces)

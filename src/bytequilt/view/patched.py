@@ -1,4 +1,4 @@
-"""A text cut into patches, as people see it."""
+"""`PatchedText`: a text cut into patches, for display and as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Patch:
-    """A run of bytes of a text."""
+    """One patch of a text."""
 
     start: int
-    """Where it starts, in bytes of the text."""
+    """Byte offset in the text."""
     length: int
-    """In bytes."""
+    """Length in bytes."""
     data: bytes
     entropy_bits: float | None
-    """That of its first byte, where it opened the patch; None for the first patch, and where something else did: a
-    space, a stride, a digit, the longest length."""
+    """The entropy of the first byte, if it opened the patch. None for the first patch of a text, and if something else
+    opened the patch: a space, a stride, a digit, the maximum length."""
 
     @property
     def text(self) -> str:
-        """The patch as text; bytes that are no whole character become U+FFFD."""
+        """The patch as text; incomplete or invalid characters become U+FFFD."""
         return self.data.decode("utf-8", "replace")
 
     def json(self) -> dict[str, Any]:
-        """As JSON types."""
+        """The patch as a dictionary for JSON."""
         return {
             "start": self.start,
             "length": self.length,
@@ -36,16 +36,16 @@ class Patch:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The same text as a tokenizer cuts it."""
+    """The tokens of the same text by a tokenizer."""
 
     name: str
     pieces: tuple[tuple[int, int], ...]
-    """Start and length of each token, in bytes of the text, in order; bytes that no token stands for are left out."""
+    """Start and length of each token in bytes, in order. Bytes without a token are left out."""
     about: str = ""
-    """What the tokenizer is, for people."""
+    """A short description of the tokenizer for people."""
 
     def runs(self, size: int) -> list[tuple[int, bool]]:
-        """Where each token and each gap of a text of `size` bytes starts, and whether it is a token."""
+        """The tokens and the gaps between them, in a text of `size` bytes: (start, True for a token)."""
         values: list[tuple[int, bool]] = []
         end = 0
         for start, length in (piece for piece in self.pieces if piece[1]):
@@ -58,21 +58,22 @@ class Tokens:
 
 @dataclass(frozen=True, repr=False)
 class PatchedText:
-    """A text and its patches. Shows itself in colour in a terminal, and as a figure in a notebook.
+    """A text and its patches. Its `repr` is coloured in a terminal; in a notebook it is a figure.
 
-    Raises ValueError where the patches are not the bytes of the text, cut, or the entropies are not one a byte.
+    Raises ValueError if the patches do not join to the text, if the number of entropies differs from the number of
+    bytes, or if tokens overlap or exceed the text.
     """
 
     data: bytes
     patches: tuple[Patch, ...]
     threshold_bits: float | None
-    """What an entropy, or with `summed` a sum of them, must exceed for a patch to start; None where nothing must."""
+    """The threshold in bits that an entropy (with `summed`, a sum of entropies) exceeds to start a patch, or None."""
     entropy_bits: tuple[float, ...] | None
-    """How hard each byte was: the entropy of the distribution from which it was predicted."""
+    """For each byte, the entropy in bits of the distribution that predicts it; None if the rule needs no entropy."""
     tokens: Tokens | None = None
-    """What to show beside the patches."""
+    """Tokens to show beside the patches."""
     summed: bool = False
-    """Whether the threshold is about the sum of a patch's entropies and that of the next byte, as in kind `budget`."""
+    """True for kind `budget`: the threshold applies to the sum of the patch's entropies and that of the next byte."""
 
     def __post_init__(self) -> None:
         at = 0
@@ -100,9 +101,9 @@ class PatchedText:
         threshold_bits: float | None = None,
         summed: bool = False,
     ) -> "PatchedText":
-        """A text cut before the bytes `starts`, which ascend from 0 (none for an empty text).
+        """A text cut before each byte in `starts`: in rising order from 0, or empty for an empty text.
 
-        Entropies are given where they decided, one a byte. Raises ValueError as the class does.
+        `entropy_bits`, one per byte, are given if entropies opened all patches. Raises ValueError as the class does.
         """
         places = [int(start) for start in starts]
         if places[:1] != [0][: len(data)]:
@@ -117,11 +118,11 @@ class PatchedText:
 
     @property
     def mean_patch_bytes(self) -> float:
-        """Bytes per patch; 0.0 for an empty text."""
+        """Mean bytes per patch; 0.0 for an empty text."""
         return len(self.data) / len(self.patches) if self.patches else 0.0
 
     def json(self) -> dict:
-        """Everything but the entropies inside patches, as JSON types. `hex` is exact where `text` cannot be."""
+        """A dictionary for JSON, without the entropies inside patches. `hex` is exact for any bytes, `text` is not."""
         values = {
             "text": self.data.decode("utf-8", "replace"),
             "mean_patch_bytes": self.mean_patch_bytes,
@@ -135,7 +136,7 @@ class PatchedText:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PatchedText":
-        """What `json` gave, without the entropies inside patches and the tokens; `summed` where it was added."""
+        """Restore the result of `json`, without tokens. The caller may add `summed` to the dictionary."""
         patches = tuple(
             Patch(patch["start"], patch["length"], bytes.fromhex(patch["hex"]), patch["entropy_bits"])
             for patch in value["patches"]

@@ -8,7 +8,7 @@ NAMES = {"entropy": "entropy model", "blt": "BLT", "prepare": "entropies", "repo
 
 
 def plan(planned: dict[str, Any]) -> Table:
-    """What a run comes to: corpus, parameters, steps, memory, time."""
+    """The table: corpus, parameters, steps, memory, time."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     documents, sizes, counted = planned["documents"], planned["bytes"], planned["parameters"]
@@ -31,7 +31,7 @@ def _time(seconds: dict[str, float] | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that fits it."""
+    """A time in days, hours, minutes or seconds."""
     for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

@@ -1,18 +1,18 @@
-"""A line of progress on stderr, for whatever takes long."""
+"""Progress bars on stderr."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False)  # a name in square brackets is no markup
+console = Console(stderr=True, highlight=False, markup=False)  # markup off: names may contain square brackets
 UNITS = ((1e9, "G"), (1e6, "M"))
 
 
 def progress(*columns: str) -> Progress:
-    """A progress bar on stderr with count, total and ETA, which fits 80 columns.
+    """A progress bar on stderr with count, total and remaining time, at most 80 columns wide.
 
-    `columns` are formats of the task's own fields; they come last, and are cut where there is no room.
+    `columns` are format strings for fields of the task. They are printed last and truncated if there is no room.
     """
     return Progress(
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -24,7 +24,7 @@ def progress(*columns: str) -> Progress:
 
 
 def short(count: float) -> str:
-    """A number in at most six letters: 123456 as it is, 12345678 as 12.3M."""
+    """A number in at most six characters: 123456 stays, 12345678 becomes 12.3M."""
     for scale, unit in UNITS:
         if count >= scale:
             return f"{count / scale:.1f}{unit}"
@@ -32,7 +32,7 @@ def short(count: float) -> str:
 
 
 class _Numbers(ProgressColumn):
-    """What is done of how much, the time that is left, and fields of the task."""
+    """A column with the count, the total, the remaining time and fields of the task."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         super().__init__(Column(no_wrap=True, overflow="ellipsis"))

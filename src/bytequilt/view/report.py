@@ -1,4 +1,4 @@
-"""The report of a training run, and numbers, as they are shown in a terminal."""
+"""The report of a training run for a terminal."""
 
 from collections.abc import Mapping
 
@@ -25,10 +25,10 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 def report(report: Mapping) -> RenderableType:
     """The report of a training run: bits per byte beside compressors, patch lengths, speed, and a sample.
 
-    Keys that are missing, or None, are left out: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
-    `patch_histogram` (patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`, `flops_per_byte`
-    (forward), `paragraph` (patched text, as its `json`), `sample` (text), `example` (texts: `prompt`, `wanted`,
-    `before`, `after`).
+    Keys of `report`, which may be missing or None: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
+    `patch_histogram` (number of patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`,
+    `flops_per_byte` (forward), `paragraph` (the `json` of a PatchedText), `sample` (text), `example` (texts: `prompt`,
+    `wanted`, `before`, `after`).
     """
     values = {key: value for key, value in report.items() if value is not None}
     parts: list[RenderableType] = []
@@ -53,7 +53,7 @@ def report(report: Mapping) -> RenderableType:
 
 
 def _example(example: Mapping[str, str]) -> Table:
-    """What should follow a prompt, and what the model wrote before and after training."""
+    """A table with a prompt, the wanted text, and what the model wrote before and after training."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     for name, text in example.items():
@@ -84,7 +84,7 @@ def _bars(values: Mapping) -> Table:
 
 
 def _columns(counts: Mapping[int, int]) -> Text:
-    """A bar chart three lines high: lengths in bytes below, the last bar holds all longer patches."""
+    """A bar chart of patch lengths, three lines high. The last bar includes all longer patches."""
     parts = shares(counts, HISTOGRAM)
     heights = [round(24 * part / max(parts)) or (part > 0) for part in parts]
     text = Text()

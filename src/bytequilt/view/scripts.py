@@ -1,4 +1,4 @@
-"""Languages as dots: bytes per patch over bytes per token. Needs matplotlib, the extra `bytequilt[plot]`."""
+"""A scatter plot of languages: bytes per patch against bytes per token. Needs matplotlib (`bytequilt[plot]`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ FAMILIES = {
     "Latin": "Latin",
 }
 OTHERS = "others"
-HUES = {  # in the order of drawing: the few lie on the many
+HUES = {  # in drawing order: families with few dots are drawn over those with many
     "Latin": "#adb5bd",
     OTHERS: "#495057",
     "Cyrillic, Greek": "#4263eb",
@@ -30,15 +30,16 @@ HUES = {  # in the order of drawing: the few lie on the many
 }
 NAMED = ("eng", "deu_1996", "rus", "arb", "hin", "tha", "cmn_hans", "amh")
 TICKS = (1, 1.5, 2, 3, 4, 5, 6, 8)
-"""Of each power of ten; where an axis spans more than one of them, 1 and 3 alone."""
+"""Axis ticks, as multiples of a power of ten. An axis with a range of 10 or more has only 1 and 3."""
 ROOM = 0.2
-"""Of the span of an axis, beyond the outermost dots: names need some."""
+"""Space beyond the outermost dots for names, as a share of the axis."""
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bytes per patch over bytes per token, a dot a row of `languages` and a panel a tokenizer, as PNG or SVG.
+    """Plot bytes per patch against bytes per token as PNG or SVG: a panel per tokenizer, a dot per language. `rows` are
+    the results of `evals.languages`.
 
-    Raises UserError for a path of another kind, for rows without patches or tokens, and where matplotlib is missing.
+    Raises UserError if the path is not .png or .svg, rows have no patches or tokens, or matplotlib is missing.
     """
     drawable(path)
     from matplotlib import rc_context
@@ -60,7 +61,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> None:
-    """Ratios are what is compared, so both scales are logarithmic."""
+    """Draw the panel of one tokenizer: a dot per language, names for some, and a line of equal lengths. Both axes are
+    logarithmic, so that equal ratios have equal distances."""
     for family, hue in HUES.items():
         dots = [_place(row, tokenizer) for row in rows if _family(row["script"]) == family]
         if dots:
@@ -75,7 +77,7 @@ def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> N
 
 
 def _span(axis: "Axis", values: Sequence[float]) -> None:
-    """Set limits around all values, and ticks from end to end; axes that share it follow."""
+    """Set the limits and ticks of an axis so that all values are inside. Panels that share the axis change too."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     least, most = min(values), max(values)
@@ -95,7 +97,7 @@ def _family(script: str) -> str:
 
 
 def _name(axes: "Axes", name: str, place: tuple[float, float]) -> None:
-    """A name right of its dot, edged with white against the dots that it lies on."""
+    """Write a name to the right of its dot. A white outline keeps the name readable on other dots."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2, foreground="white")]

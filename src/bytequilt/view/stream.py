@@ -1,4 +1,4 @@
-"""Patches of a text of any length, printed part by part, in bounded memory."""
+"""Prints the patches of a text of any length, part by part in bounded memory."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,7 +14,8 @@ Write = Callable[[str], object]
 
 
 def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, plain: bool, render: Callable) -> None:
-    """Write parts as `terminal.shown` would; colours span the entropies of the first. `render` makes ANSI codes."""
+    """Write parts in the form of `terminal.shown`. The colour scale is that of the first part with entropies. `plain`
+    means without colours; `render` turns a rich text into ANSI codes."""
     size = patches = 0
     scale, limit, summed = None, None, False
     last = ""
@@ -28,7 +29,7 @@ def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, plain: b
 
 
 def print_json_parts(parts: Iterable[tuple[int, PatchedText]], write: Write) -> None:
-    """Write parts as the one JSON document of `PatchedText.json`, its text last."""
+    """Write parts as one JSON document with the fields of `PatchedText.json`; `text` is the last field."""
     size = patches = 0
     limit = None
     with TemporaryFile() as text:

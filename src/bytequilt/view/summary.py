@@ -1,4 +1,4 @@
-"""A model in one line."""
+"""The one-line summary of a model."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from ..model.blt import BLT
 
 
 def summary(model: BLT, rule: RuleConfig, languages: Sequence[str] = ()) -> str:
-    """Shapes, sizes, the rule of patches, languages where they are known, number type and device."""
+    """One line: shapes, numbers of parameters, patching rule, languages if known, number type and device."""
     parts = (("encoder", "encoder"), ("latent", "latent transformer"), ("decoder", "decoder"))
     stacks = ((name, getattr(model.config, part)) for part, name in parts)
     shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
@@ -24,5 +24,5 @@ def summary(model: BLT, rule: RuleConfig, languages: Sequence[str] = ()) -> str:
 
 
 def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The kind of a rule, and its fields that are not at their defaults."""
+    """The kind of a rule, and its fields with values other than the default."""
     return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)

@@ -1,4 +1,4 @@
-"""What a model is, and what it scored, as tables for a terminal."""
+"""Descriptions and results of models as tables for a terminal."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from ..info import Description
 
 ENTROPIES = ("threshold", "rise")
-"""Fields of a rule that are in nats in files, and in bits where people read them."""
+"""Fields of a rule that are in nats in files and in bits on the screen."""
 RAW = 8
-"""Bits of a byte that nothing is known of."""
+"""Bits per byte of a text that is stored uncompressed."""
 MODULES = ("encoder", "latent", "decoder", "hash", "entropy", "embedding", "body", "head")
 NETWORKS = {"blt": "the BLT", "entropy": "the entropy model"}
 
 
 def evaluations(results: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """All tables of what `bytequilt eval --json` prints."""
+    """All tables of the results of `bytequilt eval`. `results` is the document of `--json`."""
     if "files" in results:
         yield evaluation(results)
     if "noise" in results:
@@ -38,7 +38,7 @@ def evaluations(results: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def evaluation(results: Mapping[str, Any]) -> RenderableType:
-    """Bits per byte of each file, and of all of them: what `bytequilt eval --json` prints."""
+    """Bits per byte of each file and of all files, from the document of `bytequilt eval --json`."""
     table = _table("file", "bytes", "bits per byte")
     for file in results["files"]:
         table.add_row(harmless(file["path"]), f"{file['bytes']:,}", f"{file['bpb']:.4f}")
@@ -54,7 +54,7 @@ def evaluation(results: Mapping[str, Any]) -> RenderableType:
 
 
 def noises(results: Mapping[str, Any]) -> RenderableType:
-    """Bits per byte of a text as it is and under each noise, over the bytes that were read and over the clean ones."""
+    """Bits per byte of a clean text and under each kind of noise, per byte of the noisy and of the clean text."""
     table = _table("noise", "bytes", "bits per byte", "per clean byte", "bytes per patch")
     for name, row in results.items():
         patch = row["mean_patch_bytes"]
@@ -64,7 +64,8 @@ def noises(results: Mapping[str, Any]) -> RenderableType:
 
 
 def answers(results: Mapping[str, Any], under: str = "") -> RenderableType:
-    """Accuracy in each task, beside that of a constant answer and of copying the question; and means by level."""
+    """Accuracy in each task, beside that of a constant answer and of copying the question; then means by level. `under`
+    is " under NOISE" or empty."""
     columns = ("right", "+-", "constant", "copy", "no answer", "likelier")
     table = _table(f"task{under}", *columns)
     for name, row in results["tasks"].items():
@@ -79,7 +80,7 @@ def answers(results: Mapping[str, Any], under: str = "") -> RenderableType:
 
 
 def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
-    """Metrics of tasks of lm-evaluation-harness; of a group, those over its tasks."""
+    """Metrics of tasks and task groups of lm-evaluation-harness."""
     table = _table(f"task{under}", "shots", "items", "metric", "value", "+-")
     for name, row in results["tasks"].items():
         asked = ["" if row[key] is None else f"{row[key]:,}" for key in ("shots", "items")]
@@ -91,9 +92,10 @@ def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
 
 
 def languages(rows: Sequence[Mapping[str, Any]], scripts: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Costs of each language, the cheapest first, and of each script: what `languages --json` prints, and sums of it.
+    """Costs of each language, lowest bits per byte first, and of each script. `rows` is the document of `languages
+    --json`, `scripts` are its sums by script.
 
-    Numbers after a cross are for one of the English edition.
+    Columns with a cross (×) are ratios to the English edition.
     """
     tokenizers = list(rows[0]["tokens"])
     premiums = ("bytes", "patches", *tokenizers)
@@ -117,7 +119,7 @@ def _costs(row: Mapping[str, Any], tokenizers: Sequence[str]) -> list[str]:
 
 
 def scripts(report: Mapping[str, Any]) -> RenderableType:
-    """Patches by script, and by file where there are several: what `bytequilt patch --report --json` prints."""
+    """Patches by script, and by file if there are several, from the document of `bytequilt patch --report --json`."""
     table = _table("script", "bytes", "bytes/patch", "chars/patch", "bits/patch", "longest", "cuts inside")
     for row in report["scripts"]:
         table.add_row(row["script"], *_per_patch(row))
@@ -138,7 +140,7 @@ def _per_patch(row: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(results: Mapping[str, Any]) -> RenderableType:
-    """Test bits per byte of each model of a study at each size: what `bytequilt compare --json` prints."""
+    """Test bits per byte of each model of a study at each size, from the document of `bytequilt compare --json`."""
     table = _table("model", "size", "seed", "bits per byte", "training FLOPs", "FLOPs per byte", "seconds")
     for row in (row for row in results["rows"] if not row["search"]):
         costs = si(row["train_flops"]), si(row["flops_per_byte"]["total"]), f"{row['seconds']:,.0f}"
@@ -147,7 +149,8 @@ def comparison(results: Mapping[str, Any]) -> RenderableType:
 
 
 def patchers(results: Mapping[str, Any]) -> RenderableType:
-    """A distilled patcher beside the entropy model that it replaces: what `bytequilt distill --json` prints."""
+    """A distilled patcher beside the entropy model that it replaces, from the document of `bytequilt distill
+    --json`."""
     table = _table("patcher", "bits per byte", "bytes per patch", "microseconds per byte")
     for side, name in (("full", "entropy model"), ("lean", results["kind"])):
         row = results[side]
@@ -161,7 +164,7 @@ def patchers(results: Mapping[str, Any]) -> RenderableType:
 
 
 def description(described: "Description") -> RenderableType:
-    """Modules with their shapes, parameters and FLOPs, as `bytequilt info` prints them."""
+    """The modules of a model with shapes, parameters and FLOPs, for `bytequilt info`."""
     parameters, flops, shapes = described.parameters, described.flops_per_byte, _shapes(described)
     table = _table("module", "shape", "parameters", "FLOPs per byte")
     table.columns[1].justify = "left"
@@ -179,7 +182,7 @@ def description(described: "Description") -> RenderableType:
 
 
 def decoding(results: Mapping[str, Any]) -> RenderableType:
-    """Speed of decoding by setting: what `bytequilt bench decode --json` prints."""
+    """Decoding speed of each setting, from the document of `bytequilt bench decode --json`."""
     table = _table("prompt", "output", "rows", "B/s", "ms", "p95", "prefill", "latent", "patch", "MiB", "floor")
     table.columns[0].justify = "right"
     for row in results["settings"]:
@@ -211,7 +214,7 @@ def decoding(results: Mapping[str, Any]) -> RenderableType:
 
 
 def side_by_side(results: Mapping[str, Any]) -> RenderableType:
-    """Speed of one or two sides in turns: what `bytequilt bench train --json` prints."""
+    """Speed of a model, or of a model and a peer, from the document of `bytequilt bench train --json` and others."""
     table = _table("side", "setting", "B/s", "slowest", "fastest", "B/processor s", "parameters")
     notes = [f"{results['machine']}, {results['threads']} thread(s), median of {results['repeats']} turns"]
     for row in results["settings"]:
@@ -226,7 +229,7 @@ def side_by_side(results: Mapping[str, Any]) -> RenderableType:
 
 
 def _table(*columns: str, names: bool = False) -> Table:
-    """An empty table. With `names`, the first column keeps one line a row, and a name that is too long is cut."""
+    """An empty table. With `names`, the first column has one line per row, and a long name is truncated."""
     table = Table(box=None, padding=(0, 1 if names else 2, 0, 0), header_style="dim", pad_edge=False)
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left", overflow="fold")
@@ -237,7 +240,7 @@ def _table(*columns: str, names: bool = False) -> Table:
 
 
 def _shapes(described: "Description") -> dict[str, str]:
-    """A line for each module that has a shape."""
+    """The shape of each module in words, by module name."""
     if described.baseline:
         return {"body": _stack(described.baseline.network)}
     shapes = {}

@@ -1,4 +1,4 @@
-"""Patches in a terminal, dark or light."""
+"""Patches in a terminal with a dark or a light background."""
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
@@ -21,9 +21,9 @@ WIDTH = 76
 
 
 def coloured(patched: "PatchedText", width: int = WIDTH) -> Text:
-    """The text with a background for each patch, by the entropy that opened it, and lines of legend below.
+    """The text and its legend. The background colour of a patch shows the entropy that opened it.
 
-    Tokens are drawn under the patches, line by line of at most `width` cells.
+    If there are tokens, lines of at most `width` cells alternate: one of patches, one of tokens.
     """
     scale = Scale.of(patched)
     text = body(patched, scale) if patched.tokens is None else _two_layers(patched, scale, width)
@@ -32,9 +32,9 @@ def coloured(patched: "PatchedText", width: int = WIDTH) -> Text:
 
 
 def shown(patched: "PatchedText") -> str:
-    """The patched text as a string: coloured by ANSI codes for a terminal, otherwise with | between patches.
+    """The patched text as a string: coloured by ANSI codes in a terminal, otherwise with | between patches.
 
-    A cut inside a character is a ¦ after it.
+    A patch that begins inside a character is marked by ¦ after the character.
     """
     console = Console(force_jupyter=False)
     if is_plain(console):
@@ -50,12 +50,12 @@ def shown(patched: "PatchedText") -> str:
 
 
 def is_plain(console: Console) -> bool:
-    """Whether a console shows no colours."""
+    """True if a console shows no colours."""
     return console.color_system is None or console.no_color
 
 
 def barred(data: bytes, starts: Sequence[int]) -> str:
-    """A text with | where it is cut, and ¦ where the cut is inside the character before."""
+    """A text with | at each cut, or ¦ if the cut is inside the character before it."""
     out = []
     for index, part in enumerate(parts(data, starts)):
         bar = "" if index == 0 else CUT if part.inside else "|"
@@ -64,7 +64,7 @@ def barred(data: bytes, starts: Sequence[int]) -> str:
 
 
 def body(patched: "PatchedText", scale: Scale | None) -> Text:
-    """The text with a background for each patch."""
+    """The text with a background colour for each patch."""
     text = Text()
     for index, part in enumerate(parts(patched.data, [patch.start for patch in patched])):
         drawn = CUT * part.inside + "".join(map(_shown, part.glyphs))
@@ -73,7 +73,8 @@ def body(patched: "PatchedText", scale: Scale | None) -> Text:
 
 
 def legend(words: str, scale: Scale | None, tokens: str = "", cut: bool = False) -> Text:
-    """What is below a text: its numbers, and what colours and signs mean."""
+    """The lines below a text: the summary `words`, the colours of `scale`, and with `cut` the sign ¦; then the line of
+    `tokens`."""
     text = Text(words, "dim")
     if scale is not None:
         low, high = scale.ends
@@ -87,7 +88,7 @@ def legend(words: str, scale: Scale | None, tokens: str = "", cut: bool = False)
 
 
 def _two_layers(patched: "PatchedText", scale: Scale | None, width: int) -> Text:
-    """Patches, and under each line of them the tokens of the same characters, column by column."""
+    """Lines of patches; under each line, the tokens of the same characters in the same columns."""
     assert patched.tokens is not None
     patch_starts = [patch.start for patch in patched]
     runs = patched.tokens.runs(len(patched.data))
@@ -111,13 +112,13 @@ def _two_layers(patched: "PatchedText", scale: Scale | None, width: int) -> Text
 
 
 def _joined(cells: list[tuple[str, Style]]) -> Text:
-    """Neighbours of one style as one piece."""
+    """The cells as one text; neighbours of the same style become one piece."""
     runs = groupby(cells, key=lambda cell: cell[1])
     return Text.assemble(*(("".join(text for text, _ in run), style) for style, run in runs))
 
 
 def _cells(data: bytes, starts: Container[int]) -> Iterator[tuple[str, int, bool]]:
-    """What is drawn, piece by piece, the byte it stands for, and whether it is the sign of a cut inside a character."""
+    """The cells of a text: (what is drawn, byte offset, True for a CUT sign inside a character)."""
     for glyph in glyphs(data):
         yield "↵" if glyph.kind == "newline" else _shown(glyph), glyph.start, False
         for place in range(glyph.start + 1, glyph.start + glyph.length):
@@ -126,7 +127,7 @@ def _cells(data: bytes, starts: Container[int]) -> Iterator[tuple[str, int, bool
 
 
 def _inside(patched: "PatchedText") -> bool:
-    """Whether a cut falls into a character."""
+    """True if a patch or token begins inside a character."""
     starts = [patch.start for patch in patched], [start for start, _ in patched.tokens.pieces] if patched.tokens else []
     between = {glyph.start for glyph in glyphs(patched.data)} | {len(patched.data)}
     return any(start not in between for layer in starts for start in layer)
@@ -152,5 +153,5 @@ def _newline(text: Text) -> None:
 
 
 def _tint(hue: str, strength: float) -> str:
-    """A colour laid thinly on white: with dark ink on it, it reads the same on a dark and on a light terminal."""
+    """A colour mixed with white; `strength` is its share. Dark letters on it are readable in any terminal."""
     return "#" + "".join(f"{round(255 - strength * (255 - int(hue[at : at + 2], 16))):02x}" for at in (1, 3, 5))
