@@ -72,7 +72,7 @@ def fragment(patched: "PatchedText") -> str:
     words = escape(summary(patched))
     if scale is not None:
         swatches = "".join(f'<i class="bytequilt-c{at}"></i>' for at in scale.levels)
-        words += f" · opened by {scale.ends[0]} {swatches} {scale.ends[1]}, grey by none"
+        words += f" · opened by {scale.ends[0]} {swatches} {scale.ends[1]}, grey: not opened by entropy"
     if patched.summed and patched.entropy_bits:
         words += " · the curve adds up within a patch"
     tokens = f'<p class="bytequilt-words">{escape(token_summary(patched))}</p>\n' if patched.tokens else ""

@@ -81,7 +81,7 @@ def legend(words: str, scale: Scale | None, tokens: str = "", cut: bool = False)
         text.append(f" · opened by {low} ", "dim")
         for at in scale.levels:
             text.append("  ", Style(bgcolor=_tint(BITS[at], 0.5)))
-        text.append(f" {high}, grey by none", "dim")
+        text.append(f" {high}, grey: not opened by entropy", "dim")
     if cut:
         text.append(f" · {CUT} cuts a character", "dim")
     return text.append(f"\n{tokens}", "dim") if tokens else text
