@@ -1,4 +1,5 @@
-"""The verbs of the command line, one function each, which imports what it needs: help should not wait for torch."""
+"""The verbs of the command line, one function per verb. A verb imports torch only when it runs, so that help is
+fast."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The verb that asks a model about letters and numbers."""
+"""The verb `ask`: questions about letters and numbers."""
 
 import sys
 from typing import Annotated
@@ -15,7 +15,7 @@ def ask(
 ) -> None:
     """Answer a question on the letters of a word or on two numbers, in English or Russian.
 
-    The model writes a working-out and then the answer, which is printed alone; letters are separated by spaces.
+    The model writes its working and then the answer. Only the answer is printed, spelled letters with spaces between.
 
     Examples:
       bytequilt ask "How many r in strawberry?"
@@ -25,7 +25,7 @@ def ask(
     Args:
         question: The question; - reads standard input.
         model: A shipped model, a model or run directory, or a hub id.
-        show: Print the question and the working-out above the answer, in patches.
+        show: Also print the question and the working, divided into patches, above the answer.
         json: Print one JSON document instead.
         device: Where the model runs: cpu, cuda, mps.
     """
@@ -45,4 +45,4 @@ def ask(
         return print_json({"model": model, "question": asked.text, "text": reply.text, "answer": reply.answer})
     if show:
         print(shown(lm.patch(prompt(asked) + reply.text)), end="\n\n")
-    print(" ".join(reply.answer) if asked.task == "reverse" else reply.answer)  # spelt, they have spaces
+    print(" ".join(reply.answer) if asked.task == "reverse" else reply.answer)  # task `spell` has spaces already

@@ -1,4 +1,4 @@
-"""The verb that writes a model in another layout or number type."""
+"""The verb `convert`: writes a model in another layout or number type."""
 
 import sys
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def convert(
 ) -> None:
     """Write a model in another layout or number type. SRC may be bytequilt's own, Hugging Face's or Meta's.
 
-    Weights are copied a piece at a time, so a large model needs no more memory than a small one.
+    Weights are copied in small pieces, so a large model needs no more memory than a small one.
 
     Examples:
       bytequilt convert facebook/blt-1b blt-1b
@@ -49,15 +49,15 @@ def convert(
 
     Args:
         src: A shipped model, a model or run directory, or a hub id.
-        dst: The directory to write, which must not exist.
-        files: Text to calibrate another rule on.
+        dst: The directory to write. It must not exist.
+        files: Text on which the threshold of --rule is calibrated.
         to: The layout to write.
-        dtype: What the BLT's weights become; int8 is for its matrices, a scale for each row.
-        entropy_dtype: What those of the entropy model become, which decides where patches open.
-        lossy: Convert even what the layout cannot express, and say what changes.
-        rule: Patch by this rule instead of the model's, with the same entropy model.
-        target_bytes: Mean bytes per patch that its threshold is calibrated to, on FILE...
-        revision: Branch, tag or commit of a model of the hub; its token is read from HF_TOKEN.
+        dtype: Number type of the BLT's weights; int8 applies to its matrices, with one scale per row.
+        entropy_dtype: Number type of the entropy model's weights. A change may move patch boundaries.
+        lossy: Convert even if the layout cannot express everything, and print what changes.
+        rule: Patching rule to use instead of the model's own, with the same entropy model.
+        target_bytes: Mean bytes per patch to which the threshold of --rule is calibrated on FILE...
+        revision: Branch, tag or commit of a model on the hub. The hub's access token is read from HF_TOKEN.
         json: Print one JSON document instead.
     """
     from ..interop import convert as write
@@ -76,7 +76,7 @@ def convert(
         bar = progress()
 
         def advance(done: int, total: int) -> None:
-            if not bar.tasks:  # it is shown once there is something to show
+            if not bar.tasks:  # the bar appears at the first progress
                 stack.enter_context(bar).add_task("convert", total=total)
             bar.advance(bar.task_ids[0], done)
 
@@ -91,7 +91,8 @@ def convert(
 
 
 def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
-    """Another rule for the entropy model of a model, calibrated on the first megabyte of the files."""
+    """A rule of this kind for the entropy model of model `src`. Its threshold is calibrated on the beginning of the
+    files, for a mean of `target` bytes per patch."""
     from ..config import PatchingConfig
     from ..evals.corpora import texts
     from ..lm import load

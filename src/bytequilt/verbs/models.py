@@ -1,4 +1,4 @@
-"""Verbs on a model: its scores and its size."""
+"""The verbs `eval` and `info`: scores and sizes of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
 ITEMS = 200
-"""Questions of a task unless given."""
+"""Default number of questions per task."""
 Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 MOST_ITEMS = 100_000
-"""Questions of one task: they are drawn before the first is asked."""
+"""Largest number of questions per task. All are drawn before the first is asked."""
 
 
 def eval(
@@ -46,16 +46,16 @@ def eval(
 
     Args:
         model: A shipped model, a model or run directory, or a hub id.
-        files: A file is one document, unless it is .jsonl or .parquet: then each record is one.
+        files: Files to score. In .jsonl and .parquet files each record is a document; other files are one document.
         field: The field of a record that holds its text.
-        context: Bytes that the model reads before a byte at most, or tokens: a long document takes time in proportion
-            to its length then, not to its square. 32,768 unless given.
+        context: Largest number of bytes (or tokens) that the model reads before the byte that it predicts. The time for
+            a long document then grows with its length, not with its square. Default: 32,768.
         noise: Also score the files, and ask the tasks, under five kinds of noise.
         tasks: Ask the model tasks on letters and numbers: `characters` for all of them, or some by name. Other names
             are tasks of lm-evaluation-harness.
-        items: Questions of each task on letters and numbers.
-        limit: Items of each task of the harness, the first ones; all of them where not given.
-        include_path: A directory with tasks of your own, in the harness's YAML.
+        items: Number of questions per task on letters and numbers.
+        limit: Use only the first INT items of each harness task. Default: all items.
+        include_path: A directory with your own tasks, as YAML files of the harness.
         json: Print one JSON document instead.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
@@ -80,7 +80,7 @@ def eval(
 
 
 def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, context: int | None, noise: bool) -> dict[str, Any]:
-    """Bits per byte of files, as they are and under noise."""
+    """Bits per byte of the files, and with `noise` also under each kind of noise."""
     from ..evals.corpora import evaluate, texts
     from ..evals.noise import robustness
 
@@ -101,7 +101,7 @@ def _answers(
     limit: int | None,
     noise: bool,
 ) -> dict[str, Any]:
-    """Results of our tasks and of the harness's, on clean text and under every noise."""
+    """Results of our tasks and of harness tasks, on clean text and with `noise` also under each kind of noise."""
     from ..evals.answers import evaluate
     from ..evals.noise import NOISES, Noised
 
@@ -116,7 +116,8 @@ def _answers(
 
 
 def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str], HarnessTasks | None]":
-    """Names of our own tasks, and the tasks that other names are of, in lm-evaluation-harness or a directory."""
+    """Split task names: the names of our own tasks, and a HarnessTasks object for all others (None if there are
+    none)."""
     from ..evals.characters import TASKS
 
     names = list(dict.fromkeys(name for some in tasks for name in some.split(",") if name))

@@ -1,4 +1,4 @@
-"""Arguments of the verbs, bound by tyro; what it says of bad ones becomes a line."""
+"""Parses the arguments of the verbs with tyro. Error messages of tyro become one line."""
 
 import re
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from ..config import UserError, load_recipe
 from . import FUNCTIONS
 
 OF_RECIPES = ("train", "prepare")
-"""Verbs that take any field of a recipe as well."""
+"""Verbs that also accept any field of a recipe as an option."""
 OF_TEXTS = ("patch", "generate", "ask")
-"""Verbs whose argument may have spaces."""
+"""Verbs with a text as argument, which may contain spaces."""
 
 
 def bind(name: str, arguments: list[str]) -> Callable[[], None]:
-    """The verb with its arguments bound. Raises UserError with one line where they are wrong."""
+    """Parse arguments: returns the verb as a function without parameters. Raises UserError for wrong arguments."""
     verb, prog, said = FUNCTIONS[name], f"bytequilt {name}", StringIO()
 
     @wraps(verb)
@@ -46,7 +46,7 @@ def bind(name: str, arguments: list[str]) -> Callable[[], None]:
 
 
 def _with_address(arguments: list[str]) -> list[str]:
-    """`--ray` may stand without an address, which tyro does not know of: then it is `local`."""
+    """Insert `local` after a `--ray` without an address, since tyro has no options with an optional value."""
     given: list[str] = []
     for word, after in zip(arguments, [*arguments, "--"][1:], strict=True):
         given += [word, "local"] if word == "--ray" and after.startswith("--") else [word]
@@ -54,18 +54,18 @@ def _with_address(arguments: list[str]) -> list[str]:
 
 
 def _message(said: str) -> str:
-    """What tyro says in a box, without the lines of the box, its title and its advice."""
+    """The message in tyro's error box, without its frame, title and advice."""
     rows = [row for line in said.splitlines() if (row := re.sub("[\u2500-\u257f]", " ", line).strip())]
     advice = ("Argument helptext", "For full helptext")
     return " ".join(takewhile(lambda row: not row.startswith(advice), rows[1:])) or "the arguments are wrong"
 
 
 def _complaint(verb: Callable[..., None], unknown: list[str]) -> str:
-    """What is wrong with arguments that the verb does not know."""
+    """The error message for arguments that the verb does not have."""
     option = next((word for word in unknown if word.startswith("--")), None)
     if option is not None:
         name = option.partition("=")[0]
-        if name in _flags(verb):  # it is there, and stands without a name
+        if name in _flags(verb):  # a positional argument
             return f"no option {name}: it is given without a name, in its place"
         close = get_close_matches(name, _flags(verb), 1)
         return f"no option {option[:60]}" + (f"; did you mean {close[0]}?" if close else "")
@@ -78,7 +78,7 @@ def _complaint(verb: Callable[..., None], unknown: list[str]) -> str:
 
 
 def _flags(verb: Callable[..., None]) -> list[str]:
-    """The options of a verb, those of its groups among them."""
+    """The names of all parameters of a verb as flags, including the fields of parameter groups."""
     names: list[str] = []
     for parameter in signature(verb).parameters.values():
         group = next((kind for kind in get_args(parameter.annotation)[:1] if is_dataclass(kind)), None)
@@ -87,7 +87,7 @@ def _flags(verb: Callable[..., None]) -> list[str]:
 
 
 def _more_help(name: str, arguments: list[str]) -> str:
-    """What tyro leaves out of a verb's help: its examples, and the fields of the recipe that is named."""
+    """Help that tyro does not print: the examples of the verb, and the fields of the given recipe."""
     examples = (getdoc(FUNCTIONS[name]) or "").partition("Examples:\n")[2].partition("\n\n")[0]
     text = f"examples:\n{examples}\n"
     if name in OF_RECIPES and not arguments[0].startswith("-"):

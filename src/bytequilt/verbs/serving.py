@@ -1,4 +1,4 @@
-"""The verb that serves models to others."""
+"""The verb `serve`: an HTTP server for models."""
 
 import os
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,22 +42,23 @@ def serve(
       bytequilt serve tiny --host 0.0.0.0 --api-key "$KEY" --rate 600
 
     Args:
-        models: Shipped models, model or run directories, or hub ids; tiny where none is named.
-        host: The address to listen on; others than this machine reach 0.0.0.0.
-        port: The port to listen on; 0 takes any that is free, and says which.
-        api_key: Needed by every client then, beside those in BYTEQUILT_API_KEYS; may be given more than once.
-        cors_origin: A web page that may call the server from a browser; may be given more than once.
-        allowed_host: A name that clients may call the server by; only local ones on 127.0.0.1, else any.
+        models: Shipped models, model or run directories, or hub ids. Default: tiny.
+        host: The address to listen on. 0.0.0.0 accepts clients from other machines.
+        port: The port to listen on. 0 selects a free port and prints its number.
+        api_key: Clients must send one of these keys, or one from BYTEQUILT_API_KEYS. If there is no key, all clients
+            are accepted. May be given more than once.
+        cors_origin: Origin of a web page that may call the server from a browser. May be given more than once.
+        allowed_host: A host name that requests may use. Default: local names on 127.0.0.1, otherwise any name.
         tokens: A tokenizer.json or file of ranks to show beside patches, next to our own BPE; may be repeated.
-        rows: Texts of a model that are generated side by side.
-        queue: Texts of a model that wait; more are refused with 429.
-        max_prompt: Bytes of a prompt at most.
-        max_output: Bytes of a text at most.
-        max_body: Bytes of a request at most.
-        timeout: Seconds from a request to the end of its text at most.
-        rate: Requests a minute of each key, or of each address where there are no keys; 0 is without limit.
-        grace: Seconds that running texts have to end after SIGTERM.
-        stall: Seconds without progress after which the engine counts as dead.
+        rows: Largest number of texts of a model that are generated at the same time.
+        queue: Largest number of texts of a model that wait. More are refused with status 429.
+        max_prompt: Largest size of a prompt in bytes.
+        max_output: Largest size of a generated text in bytes.
+        max_body: Largest size of a request in bytes.
+        timeout: Largest time in seconds from a request to the end of its text.
+        rate: Largest number of requests per minute of a key, or of an address if there are no keys; 0 means no limit.
+        grace: Seconds after SIGTERM in which running texts may finish.
+        stall: Seconds without progress after which the engine counts as failed.
         device: Where the models run: auto, cpu, cuda, cuda:N, mps.
     """
     _need_libraries()
@@ -86,7 +87,7 @@ def serve(
 
 
 def _limits(**bounds: Any) -> "Limits":
-    """Raises UserError where a bound is out of range."""
+    """The limits as an object. Raises UserError if a value is out of range."""
     from ..config.base import one_line
     from ..serve.limits import Limits
 
@@ -97,7 +98,7 @@ def _limits(**bounds: Any) -> "Limits":
 
 
 def _need_libraries() -> None:
-    """Raises UserError where the extra is not installed."""
+    """Raises UserError if the extra `serve` is not installed."""
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401

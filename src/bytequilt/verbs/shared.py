@@ -1,4 +1,4 @@
-"""What verbs share: kinds of arguments, and how they read and print."""
+"""Helpers of the verbs: types of arguments, reading of input, printing."""
 
 import json
 import sys
@@ -25,27 +25,27 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def bytes_of(text: str) -> bytes:
-    """The bytes of an argument; of standard input where it is `-`."""
+    """The bytes of a text argument. `-` means all of standard input."""
     return bytes_up_to(text, -1)
 
 
 def bytes_up_to(text: str, most: int) -> bytes:
-    """Like `bytes_of`, but at most `most` bytes of standard input; all of them where `most` is negative."""
+    """Like `bytes_of`, but reads at most `most` bytes of standard input; a negative number means all."""
     from ..codec import as_bytes
 
     return standard_input(most) if text == "-" else as_bytes(text)
 
 
 def standard_input(most: int = -1) -> bytes:
-    """Standard input, or its first `most` bytes. Raises UserError where it is closed."""
+    """Standard input, or its first `most` bytes. Raises UserError if it is closed."""
     try:
         return sys.stdin.buffer.read(most)
-    except (AttributeError, ValueError):  # Python has no stream, or a closed one, where the shell closed it
+    except (AttributeError, ValueError):  # the shell closed standard input: sys.stdin is None or closed
         raise UserError("standard input is closed, and - reads it") from None
 
 
 def load_model(model: str, device: str, dtype: str = "float32") -> "LM":
-    """The BLT of that name on that device; UserError where there is no such model or device."""
+    """Load a BLT. Raises UserError for an unknown model or device."""
     from ..lm import load
 
     return load(model, device, dtype)
@@ -59,7 +59,7 @@ def load_any_model(model: str, device: str) -> "LM | Baseline":
 
 
 def check_target(path: Path, *suffixes: str) -> None:
-    """Raises UserError where a file of that name cannot be written, or is not named as one of these kinds."""
+    """Raises UserError if the name does not end in one of `suffixes`, or the folder of the file does not exist."""
     if path.suffix.lower() not in suffixes:
         raise UserError(f"cannot write '{path}': its name must end with {' or '.join(suffixes)}")
     if not path.parent.is_dir():
@@ -67,16 +67,16 @@ def check_target(path: Path, *suffixes: str) -> None:
 
 
 def console() -> "Console":
-    """Where tables go: standard output."""
+    """A rich console on standard output, for tables."""
     from rich.console import Console
 
     class Screen(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich has caught it; `cli` ends the program as for every other output
+            raise BrokenPipeError  # rich caught the error; `cli` handles it, as for every other output
 
     return Screen(markup=False)  # a file may be named [b].txt
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     print(json.dumps(value, ensure_ascii=False))

