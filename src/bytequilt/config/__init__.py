@@ -1,4 +1,4 @@
-"""Everything that can be chosen, as frozen values. A misspelt or unread field is an error."""
+"""All configurations, as frozen values. An unknown field is an error."""
 
 from .base import Config, Positive, Seed, UserError, as_bytes, foreign, is_file, one_line, read_text, shorten
 from .given import as_kind, as_path, as_real, as_whole

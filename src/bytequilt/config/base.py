@@ -1,4 +1,4 @@
-"""The base of all configurations, and the error that a caller can put right."""
+"""The base class of all configurations, and `UserError`, the error that a caller can correct."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,14 +11,14 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, closed to fields it does not know, and without infinities or NaN."""
+    """Base class of all configurations. Instances are frozen. Unknown fields, infinities and NaN are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
     def _can_be_written(cls, value: Any) -> Any:
-        """Configurations are kept as UTF-8, which has no lone surrogates."""
+        """Raise ValueError for strings with lone surrogates: files are UTF-8, which cannot encode them."""
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError("must be text that UTF-8 can write")
@@ -29,15 +29,15 @@ class Config(BaseModel):
 
 
 class UserError(Exception):
-    """Something the caller can put right: the command line prints it as one line and exits with 2."""
+    """An error that the caller can correct. The command line prints its message as one line and exits with code 2."""
 
 
-LONGEST_LINE = 300  # characters of a message
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
+LONGEST_LINE = 300  # maximum number of characters in a message
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the two byte order marks of UTF-16
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line of at most 300 characters; of a validation error, a part for each field."""
+    """The message of an error, on one line of at most 300 characters; a ValidationError names all wrong fields."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, ValidationError):
@@ -49,16 +49,16 @@ def one_line(error: Exception) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text on one line of at most 300 characters."""
+    """The text on one line. A line of more than 300 characters is cut and ends with `...`."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
 
 
 def as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
-    """UTF-8 of a string, or the bytes themselves.
+    """Encode a string as UTF-8; return bytes unchanged.
 
-    Lone surrogates, which the command line and the file system use for bytes that are not UTF-8, give those bytes back.
-    Raises UserError for what is neither.
+    In strings from the command line and the file system, lone surrogates stand for bytes that are not UTF-8. They are
+    converted back to these bytes. Raises UserError for any other type.
     """
     if isinstance(text, bytes | bytearray | memoryview):
         return bytes(text)
@@ -66,12 +66,12 @@ def as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
         raise UserError(f"a text must be str or bytes, not {type(text).__name__}")
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte
+    except UnicodeEncodeError:  # a lone surrogate that does not stand for a byte
         return text.encode("utf-8", "surrogatepass")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it cannot be read."""
+    """Read a UTF-8 file, without its byte order mark. Raises UserError if it cannot be read or is not UTF-8."""
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
 
 
 def foreign(data: bytes) -> str | None:
-    """What bytes are that are not UTF-8, in words; None of those that are."""
+    """None if the bytes are valid UTF-8; otherwise a short description of them for messages."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -91,7 +91,7 @@ def foreign(data: bytes) -> str | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; False also for names that no file can have."""
+    """True if the path is an existing file. A name that no file can have gives False, not an error."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What Python callers give, checked in plain words; numbers of numpy and torch and paths of pathlib are welcome."""
+"""Checks of values from Python callers. Numbers of numpy and torch and paths of pathlib are accepted."""
 
 import math
 import operator
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from .base import UserError
 
 Kind = TypeVar("Kind")
-NEVER = 2**63
+NEVER = 2**63  # the default upper bound; messages do not mention it
 
 
 def as_path(path: Any) -> Path:
-    """A path given as str, bytes or anything of pathlib. Raises UserError for what can be none."""
+    """Convert a str, bytes or path object to a Path. Raises UserError for other types, empty paths and NUL bytes."""
     if not isinstance(path, str | bytes | os.PathLike):
         raise UserError(f"a path must be a str or a Path, not {type(path).__name__}")
     text = os.fsdecode(path)
@@ -23,14 +23,14 @@ def as_path(path: Any) -> Path:
 
 
 def as_kind(name: str, value: Any, kind: type[Kind]) -> Kind:
-    """The value itself, which must be of this class. Raises UserError where it is not."""
+    """Return the value unchanged if it is an instance of `kind`. Raises UserError otherwise."""
     if not isinstance(value, kind):
         raise UserError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
     return value
 
 
 def as_whole(name: str, number: Any, least: int, most: int = NEVER) -> int:
-    """A whole number within bounds. Raises UserError for anything else."""
+    """Return a whole number from `least` to `most` as an int. Raises UserError for anything else."""
     value = whole(number, least, most)
     if value is None:
         bounds = f"at least {least}" + (f" and at most {most:,}" if most < NEVER else "")
@@ -39,7 +39,7 @@ def as_whole(name: str, number: Any, least: int, most: int = NEVER) -> int:
 
 
 def as_real(name: str, number: Any, least: float, most: float) -> float:
-    """A finite number within bounds. Raises UserError for anything else."""
+    """Return a finite number from `least` to `most` as a float. Raises UserError for anything else."""
     value = real(number, least, most)
     if value is None:
         raise UserError(f"{name} must be a number of {least:g} to {most:g}, not {repr(number)[:60]}")
@@ -47,12 +47,12 @@ def as_real(name: str, number: Any, least: float, most: float) -> float:
 
 
 def truth(value: Any) -> bool | None:
-    """A truth value of Python or numpy; None for anything else."""
+    """A boolean of Python or numpy as a bool; None for anything else."""
     return bool(value) if type(value).__name__ in ("bool", "bool_") else None
 
 
 def whole(number: Any, least: int, most: int = NEVER) -> int | None:
-    """A whole number of Python, numpy or torch within bounds; None for anything else."""
+    """A whole number of Python, numpy or torch as an int; None for anything else or out of bounds."""
     try:
         value = operator.index(number)
     except (TypeError, ValueError, RuntimeError):
@@ -61,7 +61,7 @@ def whole(number: Any, least: int, most: int = NEVER) -> int | None:
 
 
 def real(number: Any, least: float, most: float) -> float | None:
-    """A finite number of Python, numpy or torch within bounds; None for anything else."""
+    """A finite number of Python, numpy or torch as a float; None for anything else or out of bounds."""
     if isinstance(number, str | bytes | None) or truth(number) is not None:
         return None
     try:

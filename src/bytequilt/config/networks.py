@@ -1,4 +1,4 @@
-"""The shapes of all networks, those of the baselines included."""
+"""The shapes of all networks, including the baselines."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ Width = Annotated[int, Field(gt=0, le=2**24)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
 Layers = Annotated[int, Field(gt=0, le=4096)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
-BYTES = 260  # ids of bytes and the four special ones: codec.VOCAB_SIZE, without waiting for numpy
+BYTES = 260  # 256 bytes and 4 special ids: codec.VOCAB_SIZE, repeated so that numpy is not imported
 
 
 class StackConfig(Config):
@@ -22,11 +22,11 @@ class StackConfig(Config):
     layers: Layers
     heads: Width
     kv_heads: Width | None = None
-    """Key and value heads; as many as `heads` where not given."""
+    """Key and value heads; equal to `heads` if not given."""
     ffn_dim: Width | None = None
-    """Hidden width of SwiGLU; 8/3 of `dim`, rounded up to a multiple of 256, where not given."""
+    """Hidden width of SwiGLU; 8/3 of `dim`, rounded up to a multiple of 256, if not given."""
     window: Positive | None = None
-    """How many positions a query sees, itself included; all where not given."""
+    """Number of positions that a query attends to, including its own; all earlier positions if not given."""
     rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10_000.0
     norm_eps: Epsilon = 1e-5
 
@@ -52,20 +52,20 @@ class StackConfig(Config):
 
 
 class EntropyConfig(StackConfig):
-    """The byte transformer that scores how hard the next byte is."""
+    """The byte-level transformer that gives patching the entropy of the next byte."""
 
     window: Positive | None = 512
     newline_reset: bool = False
-    """Whether the attention context opens anew at each newline, which is its first key (BLT paper, section 4.4)."""
+    """Restart the attention context at each newline; the newline is its first key (BLT paper, section 4.4)."""
 
 
 class NgramConfig(Config):
-    """Entropies by look-up: of the longest n-gram before the next byte that a table knows."""
+    """An entropy model of look-up tables: the stored mean entropy of the longest known n-gram before the next byte."""
 
     sizes: tuple[Annotated[int, Field(ge=2, le=64)], ...] = (2, 3, 4, 5, 6)
-    """Lengths of the n-grams; single bytes have a table of their own."""
+    """Lengths of the n-grams in bytes. Single bytes always have a table of their own."""
     rows: Rows = 131_072
-    """Rows of the table of one length; n-grams with the same hash share an entropy."""
+    """Rows of each length's table. N-grams with the same hash share a row, and so an entropy."""
 
     @model_validator(mode="after")
     def _sizes_are_a_set(self) -> "NgramConfig":
@@ -78,9 +78,9 @@ class HashConfig(Config):
     """Hashed byte n-gram embeddings, added to the embedding of each byte."""
 
     sizes: tuple[Annotated[int, Field(ge=2, le=64)], ...] = (3, 4, 5, 6, 7, 8)
-    """Lengths of the n-grams; none at all switches the embeddings off."""
+    """Lengths of the n-grams in bytes. Without any length there are no n-gram embeddings."""
     rows: Rows = 500_002
-    """Rows of the table of one n-gram length and hash function."""
+    """Rows of each table. There is one table for each pair of n-gram length and hash function."""
     functions: Annotated[int, Field(ge=1, le=11)] = 1
     """Hash functions per n-gram length."""
 
@@ -90,24 +90,24 @@ class HashConfig(Config):
 
 
 class BLTConfig(Config):
-    """A Byte Latent Transformer without its patcher."""
+    """The network of a Byte Latent Transformer, without the patcher."""
 
     encoder: StackConfig
     latent: StackConfig
     decoder: StackConfig
     hash: HashConfig = HashConfig()
     slots: Annotated[int, Field(gt=0, le=64)] = 2
-    """Vectors per patch (`k`) that cross-attention writes in the encoder and reads in the decoder."""
+    """Vectors per patch (`k`). Cross-attention of the encoder writes them, and that of the decoder reads them."""
     cross_heads: Positive | tuple[Positive, Positive]
-    """Heads of every cross-attention; two numbers where those of encoder and decoder differ."""
+    """Query heads of cross-attention: one number, or one for the encoder and one for the decoder."""
     cross_kv_heads: Positive | tuple[Positive, Positive] | None = None
-    """Key and value heads of cross-attention; as many as `cross_heads` where not given."""
+    """Key and value heads of cross-attention; equal to `cross_heads` if not given."""
     encoder_cross: Literal["last", "all", "none"] = "last"
-    """After which encoder layers patches read bytes; with none, a patch is the projected maximum of its bytes."""
+    """Encoder layers after which patches attend to their bytes. none: a patch is the projected maximum of its bytes."""
     decoder_cross: Literal["all", "first", "none"] = "all"
-    """Before which decoder layers bytes read patches; with none, the patch is added to its bytes once."""
+    """Decoder layers before which bytes attend to patches. none: the patch is added to its bytes once."""
     cross_residual: Annotated[float, Field(ge=0, le=100)] = 2.0
-    """What the residual is multiplied by in cross-attention; released weights need 2, the textbook says 1."""
+    """Factor of the residual in cross-attention. The released weights need 2; a standard transformer has 1."""
 
     @model_validator(mode="after")
     def _widths_agree(self) -> "BLTConfig":
@@ -125,21 +125,21 @@ class BLTConfig(Config):
 
     @property
     def cross_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Heads of queries, and of keys and values, in the encoder's cross-attention and in the decoder's."""
+        """(query heads, key and value heads) of cross-attention in the encoder, then in the decoder."""
         heads, kv_heads = (n if isinstance(n, tuple) else (n, n) for n in (self.cross_heads, self.cross_kv_heads))
         return (heads[0], kv_heads[0] or heads[0]), (heads[1], kv_heads[1] or heads[1])
 
 
 class MambaConfig(Config):
-    """A Mamba of the first kind (Gu and Dao 2023)."""
+    """A Mamba-1 network (Gu and Dao 2023)."""
 
     dim: Width
     """Width of the residual stream."""
     layers: Layers
     state: Width = 16
-    """Numbers that each inner channel remembers."""
+    """Size of the recurrent state of each inner channel."""
     conv: Width = 4
-    """How many positions the convolution sees, its own included."""
+    """Number of positions that the causal convolution sees, including its own."""
     expand: Annotated[int, Field(gt=0, le=64)] = 2
     """Inner width as a multiple of `dim`."""
     norm_eps: Epsilon = 1e-5
@@ -150,23 +150,23 @@ class MambaConfig(Config):
 
     @property
     def rank(self) -> int:
-        """Width through which step sizes are projected."""
+        """Width of the low-rank projection of the step sizes."""
         return math.ceil(self.dim / 16)
 
 
 class BaselineConfig(Config):
-    """A language model to compare a BLT with: a transformer or a Mamba, over bytes or over the tokens of a BPE."""
+    """A language model to compare with a BLT: a transformer or a Mamba, over bytes or over BPE tokens."""
 
     stack: StackConfig | None = None
     mamba: MambaConfig | None = None
     hash: HashConfig | None = None
-    """Hashed n-grams of its ids, bytes or tokens, added to their embeddings."""
+    """Hashed n-gram embeddings of the ids (bytes or tokens), added to the embeddings of the ids."""
     tied: bool = False
-    """Whether ids are embedded by the rows of the output head, which then learn at the rate of matrices."""
+    """Tied embeddings: the output head is also the input embedding, and has the learning rate of matrices."""
     vocabulary: Annotated[int, Field(ge=BYTES, le=2**32)] = BYTES
-    """Ids, the four special ones among them; 260 for bytes."""
+    """Number of ids, including the four special ids; 260 for bytes."""
     token_bytes: Annotated[float, Field(ge=1, le=1e6)] = 1.0
-    """Mean bytes of a token on text like its training text."""
+    """Mean bytes per token on text like the training text."""
 
     @model_validator(mode="after")
     def _one_network(self) -> "BaselineConfig":
@@ -178,11 +178,11 @@ class BaselineConfig(Config):
 
     @property
     def network(self) -> Any:
-        """The configuration of its network."""
+        """The configuration of the network: `stack` or `mamba`."""
         return self.stack or self.mamba
 
     @property
     def kind(self) -> str:
-        """What the literature calls it."""
+        """The name of this kind of model in the literature."""
         body = "transformer" if self.stack else "mamba"
         return f"byte {body}" if self.vocabulary == BYTES else f"BPE {body}"

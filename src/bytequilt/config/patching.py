@@ -1,4 +1,4 @@
-"""Where patches start: rules, and how a recipe finds their thresholds."""
+"""Rules that decide where patches start, and how a recipe calibrates their thresholds."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -15,16 +15,16 @@ RULE_FIELDS = {
     "rise": ("monotonic", "combined"),
     "stride": ("fixed",),
 }
-"""Fields of a rule that some kinds need, and the others do not take."""
+"""Fields of a rule, and the kinds that need each field. Other kinds do not accept the field."""
 BUDGET_LENGTH = 16
-"""Longest patch of kind `budget` unless another is given: text that costs nothing would never be cut."""
+"""Default `max_length` of kind `budget`: without a limit, text with zero entropy would never be cut."""
 WAIT = 3
-"""Bytes by which a patch that waits for the end of a character may be longer than `max_length`."""
+"""Maximum bytes by which a patch may exceed `max_length`, because it waits for the end of a character."""
 DIGITS = b"0123456789"
 
 
 def check_rule_fields(kind: str, fields: dict[str, float | None]) -> None:
-    """Raises ValueError where a kind of patching lacks a field, or has one that it does not read."""
+    """Raises ValueError if `fields` lacks a field that this kind needs, or has a field that it does not use."""
     for name, kinds in RULE_FIELDS.items():
         if (kind in kinds) != (fields[name] is not None):
             raise ValueError(f"patching of kind '{kind}' {'needs' if kind in kinds else 'takes no'} `{name}`")
@@ -41,24 +41,25 @@ OneByteEach = Annotated[str, AfterValidator(_one_byte_each)]
 
 
 class PatchOptions(Config):
-    """What a rule and the patching of a recipe have in common."""
+    """Fields that a rule and the patching of a recipe share."""
 
     kind: PatchKind = "entropy"
-    """entropy: a start where the next byte's entropy is above `threshold`; monotonic: `rise` above the one before;
-    combined: both; budget: where the entropies of the patch and of the next byte sum to more than `threshold`, between
-    characters. space: after the first of other bytes than letters and digits, as in the paper; words: the same, and
-    every byte outside ASCII counts as a letter. fixed: every `stride` bytes. byte: after each."""
+    """When a patch starts. entropy: the next byte's entropy exceeds `threshold`. monotonic: it exceeds the entropy
+    before by more than `rise`. combined: both. budget: the entropies of the patch and the next byte sum to more than
+    `threshold`; never inside a character. space: after the first byte of a run that is neither letters nor digits, as
+    in the paper. words: like space, but bytes outside ASCII count as letters. fixed: every `stride` bytes. byte: every
+    byte."""
     stride: Positive | None = None
     """Bytes per patch of kind `fixed`."""
     max_length: Positive | None = None
-    """Longest patch in bytes; longer ones are cut from the left. 16 for kind `budget`, unless given."""
+    """Longest patch in bytes. A patch that reaches this length ends there. 16 for kind `budget` if not given."""
     characters: bool = False
-    """A start inside a UTF-8 character moves to its end, so that a patch has up to three bytes more than `max_length`.
-    Kind `budget` does so always."""
+    """Start no patch inside a UTF-8 character, but after its end. A patch may then be up to three bytes longer than
+    `max_length`. Kind `budget` always does this."""
     after: OneByteEach = ""
-    """A patch starts after each of these characters, which are bytes: ASCII."""
+    """ASCII characters. A patch starts after each of them."""
     digits: Literal["each"] | None = None
-    """`each`: a patch starts after each ASCII digit, so that every digit but the first of a number is a patch."""
+    """`each`: a patch starts after each ASCII digit. So every digit of a number after the first is one patch."""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +74,7 @@ class PatchOptions(Config):
 
 
 class RuleConfig(PatchOptions):
-    """Where a new patch starts. Entropies are in nats here and in files; people read bits."""
+    """A complete rule for where patches start. Entropies are in nats here and in files; users see bits."""
 
     threshold: float | None = None
     rise: float | None = None
@@ -85,50 +86,50 @@ class RuleConfig(PatchOptions):
 
     @property
     def whole(self) -> bool:
-        """Whether no patch ends inside a UTF-8 character."""
+        """True if no patch ends inside a UTF-8 character."""
         return self.characters or self.kind == "budget"
 
     @property
     def reads_bytes(self) -> bool:
-        """Whether the bytes themselves count, not only their entropies and places."""
+        """True if the rule needs the values of the bytes, not only their entropies and positions."""
         return self.kind in ("space", "words") or self.whole or bool(self.after) or self.digits is not None
 
     @property
     def reads_rises(self) -> bool:
-        """Whether the entropy before the newest counts."""
+        """True if the rule compares the newest entropy with the entropy before."""
         return self.kind in RULE_FIELDS["rise"]
 
     @property
     def own_options(self) -> list[str]:
-        """Names of the options in use that no other implementation has."""
+        """Names of the options in use that other implementations do not have."""
         return [name for name in ("characters", "after", "digits") if getattr(self, name)]
 
     @property
     def forcing(self) -> bytes:
-        """The bytes after which a patch starts in any case."""
+        """The bytes after which a patch always starts."""
         return self.after.encode("ascii") + (DIGITS if self.digits else b"")
 
     @property
     def threshold_bits(self) -> float | None:
-        """The threshold as people read it."""
+        """The threshold in bits; None if the rule has no threshold."""
         return None if self.threshold is None else self.threshold / math.log(2)
 
 
 class PatchingConfig(PatchOptions):
-    """How a recipe patches: a rule whose threshold is calibrated on the corpus unless it is given."""
+    """The patching of a recipe: a rule. Its threshold is calibrated on the corpus unless it is given."""
 
     target_bytes: Annotated[float, Field(ge=1, le=65_536)] | None = None
-    """Mean bytes per patch to calibrate to; gives `threshold` (or `rise` for kind `monotonic`)."""
+    """Mean bytes per patch. Calibration chooses `threshold` (or `rise` for kind `monotonic`) to reach it."""
     threshold: float | None = None
     """In nats."""
     rise: float | None = None
     """In nats."""
     sample_bytes: Positive = 1_000_000
-    """Bytes of the corpus that calibration looks at."""
+    """Bytes of the corpus that calibration uses."""
 
     @property
     def calibrated(self) -> str | None:
-        """Name of the field that calibration fills, or None where the rule is complete as it stands."""
+        """Name of the field that calibration must set; None if the rule is complete without it."""
         name = "rise" if self.kind == "monotonic" else "threshold" if self.needs_entropy else None
         return name if name and getattr(self, name) is None else None
 
@@ -147,5 +148,5 @@ class PatchingConfig(PatchOptions):
         return self
 
     def rule(self, **calibrated: float) -> RuleConfig:
-        """The rule itself, with what calibration found."""
+        """The complete rule. The keyword is the field that calibration has set: `threshold` or `rise`, in nats."""
         return RuleConfig(**(self.model_dump(include=set(RuleConfig.model_fields)) | calibrated))

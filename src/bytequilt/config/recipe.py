@@ -1,4 +1,4 @@
-"""A whole run: its corpus, its training, and the file that describes it."""
+"""The configuration of a whole run (corpus, models, training), and the recipe file that holds it."""
 
 import tomllib
 from importlib import resources
@@ -19,33 +19,34 @@ Chosen = TypeVar("Chosen", bound=Config)
 
 
 class DataConfig(Config):
-    """Where documents come from. A source is a file, directory or glob, `-`, `hf:NAME`, or `package:NAME`."""
+    """Sources of documents: each is a file, directory or glob, `-` (standard input), `hf:NAME` or `package:NAME`."""
 
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
-    """Held-out sources; where none are given, every `val_every`-th document of `train` is held out; of
-    fewer documents, the last tenth of their bytes, cut at a paragraph."""
+    """Held-out sources. If none are given, every `val_every`-th document of `train` is held out. If `train` has fewer
+    documents than that, the last tenth of their bytes is held out, cut at a paragraph."""
     val_every: Annotated[int, Field(ge=2)] = 50
     weights: tuple[float, ...] = ()
-    """Share of the bytes that each source of `train` has, one number a source; where none are given, its size."""
+    """Share of the training bytes from each source of `train`, one number per source; by default, the sizes."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training documents to keep, chosen by their ids."""
+    """Fraction of the training documents to keep. A hash of the document's id decides."""
     field: str = "text"
     """Field of a JSONL or Parquet record that holds the text."""
     prompt_field: str | None = None
-    """Field of a record whose bytes precede `field` and are read but not learnt (fine-tuning on completions)."""
+    """Field of a record with a prompt, which is put before `field`. The prompt is input only: the loss leaves out its
+    bytes (fine-tuning on completions)."""
     messages_field: str | None = None
-    """Field of a record that holds a chat, a list of messages with `role` and `content`: the last is learnt, and those
-    before it are its prompt. Records without this field are read by the others."""
+    """Field of a record with a chat: a list of messages with `role` and `content`. The last message is learnt, and the
+    messages before are its prompt. In records without this field, `field` and `prompt_field` are used."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Keep only records whose field of this name has one of these values."""
+    """Field names, each with a list of values. Only records with one of these values in the field are kept."""
     skip_bad_records: bool = False
-    """Whether a bad record is reported and skipped; otherwise it is reported and ends the run."""
+    """Report and skip bad records. If false, a bad record ends the run with an error."""
     shard_bytes: Positive = 32_000_000
-    """Text bytes of one Parquet shard, about."""
+    """Approximate number of text bytes in one Parquet shard."""
     streams: Positive = 1
-    """Streams that the batches of a step are dealt from in turn: each process packs those that it needs. Another number
-    gives another order of the documents; the number of processes does not."""
+    """Number of streams. The batches of a step come from the streams in turn, and a process packs only the streams that
+    it needs. The order of the documents depends on this number, but not on the number of processes."""
 
     @model_validator(mode="after")
     def _weights_match(self) -> "DataConfig":
@@ -57,31 +58,32 @@ class DataConfig(Config):
 
 
 class TrainConfig(Config):
-    """One training run, of whatever model."""
+    """The training of one model, of any kind."""
 
     steps: Steps
     rows: Many = 8
-    """Rows of a batch."""
+    """Rows per batch."""
     row_bytes: Annotated[int, Field(ge=16, le=2**32)] = 1024
-    """Ids of a row."""
+    """Ids per row."""
     row_patches: Positive | None = None
-    """Most patches of a row; where not given, rows are filled by bytes alone."""
+    """Maximum patches per row. If not given, only `row_bytes` limits a row."""
     accumulate: Many = 1
-    """Batches of one optimizer step, those of all processes together."""
+    """Batches per optimizer step, counted over all processes."""
     shard: Literal["none", "full"] = "none"
-    """Among several processes: none, each keeps the whole model; full, each keeps a part of every weight and of its
-    optimizer (FSDP), and some columns of each table. Muon is not for `full`."""
+    """With several processes: none: every process keeps the whole model. full: every process keeps a part of each
+    weight and its optimizer state (FSDP), and some columns of each table. Muon does not work with `full`."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw: everything; muon: the matrices inside transformer blocks by Muon, the rest by AdamW. Muon multiplies
-    in bf16, and is slow where the hardware does not."""
+    """adamw: AdamW for all weights. muon: Muon for the matrices inside transformer blocks, AdamW for the others. Muon
+    multiplies in bf16, so it is slow on hardware without fast bf16."""
     table_optimizer: Literal["rows", "dense"] = "rows"
-    """rows: AdamW of hash tables and byte embeddings goes through the rows that a step reads, and the others catch up
-    when they are read; dense: through all of them at every step."""
+    """How AdamW updates hash tables and byte embeddings. rows: only the rows that a step reads; a row that was not read
+    catches up when it is read next. dense: all rows at every step."""
     lr: LearningRate = 4e-4
     hash_lr: LearningRate | None = None
-    """Peak learning rate of hash tables and byte embeddings; `lr` where not given."""
+    """Peak learning rate of hash tables and byte embeddings; `lr` if not given."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """cosine: falls from the end of warm-up; wsd: stays, then falls linearly over the last `decay` of the steps."""
+    """Learning rate after warm-up. cosine: falls along a cosine. wsd: is constant, then falls linearly over the last
+    `decay` (a fraction) of the steps."""
     warmup: Whole = 100
     decay: Annotated[float, Field(gt=0, le=1)] = 0.2
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -89,31 +91,31 @@ class TrainConfig(Config):
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.1
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the whole gradient."""
+    """Maximum norm of the whole gradient; larger gradients are scaled down."""
     precision: Literal["auto", "fp32", "bf16", "bf16_gathered"] = "auto"
-    """bf16: autocast; auto: autocast where the hardware multiplies bf16 fast; bf16_gathered: sharded weights are
-    gathered in bf16, and all between them is bf16, too: half the traffic, and other numbers than autocast gives."""
+    """bf16: autocast. auto: bf16 autocast if the hardware multiplies bf16 fast, else fp32. bf16_gathered: sharded
+    weights are gathered in bf16, and activations are bf16 too: half the traffic, but other results than autocast."""
     compile: bool = False
     """Compile each transformer block."""
     checkpoint_activations: bool = False
     """Recompute each block and cross-attention in the backward pass instead of keeping their activations."""
     device: str = "auto"
     timeout: Positive = 600
-    """Seconds after which a process that does not answer the others counts as lost."""
+    """Seconds to wait for an answer from another process before it counts as lost."""
     seed: Seed = 0
     eval_every: Positive = 500
     eval_bytes: Positive = 200_000
-    """Held-out bytes scored at each evaluation during training; the report scores all."""
+    """Held-out bytes scored at each evaluation during training. The report scores all held-out bytes."""
     save_every: Positive = 500
     keep: Positive = 2
-    """Checkpoints to keep."""
+    """Number of checkpoints to keep; older checkpoints are deleted."""
     max_bad_steps: Positive = 5
-    """Steps in a row with a non-finite loss or gradient that end the run."""
+    """The run ends after this many consecutive steps with a non-finite loss or gradient."""
     init: str | None = None
-    """Model directory, or name of a shipped model, whose weights training starts from. A BLT brings its patcher, unless
-    [patching] is of another kind or gives a threshold."""
+    """Model directory, or name of a shipped model. Training starts from its weights. A BLT also brings its patcher,
+    unless [patching] is of another kind or gives a threshold."""
     tracker: str | None = None
-    """Module with init, log and finish, such as trackio or wandb."""
+    """Python module with the functions init, log and finish, such as trackio or wandb."""
 
     @model_validator(mode="after")
     def _patches_have_bytes(self) -> "TrainConfig":
@@ -126,7 +128,7 @@ class TrainConfig(Config):
 
 
 class ReportConfig(Config):
-    """What the report at the end of a run shows."""
+    """Options of the text that the report at the end of a run shows."""
 
     prompt: str = "The "
     max_bytes: Positive = 300
@@ -135,13 +137,13 @@ class ReportConfig(Config):
 
 
 class Draft(Config):
-    """A recipe that may leave out [model] and [patching]: they are then those of the model in `train.init`."""
+    """A recipe that may omit [model] and [patching]. They are then taken from the model in `train.init`."""
 
     data: DataConfig = DataConfig()
     entropy: EntropyConfig | None = None
     entropy_train: TrainConfig | None = None
     entropy_init: str | None = None
-    """Model directory, or name of a shipped model, whose entropy model is used as it is instead of training one."""
+    """Model directory, or name of a shipped model. Its entropy model is used unchanged, and none is trained."""
     patching: PatchingConfig | None = None
     model: BLTConfig | None = None
     train: TrainConfig
@@ -161,16 +163,16 @@ class Draft(Config):
 
 
 class Recipe(Draft):
-    """A whole run: corpus, entropy model, calibrated threshold, shards, BLT, report."""
+    """A complete recipe for a whole run: corpus, entropy model, calibrated threshold, shards, BLT, report."""
 
     patching: PatchingConfig
     model: BLTConfig
 
 
 def recipe_path(name: str, folder: str = "recipes") -> Path:
-    """The file of a recipe, given as a path or as the name of one that is shipped in the folder.
+    """The path of a recipe file. `name` is a path, or the name of a recipe that is shipped in `folder`.
 
-    Raises UserError where there is no such file.
+    Raises UserError if there is no such recipe.
     """
     path = Path(name)
     if name.endswith(".toml") or is_file(path):
@@ -186,9 +188,9 @@ def recipe_path(name: str, folder: str = "recipes") -> Path:
 
 
 def load_recipe(name: str) -> Draft:
-    """The recipe of that name or path: a Recipe, unless it leaves out what a model to start from has.
+    """Load a recipe by its name or path: a Recipe, or a Draft if [model] or [patching] is missing.
 
-    Raises UserError with one line that names the field at fault.
+    Raises UserError with one line that names the wrong field.
     """
     draft = read_toml(recipe_path(name), Draft)
     whole = draft.model is not None and draft.patching is not None
@@ -196,7 +198,7 @@ def load_recipe(name: str) -> Draft:
 
 
 def read_toml(path: Path, kind: type[Chosen]) -> Chosen:
-    """A configuration out of a TOML file in UTF-8. Raises UserError with one line that names the field at fault."""
+    """Read a UTF-8 TOML file as a configuration. Raises UserError with one line that names the wrong field."""
     text = read_text(path)
     try:
         return kind.model_validate(tomllib.loads(text))

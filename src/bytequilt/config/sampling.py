@@ -1,4 +1,4 @@
-"""How the next byte is drawn: what a caller may choose."""
+"""The options for sampling the next byte."""
 
 import math
 from collections.abc import Sequence
@@ -9,44 +9,44 @@ from .base import UserError, as_bytes
 from .given import real, truth, whole
 
 MOST_GUESSES = 256
-"""Bytes that the decoder may guess ahead: room for them is kept beside every window."""
+"""Maximum number of bytes that the decoder may guess ahead. KV caches with a window keep extra room for guesses."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one text is generated. Raises UserError for what is out of range.
+    """Options for generating one text. Raises UserError for a value out of range.
 
-    Its fields are also the options of `bytequilt generate`, and these words are their help.
+    The fields are also the flags of `bytequilt generate`, and their descriptions are its help texts.
     """
 
     max_bytes: int = 200
-    """Bytes to generate at most."""
+    """Maximum number of bytes to generate."""
     temperature: float = 0.8
-    """0 takes the likeliest byte."""
+    """Sampling temperature; 0 always takes the most likely byte."""
     top_k: int = 0
-    """Draw from the k likeliest ids; 0 from all."""
+    """Sample from the k most likely ids; 0: from all ids."""
     top_p: float = 1.0
-    """Draw from the likeliest ids whose probabilities sum to p (Holtzman et al. 2020)."""
+    """Sample from the smallest set of most likely ids with a total probability of at least p (Holtzman et al. 2020)."""
     min_p: float = 0.0
-    """Draw from ids at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
+    """Sample from ids with at least this fraction of the highest probability (Nguyen et al. 2024)."""
     repetition_penalty: float = 1.0
-    """Above 1, bytes among the last 64 are less likely (Keskar et al. 2019)."""
+    """A value above 1 makes the bytes among the last 64 less likely (Keskar et al. 2019)."""
     seed: int | None = None
-    """The same seed draws the same bytes, whatever else is generated beside them."""
+    """The same seed gives the same bytes, no matter which texts are generated in the same batch."""
     stop: str | bytes | Sequence[str | bytes] | None = ()
-    """The text ends before the first of these; may be given more than once."""
+    """End the text before the first occurrence of any of these strings; may be given more than once."""
     utf8: bool = False
-    """Draw only bytes that keep the text valid UTF-8."""
+    """Sample only bytes that keep the text valid UTF-8."""
     logprobs: bool = False
-    """Also give the log-probability of each byte under the model itself, in nats."""
+    """Also give the log-probability of each byte in nats, under the model without any of these options."""
     logit_bias: dict[int, float] | None = None
-    """Added to the logits of these bytes (0 to 255)."""
+    """Byte values (0 to 255), each with a number that is added to its logit."""
     frequency_penalty: float = 0.0
-    """-2 to 2: subtracted from the logit of a byte for each time that it has been generated."""
+    """-2 to 2: subtracted from the logit of a byte once for each time that the byte has been generated."""
     presence_penalty: float = 0.0
-    """-2 to 2: subtracted from the logit of every byte that has been generated."""
+    """-2 to 2: subtracted once from the logit of every byte that has been generated."""
     top_logprobs: int = 0
-    """0 to 5: of how many likeliest bytes the steps tell the log-probability, in nats, at each place."""
+    """0 to 5: number of most likely bytes to report at each position, with their log-probabilities in nats."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "top_k"):
@@ -72,7 +72,7 @@ class Sampling:
             self._set("logit_bias", _bias(self.logit_bias), "give numbers for bytes of 0 to 255")
 
     def _set(self, name: str, value: Any, rule: str) -> None:
-        """Keep an option as a plain Python value; None is one that breaks its rule."""
+        """Store an option as a plain Python value. Raises UserError with `rule` if the value is None (invalid)."""
         if value is None:
             raise UserError(f"{name} must {rule}, unlike {repr(getattr(self, name))[:100]}")
         object.__setattr__(self, name, value)

@@ -1,4 +1,7 @@
-"""Batches: documents cut into pieces, packed into rows of N ids and P patches, endless and exactly resumable."""
+"""Batches for training: documents are cut into pieces and packed into rows of N ids and at most P patches.
+
+The sequence of batches is endless and can be resumed exactly.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,45 +24,45 @@ from .sources import Document
 try:
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # grain warns at import that jax is missing, which nobody here needs
+    logging.set_verbosity(logging.ERROR)  # at import, grain warns that jax is missing; it is not needed here
     import grain
     from grain.experimental import FirstFitPackIterDataset, FlatMapIterDataset, FlatMapTransform
 except ImportError:
     raise UserError("batches need grain: pip install 'bytequilt[train]'") from None
 
 PACKED_BATCHES = 4
-"""Batches that are packed at once: more leave less padding, and more to pack again after a restart."""
+"""Number of batches packed together. A larger number leaves less padding, but more work to repeat after a restart."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of N ids: whole pieces of documents one after another, then padding (id 0).
+    """B rows of N ids. A row holds whole pieces of documents one after another, then padding (id 0).
 
-    What can be counted is counted while the ids are on the CPU: see `of`.
+    `of` computes the counts while the ids are still on the CPU, so that none is read back from the device.
     """
 
     ids_BN: Tensor
     """int64"""
     closes_BN: Tensor
-    """Whether each id closes its patch, decided on the whole document."""
+    """bool: True if the id is the last of its patch. The rule has decided this on the whole document."""
     learn_BN: Tensor
-    """Whether each id is a target to learn: predicted from the ids before it."""
+    """bool: True if the id is a target of the loss, predicted from the ids before it."""
     targets: int
-    """How many there are."""
+    """Number of targets."""
     ids: int
-    """Ids that stand for text."""
+    """Number of ids that stand for bytes of text, not for special ids or padding."""
     patches: int
-    """Patches that begin with such an id."""
+    """Number of patches that start with a byte of text."""
     count: int
-    """P: the patches of the longest row, or more."""
+    """P, the size of the patch dimension: at least the number of patches of the row with the most patches."""
     single: bool
-    """Whether each row holds one document, from its first id."""
+    """True if each row holds only one piece: no BOS follows its first id."""
     fixed: bool
-    """Whether `count` is that of every batch."""
+    """True if all batches have the same `count`."""
 
     @classmethod
     def of(cls, ids_BN: Tensor, closes_BN: Tensor, learn_BN: Tensor, room: int | None = None) -> "Batch":
-        """A batch on the CPU, counted; `room` is its P, where all batches have one."""
+        """Create a batch on the CPU and compute its counts. `room` is P if all batches have the same P."""
         start_BN, text_BN = starts_of(ids_BN, closes_BN), ids_BN >= OFFSET
         counts = (learn_BN[:, 1:].sum(), text_BN.sum(), (start_BN & text_BN).sum(), start_BN.sum(1).max())
         targets, ids, patches, longest = torch.stack(counts).tolist()
@@ -68,7 +71,7 @@ class Batch:
         return cls(ids_BN, closes_BN, learn_BN, targets, ids, patches, room or longest, single, fixed)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on that device, which is not waited for."""
+        """Copy the batch to the device, without waiting for the copy to finish."""
         if device == self.ids_BN.device:
             return self
         tensors = (self.ids_BN, self.closes_BN, self.learn_BN)
@@ -81,13 +84,12 @@ class Batch:
 class Batches:
     """An endless iterator over batches of a folder of shards.
 
-    Rows hold `train.row_bytes` ids and `train.row_patches` patches at most, batches `train.rows` rows. With a rule of
-    None nothing closes a patch (training an entropy model). `weights`, one a source, say what share of the bytes each
-    source has. Each rank has documents of its own. A `fingerprint` is that of the patcher the shards must come from.
-    `encode` makes ids of a text, as `codec.encode` does, which is used where it is not given. With `pad_patches`, P is
-    `row_patches` in every batch.
+    A row has at most `train.row_bytes` ids and `train.row_patches` patches; a batch has `train.rows` rows. With rule
+    None, no id closes a patch (for training an entropy model). `weights` gives the share of bytes per source. Each
+    rank has its own documents. `fingerprint` names the patcher that must have scored the shards. `encode` converts a
+    text to ids; the default is `codec.encode`. With `pad_patches`, P is `row_patches` in every batch.
 
-    Raises UserError for shards that are damaged or another patcher's, for a corpus smaller than a batch, and for
+    Raises UserError for damaged shards, for shards of another patcher, for a corpus smaller than a batch, and for
     `row_patches` below 2.
     """
 
@@ -127,15 +129,15 @@ class Batches:
     def __next__(self) -> Batch:
         rows = torch.from_numpy(next(self._rows)["piece"])
         ids, closes = rows[..., ID].long(), rows[..., CLOSES].bool()
-        closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not open a patch: the row may have no room for it
+        closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not start a patch: the row may already have all its patches
         return Batch.of(ids, closes, rows[..., LEARN].bool(), self.room)
 
     def state(self) -> dict[str, Any]:
-        """Where the iterator stands, small and fit for JSON."""
+        """The position of the iterator, as a small value for JSON."""
         return {"made_of": self._made_of, "place": self._rows.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken. Raises UserError where it was taken of other batches."""
+        """Continue from a `state`. Raises UserError if the state belongs to other batches."""
         for name, mine in self._made_of.items():
             theirs = state["made_of"].get(name)
             if theirs != mine:
@@ -145,7 +147,7 @@ class Batches:
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _sizes(self, fingerprint: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Documents and bytes of each source."""
+        """Number of documents and number of bytes of each source: (S,) and (S,)."""
         documents, sizes = [], []
         for path in self._paths:
             about = read_about(path)
@@ -167,7 +169,7 @@ class Batches:
     def _pipeline(
         self, documents_S: np.ndarray, bytes_S: np.ndarray, weights: Sequence[float], rank: int, world: int
     ) -> grain.IterDataset:
-        """Documents in order -> mixed by source -> pieces -> packed rows -> batches."""
+        """The pipeline: shuffled documents of each source -> mix of all sources -> pieces -> packed rows -> batches."""
         if weights and len(weights) != len(documents_S):
             raise UserError(f"{len(weights)} weights for {len(documents_S)} sources")
         train, seed, index = self.train, self.train.seed % 2**32, Index(self._paths)
@@ -178,10 +180,10 @@ class Batches:
             if not len(mine):
                 raise UserError(f"{int(part.sum())} documents in source {number + 1} are too few for {world} ranks")
             orders.append(Order(index, mine, self._columns, (seed, number), self._pieces))
-        # Two threads read and cut ahead; more would decode the same row group several times.
+        # Two threads read and cut documents in advance; more threads would decode the same row group several times.
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=32)
         streams = [grain.MapDataset.source(order).to_iter_dataset(options) for order in orders]
-        # Grain counts documents: a source of long ones is drawn less often.
+        # Grain draws by number of documents, so weights are divided by the mean bytes per document of the source.
         drawn = [w * n / size for w, n, size in zip(weights, documents_S, bytes_S, strict=True)] if weights else None
         budget = {"piece": train.row_bytes} | ({"patches": train.row_patches} if train.row_patches else {})
         packed = FirstFitPackIterDataset(
@@ -198,10 +200,10 @@ class Batches:
         return ["prompt", "data", "entropies"] if scored else ["prompt", "data"]
 
     def _pieces(self, prompt: Any, data: Any, entropies: Any = None) -> list[dict[str, np.ndarray]]:
-        """A document's pieces, each with as many entries under `patches` as it takes of that budget."""
+        """The pieces of a document. In each, the array under `patches` has as many entries as the piece has patches."""
         text, size = data.as_py(), prompt.as_py()
         ids = self.encode(text, eos=True)
-        if size:  # a prompt that is asked later is cut into ids without its answer
+        if size:  # inference encodes a prompt without its answer, so both are encoded separately here
             before = self.encode(text[:size])
             ids, size = np.concatenate([before, self.encode(text[size:], bos=False, eos=True)]), len(before) - 1
         if self.rule is None:
@@ -221,7 +223,7 @@ class _EachPiece(FlatMapTransform):
 
 
 def held_out(folder: Path, limit: int | None = None) -> list[Document]:
-    """The held-out documents of a corpus, in order; up to `limit` bytes, where the last is cut."""
+    """The held-out documents of a corpus, in order. A limit keeps the first `limit` bytes and may cut a document."""
     documents: list[Document] = []
     left = limit
     for path in shard_paths(folder / "val"):

@@ -1,4 +1,4 @@
-"""Chats as plain text: one template, for fine-tuning and for prompts."""
+"""Converts chats to plain text, with one template for fine-tuning and for prompts."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ SPEAKER = "Assistant"
 
 
 def chat(messages: Any) -> tuple[str, str]:
-    """Messages, each {"role", "content"}, as a prompt and the answer to learn: that of the last message.
+    """Convert messages, each {"role", "content"}, to (prompt, answer). The answer is the content of the last message.
 
-    A message is its role with a capital, a colon, a space and its content; an empty line is between two:
-    `User: Hello\\n\\nAssistant: Hi`. The prompt ends before the content of the answer. Raises ValueError for what is no
-    chat that ends with the assistant.
+    A message becomes its role with a capital letter, a colon, a space and its content. An empty line separates two
+    messages: `User: Hello\\n\\nAssistant: Hi`. The prompt ends just before the answer. Raises ValueError unless
+    `messages` is a list of messages and the last one is the assistant's.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError("a chat must be a list of messages, each with `role` and `content`")

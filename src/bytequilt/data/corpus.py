@@ -1,4 +1,4 @@
-"""Which documents of a recipe's sources are trained on, and which are held out."""
+"""Divides the documents of a recipe's sources into training documents and held-out documents."""
 
 import hashlib
 from collections import Counter
@@ -14,25 +14,25 @@ from .sources import Document, Part, files, nothing, parts
 from .walk import Identity, identity
 
 HELD_PART = 10
-"""Where there are few documents, one byte in so many is held out."""
+"""With few documents, the last 1 / HELD_PART of their bytes is held out."""
 
 EVERYTHING: Mapping[int, np.ndarray] = MappingProxyType({})
-"""No part is counted: all are read."""
+"""An empty set of counts: all parts are read."""
 Row = tuple[bool, int, Document]
-"""Whether it is held out, the number of its source, and the document."""
+"""(held out or not, number of the source, document)."""
 
 
 @dataclass(frozen=True)
 class Counted(Document):
-    """A document of which the size is known, and nothing else: `data` is as long, and holds nothing."""
+    """A document that was counted but not read. `data` has its length, but not its content."""
 
     part: int = 0
     kept: bool = True
-    """Whether it is among the share to keep."""
+    """False if `share` leaves the document out."""
 
 
 class Corpus:
-    """The documents of a data configuration. Counts what it leaves out."""
+    """The documents of a data configuration. Documents that are left out are counted, for a message."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
@@ -40,16 +40,17 @@ class Corpus:
         self._total = 0
         besides = {identity(path) for source in config.val for path in files(source)}
         self.parts = self._parts(config.train, besides)
-        """The number of its source and what reads it, for each file of the sources in order, those of `val` last."""
+        """(number of its source, function that reads its documents) of each part, usually a file; `val` is last."""
         self._border = len(self.parts)
         self.parts += self._parts(config.val, set())
         self._foreign: list[str] = []
 
     def documents(self, counted: Mapping[int, np.ndarray] = EVERYTHING) -> Iterator[Row]:
-        """Every document once, in the order of the sources, those of `val` last.
+        """Yield every document once, in the order of the sources; documents of `val` are last.
 
-        Without `val` every `val_every`-th document is held out; of fewer documents than that, the last tenth of their
-        bytes, cut at a paragraph. Parts that are `counted` (see `count`) are not read: their documents are Counted.
+        Without `val`, every `val_every`-th document is held out. If there are fewer documents than that, the last tenth
+        of their bytes is held out, cut at a paragraph. `counted` maps part numbers to results of `count`: these parts
+        are not read, and their documents are `Counted` objects.
         """
         config = self.config
         rows = self._rows(range(self._border), config.train, counted)
@@ -66,20 +67,21 @@ class Corpus:
             yield from self._shared((number % config.val_every == 0, *row) for number, row in numbered)
 
     def count(self, number: int) -> np.ndarray:
-        """Of a part: how many documents `where` leaves out, then the size of each, below 0 where `share` does."""
+        """Read a part; return int64 numbers: how many documents `where` leaves out, then the size of each other one. A
+        size is negative if `share` leaves the document out."""
         dropped: Counter[str] = Counter()
         _, read_part = self.parts[number]
         texts = [(len(d.data), _kept(d.id, self.config.share)) for d in read_part(dropped) if d.data]
         return np.array([dropped["where"], *(size if kept else -size for size, kept in texts)], np.int64)
 
     def not_utf8(self) -> str:
-        """Which of the documents that this process read are not UTF-8, as a line; empty where all are."""
+        """A one-line message about the documents read by this process that are not UTF-8; empty if there are none."""
         count = len(self._foreign)
         more = f", and so are {count - 1:,} more" if count > 1 else ""
         return f"corpus: {self._foreign[0]}, not UTF-8{more}; bytes are taken as they are" if count else ""
 
     def left_out(self) -> str:
-        """What `where` and `share` left out of the sources, as a line; empty where they left out nothing."""
+        """A one-line message about the documents that `where` and `share` left out; empty if there are none."""
         config, parts = self.config, []
         if count := self._dropped["where"]:
             wanted = ", ".join(f"{name} = {' or '.join(values)}" for name, values in config.where.items())
@@ -121,7 +123,7 @@ class Corpus:
         return (Counted("", range(abs(n)), part=number, kept=n > 0) for n in counts[1:].tolist())  # type: ignore[arg-type]
 
     def _shared(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Without the training documents that `share` leaves out: always the same ones for the same share."""
+        """Drop the training documents that `share` leaves out, and count them."""
         for held_out, source, document in rows:
             kept = document.kept if isinstance(document, Counted) else _kept(document.id, self.config.share)
             if held_out or kept:
@@ -131,7 +133,7 @@ class Corpus:
 
 
 def split_by_bytes(rows: list[tuple[int, Document]]) -> Iterator[Row]:
-    """The documents with their last tenth held out; one that straddles the border is cut, unless it has a prompt."""
+    """Hold out the last tenth of the bytes. A document across the border is cut in two, unless it has a prompt."""
     total = sum(len(document.data) for _, document in rows)
     border = left = total - max(1, total // HELD_PART)
     for source, document in rows:
@@ -148,7 +150,10 @@ def split_by_bytes(rows: list[tuple[int, Document]]) -> Iterator[Row]:
 
 
 def paragraph(data: bytes, near: int) -> int:
-    """Where a paragraph begins before this byte, else a line, else a word or a character; never 0 or beyond `near`."""
+    """Where to cut at or before byte `near`: after the last empty line, else after a line, a word or a character.
+
+    Only the half before `near` is searched. The result is more than 0 and at most `near`.
+    """
     for mark in (b"\n\n", b"\r\n\r\n", b"\n", b" "):
         at = data.rfind(mark, near // 2, near)
         if at >= 0 and at + len(mark) <= near:
@@ -158,5 +163,5 @@ def paragraph(data: bytes, near: int) -> int:
 
 
 def _kept(id: str, share: float) -> bool:
-    """Whether a document is among the share to keep: always the same ones, and more of them for a larger share."""
+    """True if a hash of the id is below `share`. A larger share keeps the same documents and more."""
     return int.from_bytes(hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:8]) < share * 2**64

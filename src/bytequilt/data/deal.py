@@ -1,7 +1,7 @@
-"""Reading dealt out by source file: each process counts some files, and reads those that its own shards are made of.
+"""Divides the counting of source files among processes. Later, each process reads only the files of its own shards.
 
-What a file counts is written beside the corpus, so a process that starts later, or after another one died, takes it
-from there; what is not there yet it counts itself. So nobody waits for anybody.
+The counts of a file (see `Corpus.count`) are saved beside the corpus. Every process needs the counts of all files: it
+loads the saved counts and makes the missing counts itself. So no process waits for another, even if one has died.
 """
 
 import io
@@ -14,7 +14,7 @@ from .corpus import Corpus
 
 
 def counts_of(corpus: Corpus, folder: Path, rank: int, world: int) -> dict[int, np.ndarray]:
-    """`Corpus.count` of every part of a corpus by its number, this process's own parts first; kept in `folder`."""
+    """Part number -> `Corpus.count` for all parts of a corpus; `folder` keeps them. Ranks start at different parts."""
     size = len(corpus.parts)
     begin = rank * size // world
     counts = {}
@@ -22,7 +22,7 @@ def counts_of(corpus: Corpus, folder: Path, rank: int, world: int) -> dict[int, 
         path = folder / f"{number:06d}.npy"
         try:
             counts[number] = np.load(path)
-        except (OSError, ValueError, EOFError):  # not there, or damaged
+        except (OSError, ValueError, EOFError):  # the file is missing or damaged
             counts[number] = corpus.count(number)
             stream = io.BytesIO()
             np.save(stream, counts[number])

@@ -1,4 +1,4 @@
-"""Shards scored by the machines of a Ray cluster: a task a shard. Placement, retries and waiting are Ray's."""
+"""Scores shards on the machines of a Ray cluster, one task per shard. Ray places, retries and awaits the tasks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ from ..config import UserError
 from .prepare import Scorer, score_shard, unscored
 
 RETRIES = 3
-"""How often a task whose worker dies is begun again."""
+"""Maximum number of restarts of a task after its worker has died."""
 LOCAL = "local"
-"""The address of a cluster that is made on this machine."""
+"""The address that starts a new cluster on this machine."""
 
 
 def score_on_ray(
     corpus: Path, folder: Path, patcher: Scorer, address: str, progress: Callable[[int], object] = lambda _: None
 ) -> None:
-    """Like `score`. Corpus and shards are in folders that every machine sees; `address` is as in `ray.init`.
+    """Like `score`, on a Ray cluster. Every machine must see both folders. `address` is as in `ray.init`, or LOCAL.
 
-    Raises UserError where there is no Ray, or no such cluster.
+    Raises UserError if Ray is not installed or the cluster cannot be reached.
     """
     ray = _joined(address)
     try:
@@ -32,14 +32,14 @@ def score_on_ray(
                 progress(sum(about["bytes"]))
         while waiting:
             (done,), _ = ray.wait(list(waiting))
-            ray.get(done)  # raises what the task raised
+            ray.get(done)  # raises the exception of the task, if it failed
             progress(sum(waiting.pop(done)["bytes"]))
     finally:
         ray.shutdown()
 
 
 def check_ray() -> None:
-    """Raises UserError where Ray is not installed."""
+    """Raises UserError if Ray is not installed."""
     _ray()
 
 

@@ -1,4 +1,4 @@
-"""Order: endless, shuffled, random access to the documents of shards, without a corpus in memory."""
+"""Endless shuffled random access to the documents of shards, without the whole corpus in memory."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 from .shards import opened, pa
 
 WINDOW = 16
-"""Row groups, of about 1 MB of text each, whose documents are shuffled together."""
+"""Number of row groups (about 1 MB of text each) in one window. Documents are shuffled within a window."""
 
 
 class Index:
-    """Where the documents of shards lie: row group by row group, 8 bytes of memory a document."""
+    """The row groups of all shards, with the numbers of their documents, and the source of each document."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.groups: list[tuple[Path, int]] = []
@@ -30,17 +30,19 @@ class Index:
         self.begin_G = np.concatenate([[0], np.cumsum(sizes)])
 
     def rows(self, documents: np.ndarray) -> list[np.ndarray]:
-        """For each row group, the places in it of those `documents` (sorted numbers, over all shards) that it has."""
+        """For each row group, the row numbers in it of the given documents. `documents` are sorted numbers, counted
+        through all shards."""
         bounds = np.searchsorted(documents, self.begin_G)
         return [documents[a:b] - first for a, b, first in zip(bounds, bounds[1:], self.begin_G, strict=False)]
 
 
 class Order:
-    """What grain calls a random access source: entry i is document i of an endless run of shuffled epochs.
+    """A random access source for grain: entry i is document i of an endless sequence of shuffled epochs.
 
-    Row groups are shuffled, and then the documents of each WINDOW of them. A shuffle through all documents would read
-    a whole row group (1 MB of text and 4 MB of entropies) for every document; this one reads each once an
-    epoch and holds two windows at most: 32 MB of text and 128 MB of entropies. Several ranks read every group each.
+    First the row groups are shuffled, then the documents within each window of WINDOW row groups. A shuffle over all
+    documents would read a whole row group (1 MB of text, 4 MB of entropies) for every document. This shuffle reads
+    each row group once per epoch and keeps at most two windows in memory: 32 MB of text and 128 MB of entropies. With
+    several ranks, every rank reads every row group.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Order:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> Any:
-        """What `make` makes of the document: it gets its columns as keywords."""
+        """The result of `make` for this document. `make` gets the columns as keyword arguments."""
         epoch, place = divmod(index, self.size)
         _, ends = self._epoch(epoch)
         window = int(np.searchsorted(ends, place, side="right"))
@@ -73,7 +75,7 @@ class Order:
         return self.make(**{name: table[name][row] for name in self.columns})
 
     def _shuffle_groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row groups in the order of this epoch, and how many documents there are up to the end of each window."""
+        """The shuffled row groups of an epoch, and the cumulative number of documents at the end of each window."""
         order = np.random.default_rng((*self.seed, epoch)).permutation(len(self.groups))
         total = np.cumsum([len(self.rows[group]) for group in order])
         return order, np.append(total[WINDOW - 1 : -1 : WINDOW], total[-1])
@@ -86,5 +88,5 @@ class Order:
 
     def _read(self, group: int) -> pa.Table:
         path, number = self.groups[group]
-        with opened(path) as file:  # opened anew: one open file is not for several threads
+        with opened(path) as file:  # opened for each read: threads cannot share an open file
             return file.read_row_group(number, columns=self.columns)

@@ -1,4 +1,4 @@
-"""Held-out documents as batches: cut and packed like those to train on, in order and once."""
+"""Packs held-out documents into batches like training documents, but in order and only once."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def packed(
     config: TrainConfig,
     pad_patches: bool = False,
 ) -> list[Batch]:
-    """Batches of `config.rows` rows. With a rule of None nothing closes a patch; some rules need `entropies`."""
+    """Batches of `config.rows` rows. With rule None, no id closes a patch. Some rules need `entropies`, in nats."""
     cut = []
     for number, data in enumerate(documents):
         ids, nats = encode(data, eos=True), None if entropies is None else torch.from_numpy(entropies[number])[None]
@@ -33,7 +33,7 @@ def packed(
 
 
 def _fitted(cut: list[np.ndarray], config: TrainConfig) -> list[list[np.ndarray]]:
-    """The pieces in rows, each in the first one that has room for it."""
+    """Put each piece into the first row that has room for it (first fit)."""
     rows: list[list[np.ndarray]] = []
     room: list[tuple[int, int]] = []
     for piece in cut:
@@ -53,5 +53,5 @@ def _batch(rows: list[np.ndarray], config: TrainConfig, room: int | None) -> Bat
         whole[number, : len(row)] = row
     ids, closes, learn = (torch.from_numpy(whole[..., column]) for column in (ID, CLOSES, LEARN))
     closes = closes.bool()
-    closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not open a patch
+    closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not start a patch
     return Batch.of(ids.long(), closes, learn.bool(), room)

@@ -1,4 +1,4 @@
-"""Pieces: a document that is longer than a row, cut so that every patch boundary stays where it was."""
+"""Cuts a document that is longer than a row into pieces, without moving any patch boundary."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ ID, CLOSES, LEARN = range(3)
 def pieces(
     ids_L: np.ndarray, prompt: int, closes_L: np.ndarray, row_bytes: int, row_patches: int | None = None
 ) -> list[np.ndarray]:
-    """Cuts a document into pieces (n, 3) int32 with columns ID, CLOSES, LEARN; n is `row_bytes` at most.
+    """Cut a document into pieces (n, 3) int32 with columns ID, CLOSES and LEARN, with n at most `row_bytes`.
 
-    `ids_L` (L,) are those of the whole document, BOS first and EOS last, the first `prompt` of its text not to be
-    learnt; `closes_L` (L,) bool holds its decisions. Every piece opens with a BOS; only the last holds the EOS. None
-    has more than `row_patches` patches, two at least. BOS, and the id that opens a later piece, whose past is out of
-    sight, are not learnt. A piece ends with a patch where it can.
+    `ids_L` (L,) are the ids of the whole document, from BOS to EOS. `closes_L` (L,) is True for the last id of a patch.
+    The first `prompt` ids after BOS are not learnt. Every piece starts with a BOS, and only the last piece ends with
+    EOS. A piece has at most `row_patches` patches, which must be 2 or more. BOS is not learnt, nor is the first id of a
+    later piece, because its context is cut off. If possible, a piece ends at the end of a patch.
     """
     learn_L = np.arange(len(ids_L)) > prompt
     start_S = np.flatnonzero(closes_L) + 1
@@ -34,18 +34,18 @@ def pieces(
 
 
 def _end(begin: int, length: int, start_S: np.ndarray, row_bytes: int, row_patches: int | None) -> int:
-    """Where the piece that begins at this id ends, given the ids that start a patch."""
+    """The end (exclusive) of the piece that starts at id `begin`. `start_S` are the positions where patches start."""
     end = min(begin + row_bytes - 1, length)
     later_S = start_S[np.searchsorted(start_S, begin, side="right") :]
-    if row_patches is not None and len(later_S) > row_patches - 2:  # the BOS and the first id open a patch each
+    if row_patches is not None and len(later_S) > row_patches - 2:  # the BOS and the first id each start a patch
         end = min(end, int(later_S[row_patches - 2]))
     if end < length:
-        end = max(begin + 1, min(end, length - 2))  # an EOS alone would have nothing to be predicted from
+        end = max(begin + 1, min(end, length - 2))  # the last piece must not be the EOS alone, without context
         whole = np.searchsorted(later_S, end, side="right")
         end = int(later_S[whole - 1]) if whole else end
     return end
 
 
 def patch_count(piece: np.ndarray) -> int:
-    """How many patches a piece takes in a row."""
+    """Number of patches of a piece within a row."""
     return 1 + int(piece[:-1, CLOSES].sum())

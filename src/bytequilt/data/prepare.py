@@ -1,4 +1,4 @@
-"""Prepare: sources -> shards of documents -> shards with entropies. Each step goes on where it was interrupted."""
+"""Prepares a corpus: sources -> shards of documents -> shards with entropies. An interrupted step can be resumed."""
 
 import hashlib
 import shutil
@@ -31,14 +31,14 @@ from .sources import Document
 
 MANIFEST = "manifest.json"
 COUNTS = "counts.partial"
-"""Folder of what each source file counts, while several processes make a corpus."""
+"""Folder for the counts of each source file, while several processes prepare a corpus."""
 SPLITS = ("train", "val")
 CALL_BYTES = 100_000
-"""Text bytes that go to the patcher in one call, but for one longer text."""
+"""Maximum text bytes in one call of the patcher. A longer text has a call of its own."""
 
 
 class Scorer(Protocol):
-    """What `score` needs of a patcher."""
+    """The interface of a patcher that `score` needs."""
 
     rule: RuleConfig
 
@@ -52,12 +52,12 @@ class Scorer(Protocol):
 
 
 def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
-    """Writes the documents of all sources to `folder/train` and `folder/val`, and returns the manifest.
+    """Write the documents of all sources to `folder/train` and `folder/val`, and return the manifest.
 
-    Each rank writes its own shards, and reads the files that they are made of; whoever finds all shards there writes
-    the manifest. What is finished stays, unless the configuration changed; a changed source is not noticed. A file is
-    read once, held out where both `train` and `val` reach it. Raises UserError where there is nothing to train on or
-    nothing held out.
+    Each rank reads only the files that its own shards contain, and writes these shards. A rank that ends when all
+    shards are complete writes the manifest. Finished shards are kept unless the configuration has changed; a change of
+    a source file is not detected. A file that is in both `train` and `val` is held out only. Raises UserError if there
+    is no training document or no held-out document.
     """
     if not config.train:
         raise UserError("`train` of [data] names no source")
@@ -87,7 +87,7 @@ def _splits(config: DataConfig, folder: Path, mark: str) -> list["_Split"]:
 
 
 def _fill(corpus: Corpus, splits: list["_Split"], counted: Mapping[int, np.ndarray]) -> dict[str, Any]:
-    """Writes this rank's shards, and returns what all of them hold."""
+    """Write this rank's shards; return the part of the manifest that describes the shards of all ranks."""
     for held_out, source, document in corpus.documents(counted):
         splits[held_out].add(source, document)
     for split, what in zip(splits, ("left to train on", "left to hold out"), strict=True):
@@ -98,20 +98,26 @@ def _fill(corpus: Corpus, splits: list["_Split"], counted: Mapping[int, np.ndarr
 
 
 def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> dict[int, np.ndarray]:
-    """Says which shards are this rank's, and returns what the files count that it need not read for them."""
+    """Assign shards to this rank. Return the counts of the parts (source files) that this rank need not read.
+
+    A dry run over the counts of all parts shows how many shards there are, and which parts each shard contains. Each
+    rank gets a range of consecutive shards. A part that one of its unfinished shards contains must be read, so its
+    counts are removed from the result. The result maps part numbers to `Corpus.count`. With one process, one part or
+    very few documents the result is empty: all parts are read, and ranks take shards in turn.
+    """
     rank, world = rank_and_world()
     if world == 1 or len(corpus.parts) == 1:
         return {}
     counted = counts_of(corpus, folder / COUNTS / mark[:16], rank, world)
     if not corpus.config.val and sum(len(counts) - 1 for counts in counted.values()) < corpus.config.val_every:
-        return {}  # so few documents that they are cut: all are read
+        return {}  # too few documents for `val_every`: bytes are cut off, so all must be read
     outline = _splits(corpus.config, folder, mark)
     for split in outline:
         split.ours = lambda _: False
     _fill(Corpus(corpus.config), outline, counted)
     for split, planned in zip(splits, outline, strict=True):
         split.planned = planned.counts
-        # neighbours: they are made of the same files
+        # consecutive shards share source files, so each rank reads few files
         split.ours = lambda index, count=planned.shards: index * world // count == rank
         for index, made_of in enumerate(planned.made_of):
             if split.ours(index) and not split.finished(index):
@@ -120,16 +126,16 @@ def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> di
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished corpus, None where there is none of this format."""
+    """The manifest of a finished corpus; None if there is no valid manifest of this format."""
     try:
         manifest = read_json(folder / MANIFEST)
-    except UserError:  # there is none, or it is damaged: it is made again
+    except UserError:  # missing or damaged
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
 
 
 class _Split:
-    """Collects documents into shards, and writes those of this rank. A shard is held in memory until it is full."""
+    """Collects documents into shards and writes the shards of this rank. A shard stays in memory until it is full."""
 
     def __init__(self, folder: Path, sources: tuple[str, ...], config: DataConfig, mark: str) -> None:
         self.folder, self.sources, self.mark = folder, sources, mark
@@ -137,10 +143,10 @@ class _Split:
         self.rank, world = rank_and_world()
         self.ours: Callable[[int], bool] = lambda index: index % world == self.rank
         self.planned: np.ndarray | None = None
-        """What `counts` must come to, where that is known."""
+        """The expected final value of `counts`; None if it is not known in advance."""
         self.made_of: list[set[int]] = []
-        """The parts that each shard so far is made of, as far as they are counted and not read."""
-        self.counts = np.zeros((len(sources), 2), dtype=np.int64)  # documents and bytes of each source
+        """For each shard so far, the numbers of its parts that were counted but not read."""
+        self.counts = np.zeros((len(sources), 2), dtype=np.int64)  # (S, 2): documents and bytes of each source
         self.shards = 0
         self.rows: list[tuple[int, Document]] = []
         self.size = 0
@@ -176,7 +182,7 @@ class _Split:
         return finished(self.folder / _name(index), corpus=self.mark)
 
     def close(self) -> dict[str, Any]:
-        """Writes what is left, and returns this split's part of the manifest."""
+        """Write the last shard and return this split's part of the manifest."""
         if self.rows:
             self._write()
         if self.planned is not None and (self.counts != self.planned).any():
@@ -196,18 +202,19 @@ def _name(index: int) -> str:
 
 
 def _complete(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether every shard that the manifest counts is there and belongs to it."""
+    """True if every shard of the manifest exists, is complete and belongs to this corpus."""
     paths = [folder / split / _name(i) for split in ("train", "val") for i in range(manifest[split]["shards"])]
     return all(finished(path, corpus=manifest["corpus"]) for path in paths)
 
 
 def _fingerprint(config: DataConfig) -> str:
-    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()  # the same documents
+    # documents do not depend on `streams`
+    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()
 
 
 @contextmanager
 def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None]:
-    """Says what is kept when Ctrl-C comes."""
+    """On Ctrl-C, print how many finished shards are kept."""
     try:
         yield
     except KeyboardInterrupt:
@@ -219,11 +226,11 @@ def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None
 
 
 def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int], object] = lambda _: None) -> None:
-    """Writes to `folder` the training shards of `corpus` with a column `entropies`: fp32 nats, one after each id.
+    """Copy the training shards of `corpus` to `folder` with a new column `entropies`: fp32 nats, one after each id.
 
-    Each rank scores its own shards, and leaves those that this patcher has scored already. `progress` is told the text
-    bytes just done, those of other ranks' and of finished shards included. Raises UserError where the corpus is not
-    finished, or damaged.
+    Each rank scores its own shards and skips shards that this patcher has already scored. `progress` is called with the
+    number of text bytes just done, which includes skipped shards and shards of other ranks. Raises UserError if the
+    corpus is unfinished or damaged.
     """
     rank, world = rank_and_world()
     done = 0
@@ -238,16 +245,16 @@ def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int],
 
 
 def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path, dict[str, Any], bool]]:
-    """For each training shard: its path, the metadata of its scored copy, and whether `folder` lacks that copy.
+    """For each training shard: (its path, the metadata of its scored copy, True if `folder` lacks this copy).
 
-    Raises UserError where the corpus is not finished.
+    Raises UserError if the corpus is not finished.
     """
     manifest = read_manifest(corpus)
     if manifest is None:
         raise UserError(f"{corpus} is not a finished corpus; `bytequilt prepare` finishes it")
     paths = shard_paths(corpus / "train")
     remove_others(folder, [path.name for path in paths])
-    marks = {"corpus": manifest["corpus"], "patcher": patcher.fingerprint}  # a digest of all weights: taken once
+    marks = {"corpus": manifest["corpus"], "patcher": patcher.fingerprint}  # a slow digest of all weights: only once
     rule = patcher.rule.model_dump(mode="json")
     for path in paths:
         about = read_about(path) | {"patcher": marks["patcher"], "rule": rule}
@@ -257,7 +264,7 @@ def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path
 def score_shard(
     path: Path, target: Path, about: dict[str, Any], patcher: Scorer, progress: Callable[[int], object] = lambda _: None
 ) -> None:
-    """Writes the scored twin of a shard, which is there once it is whole, however often this is tried."""
+    """Write the scored copy of a shard. It appears at `target` only when it is complete, so a retry is safe."""
     with shard_writer(target, SCORED_SCHEMA, about) as writer:
         for table in row_groups(path):
             calls = _calls(table["data"].to_pylist())
@@ -267,7 +274,7 @@ def score_shard(
 
 
 def _calls(texts: list[bytes]) -> Iterator[list[bytes]]:
-    """The texts in groups of at most CALL_BYTES; a longer one is a group of its own."""
+    """Group the texts into calls of at most CALL_BYTES bytes. A longer text is a group of its own."""
     group: list[bytes] = []
     size = 0
     for text in texts:
@@ -281,7 +288,7 @@ def _calls(texts: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _entropies(texts: list[bytes], patcher: Scorer, progress: Callable[[int], object]) -> list[np.ndarray]:
-    if len(texts[0]) > CALL_BYTES:  # alone in its group, and long enough for the bar to move meanwhile
+    if len(texts[0]) > CALL_BYTES:  # a single long text: report progress within it
         entropies = patcher.entropies(texts, progress)
     else:
         entropies = patcher.entropies(texts)

@@ -1,4 +1,4 @@
-"""Records: lines of JSON, tables, rows of a data set -> documents, by the names of their fields."""
+"""Converts records (lines of JSON, rows of tables or data sets) to documents, by the names of their fields."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from .chat import chat
 from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
 
 Record = tuple[str, bytes | dict[str, Any]]
-"""Where it stands, and its JSON or its fields."""
+"""(place for messages, such as file:line; the record as JSON bytes or as a dict of fields)."""
 UNREAD = tuple(
     f".{name}"
     for name in (
@@ -26,7 +26,7 @@ UNREAD = tuple(
         *("arrow", "avro", "feather", "ods", "orc", "xlsx"),
     )
 )
-"""Suffixes of archives, compressions and tables that would be taken for a text of strange bytes."""
+"""Suffixes of archives, compressed files and tables that are refused. Otherwise they would be read as plain text."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Document:
     id: str
     data: bytes
     prompt: int = 0
-    """How many leading bytes are read but not learnt."""
+    """Number of leading bytes of `data` that are input only and no targets of the loss."""
 
 
 def file_records(path: Path, name: str, config: DataConfig) -> Iterator[Record] | None:
-    """The records of a file, by its suffix; None where it is no file of records. `name` is what messages call it."""
+    """The records of a file, by its suffix; None if the suffix is not one of records. Messages call the file `name`."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     for suffix in (path.suffix.lower(), plain.suffix.lower()):
         if suffix in UNREAD:
@@ -110,7 +110,7 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
 
     with reading(name), open_file(path, name) as stream, tempfile.TemporaryFile() as unpacked:
         packed = path.suffix.lower() in COMPRESSIONS
-        if packed:  # Parquet is read from its end, which a compressed stream cannot be
+        if packed:  # Parquet is read from its end; a compressed stream cannot be
             shutil.copyfileobj(stream, unpacked)
         try:
             file = pq.ParquetFile(unpacked if packed else stream)
@@ -127,13 +127,13 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
 
 
 def _check_utf8(stream: io.BufferedReader, name: str) -> None:
-    """Raises UserError for records in UTF-16, which Windows writes as plain text."""
+    """Raises UserError for records in UTF-16, which some Windows programs write."""
     if (head := stream.peek(2)[:2]) in UTF_16:
         raise UserError(f"{name} is not UTF-8 text but {foreign(head)}; save it as UTF-8")
 
 
 def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[str]:
-    """The columns that texts come from. Raises UserError where one is missing."""
+    """The names of the columns with text. Raises UserError if a column is missing or occurs twice."""
     if config.messages_field in columns:
         return [config.messages_field]
     needed = [field for field in (config.field, config.prompt_field) if field is not None]
@@ -157,7 +157,7 @@ def hub_records(name: str, source: str) -> Iterator[Record]:
     try:
         for number, record in enumerate(load_dataset(name, split=split or "train", streaming=True), 1):
             yield f"{source}:{number}", record
-    except Exception as error:  # the hub, the network and the data set's own format each raise their own kinds
+    except Exception as error:  # the hub, the network and the data format raise many kinds of errors
         raise UserError(one_line(Exception(f"cannot read {source}: {one_line(error)}"))) from None
 
 
@@ -165,7 +165,7 @@ def hub_records(name: str, source: str) -> Iterator[Record]:
 
 
 def from_records(records: Iterable[Record], config: DataConfig, dropped: Counter[str]) -> Iterator[Document]:
-    """The documents of records; `dropped` counts those that `where` leaves out."""
+    """Convert records to documents. `dropped["where"]` counts the records that `where` leaves out."""
     for place, record in records:
         try:
             document = _document(place, record, config)
@@ -182,7 +182,7 @@ def from_records(records: Iterable[Record], config: DataConfig, dropped: Counter
 
 
 def _document(place: str, record: bytes | dict[str, Any], config: DataConfig) -> Document | None:
-    """The document of a record, or None where `where` leaves it out. Raises ValueError for a bad record."""
+    """Convert a record to a document; None if `where` leaves it out. Raises ValueError for a bad record."""
     if isinstance(record, bytes):
         try:
             record = json.loads(record)
@@ -198,7 +198,7 @@ def _document(place: str, record: bytes | dict[str, Any], config: DataConfig) ->
 
 
 def _texts(record: dict[str, Any], config: DataConfig) -> tuple[bytes, bytes]:
-    """What is read and not learnt of a record, and what is learnt."""
+    """(prompt, text to learn) of a record."""
     if config.messages_field in record:
         asked = dict(zip(("prompt", "answer"), chat(record[config.messages_field]), strict=True))
         return _field(asked, "prompt"), _field(asked, "answer")
@@ -219,5 +219,5 @@ def _field(record: dict[str, Any], field: str) -> bytes:
 
 
 def valid(name: str) -> str:
-    """A name that UTF-8 can write: file names and JSON may hold lone surrogates, Parquet strings may not."""
+    """Escape lone surrogates in a name. File names and JSON may contain them, but Parquet strings may not."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Shards: documents in Parquet files that are either whole or not there, and that say what made them."""
+"""Reads and writes shards: Parquet files of documents. A shard is complete or absent; metadata name its origin."""
 
 import json
 import os
@@ -19,9 +19,9 @@ except ImportError:
 
 FORMAT = 1
 KEY = b"bytequilt"
-"""Key of the Parquet metadata under which a shard says what it is, as JSON."""
+"""Key of the Parquet metadata with the description of a shard, as JSON (see `read_about`)."""
 GROUP_BYTES = 1_000_000
-"""Text bytes of a row group, about: what is read to get at one document."""
+"""Approximate text bytes per row group. To read one document, its whole row group must be read."""
 CORPUS_SCHEMA = pa.schema({"id": pa.string(), "source": pa.int32(), "prompt": pa.int32(), "data": pa.binary()})
 SCORED_SCHEMA = CORPUS_SCHEMA.append(pa.field("entropies", pa.list_(pa.float32())))
 LAYOUT = {"compression": "zstd", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
@@ -29,12 +29,12 @@ REMEDY = "delete it, it will be made again"
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process and how many there are, as torchrun tells them; 0 and 1 without it."""
+    """(rank, number of processes), from the environment variables of torchrun; (0, 1) without torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder, in order. Raises UserError where there is none."""
+    """Paths of the shards of a folder, in order. Raises UserError if there are none."""
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise UserError(f"no shards in {folder}; `bytequilt prepare` makes them")
@@ -43,9 +43,9 @@ def shard_paths(folder: Path) -> list[Path]:
 
 @contextmanager
 def opened(path: Path) -> Generator[pq.ParquetFile]:
-    """A shard to read from, whose pages are checked against their digests as they are read.
+    """Open a shard for reading. The checksum of each page is checked when the page is read.
 
-    Raises UserError, with its name, where it is damaged.
+    Raises UserError with the path if the shard is damaged.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -55,7 +55,7 @@ def opened(path: Path) -> Generator[pq.ParquetFile]:
 
 
 def row_groups(path: Path) -> Iterator[pa.Table]:
-    """The documents of a shard, a row group at a time. Raises UserError, with its name, where it is damaged."""
+    """Yield the row groups of a shard as tables. Raises UserError with the path if the shard is damaged."""
     with opened(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
@@ -63,7 +63,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 
 @contextmanager
 def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Generator[pq.ParquetWriter]:
-    """A writer of one shard; each table it is given becomes a row group. `about` is what `read_about` will return."""
+    """A writer of one shard. Every table written becomes a row group. `read_about` will return `about`."""
     with (
         replacing(path) as stream,
         pq.ParquetWriter(stream, schema, **LAYOUT) as writer,
@@ -73,7 +73,7 @@ def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Genera
 
 
 def write_corpus_shard(path: Path, rows: Sequence[tuple[int, Document]], about: dict[str, Any]) -> None:
-    """A shard of (source, document) rows, in row groups of about GROUP_BYTES."""
+    """Write a shard of (source, document) rows, in row groups of about GROUP_BYTES bytes of text."""
     with shard_writer(path, CORPUS_SCHEMA, about) as writer:
         begin, size = 0, 0
         for end, (_, document) in enumerate(rows, 1):
@@ -94,9 +94,9 @@ def _table(rows: Sequence[tuple[int, Document]]) -> pa.Table:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a shard says it is: format, corpus, patcher, rule, documents and bytes per source.
+    """The metadata of a shard: format, corpus, patcher, rule, documents and bytes per source.
 
-    Raises UserError for a file that is not a whole shard of this format.
+    Raises UserError for a file that is not a complete shard of this format.
     """
     try:
         about = json.loads(pq.read_metadata(path).metadata[KEY])
@@ -116,7 +116,7 @@ def check_patcher(path: Path, about: dict[str, Any], fingerprint: str) -> None:
 
 
 def finished(path: Path, **marks: str) -> bool:
-    """Whether the shard is there, whole, and says the same of itself as `marks`."""
+    """True if the shard exists, is complete, and its metadata has the values in `marks`."""
     if not path.exists():
         return False
     try:
@@ -127,7 +127,7 @@ def finished(path: Path, **marks: str) -> bool:
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
-    """Removes the shards that a larger corpus left in the folder, and what interrupted writers left of theirs."""
+    """Remove old shards with names not in `keep`, and temporary files of interrupted writers."""
     for path in folder.glob("*.parquet"):
         if path.name not in keep:
             path.unlink(missing_ok=True)

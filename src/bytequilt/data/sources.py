@@ -1,4 +1,4 @@
-"""Sources: files, folders, standard input, the hub, the package itself -> documents of bytes, one after another."""
+"""Reads documents from sources: files, folders, standard input, the Hugging Face hub, and the package itself."""
 
 import sys
 from collections import Counter
@@ -15,7 +15,7 @@ from .walk import Identity, files_of, identity
 __all__ = ["Document", "documents", "files", "nothing", "parts"]
 
 Part = Callable[[Counter[str]], Iterator[Document]]
-"""Reads the documents of a part of a source; counts those that `where` leaves out."""
+"""A function that reads the documents of one part of a source. The Counter counts documents that `where` leaves out."""
 
 
 def documents(
@@ -24,13 +24,13 @@ def documents(
     besides: Collection[Identity] = (),
     dropped: Counter[str] | None = None,
 ) -> Iterator[Document]:
-    """The documents of a source, in a fixed order and one at a time; those without a byte are passed over.
+    """Yield the documents of a source one by one, in a fixed order. Empty documents are skipped.
 
     A source is a text file (one document, any bytes), a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file
-    (one document a record), each also as `.gz`, `.bz2`, `.xz` or `.zst`; a directory or glob of such files, each of
-    which counts once; `-` (standard input, one document); `hf:NAME[:SPLIT]`; or `package:NAME`, a corpus that comes
-    with the package. Files in `besides` are left out. `dropped` counts, under "where", the records that `where` leaves
-    out. Raises UserError, with file and line, for what cannot be read and for a source without documents.
+    (one document per record), any of these compressed as `.gz`, `.bz2`, `.xz` or `.zst`; a directory or glob of such
+    files, without duplicates; `-` (standard input, one document); `hf:NAME[:SPLIT]`; or `package:NAME`, a corpus that
+    comes with the package. Files in `besides` are left out. `dropped["where"]` counts the records that `where` leaves
+    out. Raises UserError, with file and line, for unreadable input and for a source without documents.
     """
     dropped = Counter() if dropped is None else dropped
     empty = True
@@ -44,18 +44,18 @@ def documents(
 
 
 def nothing(source: str, config: DataConfig) -> UserError:
-    """What to say of a source without documents."""
+    """The error for a source without documents."""
     wanted = "; ".join(f"{name} = {' or '.join(values)}" for name, values in config.where.items())
     return UserError(f"{source} has no documents" + (f" with {wanted}" if wanted else ": it is empty"))
 
 
 def files(source: str) -> list[Path]:
-    """The files that a source reads, each once; none where it is no path, folder or pattern."""
+    """The files of a source, without duplicates; empty if the source is not a path, folder or pattern."""
     return [] if source == "-" or source.partition(":")[0] in ("hf", "package") else files_of(source)
 
 
 def parts(source: str, config: DataConfig, besides: Collection[Identity] = ()) -> list[Part]:
-    """The files of a source, in order, each as what reads its documents; of what is no file, all of it as one part."""
+    """The parts of a source, in order: one for each file. A source that is not files (`-`, `hf:`) is one part."""
     scheme, _, name = source.partition(":")
     if source == "-":
         return [lambda dropped: (Document("-", _standard_input()) for _ in range(1))]
@@ -70,7 +70,7 @@ def parts(source: str, config: DataConfig, besides: Collection[Identity] = ()) -
 
 
 def _from_file(path: Path, name: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Document]:
-    """Documents of one file; `name` is what messages and ids call it."""
+    """The documents of one file. Messages and ids call the file `name`."""
     records = file_records(path, name, config)
     if records is not None:
         yield from from_records(records, config, dropped)

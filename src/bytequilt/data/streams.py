@@ -1,4 +1,4 @@
-"""Streams: the same batches in the same order, whatever number of processes read them."""
+"""Gives the same batches in the same order for any number of processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,11 @@ from .batches import Batch, Batches
 class Streams:
     """This process's share of the batches of each optimizer step.
 
-    There are `count` streams, each with documents of its own. Batch m of all comes from stream m % count, and process
-    `rank` of `world` reads batches rank, rank + world, ... A process that shares a stream packs the others' batches as
-    well and leaves them. Positions are taken between steps, of all streams at the same place: `gather` brings each
-    process what the others give it. Raises UserError where a step does not deal out evenly.
+    There are `count` streams with disjoint documents. Globally, batch m comes from stream m % count. Process `rank` of
+    `world` takes batches rank, rank + world, ... A process that shares a stream also packs the batches of the others,
+    and skips them. `state` is taken between steps, for all streams at the same position; `gather` is an all-gather of
+    Python objects. `accumulate` is the global number of batches per step. Raises UserError if it is not a multiple of
+    `count` and `world`.
     """
 
     def __init__(
@@ -30,9 +31,9 @@ class Streams:
         mine = sorted({batch % count for batch in range(rank, accumulate, world)})
         self.streams = {number: make(number, count) for number in mine}
         self.taken = dict.fromkeys(mine, 0)
-        """Batches of each stream that are read or left."""
+        """Number of batches taken or skipped so far, for each stream."""
         self.batch = rank
-        """The next one of this process, counted through all."""
+        """Global number of the next batch of this process."""
 
     def __iter__(self) -> "Streams":
         return self
@@ -45,7 +46,7 @@ class Streams:
         return next(self.streams[number])
 
     def state(self) -> dict[str, Any]:
-        """Where all streams stand at the end of a step. Every process must ask, and all get the same."""
+        """The positions of all streams at the end of a step. All processes must call this; all get the same value."""
         steps = -(-(self.batch - self.rank) // self.accumulate)
         for number in self.streams:
             self._leave(number, steps * self.accumulate // self.count)
@@ -56,7 +57,7 @@ class Streams:
         return states[0] if self.count == 1 else {"streams": states}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken, by whatever number of processes."""
+        """Continue from a `state` of any number of processes. Raises UserError for another number of streams."""
         states = state.get("streams", [state])
         if len(states) != self.count:
             raise UserError(f"cannot go on: the batches were made of {len(states)} streams, and now of {self.count}")
@@ -66,7 +67,7 @@ class Streams:
         self.batch = self.rank
 
     def _leave(self, number: int, place: int) -> None:
-        """Pass over the batches of a stream before this place."""
+        """Skip the batches of a stream before this position."""
         while self.taken[number] < place:
             self.taken[number] += 1
             next(self.streams[number])

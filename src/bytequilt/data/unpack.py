@@ -1,4 +1,4 @@
-"""Compressed files, as the system's own tools read them: every member, padding between them, and damage told."""
+"""Reads compressed files like the command-line tools gzip, bzip2, xz and zstd: all members, padding, error messages."""
 
 import bz2
 import io
@@ -17,12 +17,12 @@ from ..config import UserError, one_line
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 CHUNK = 1 << 20
 LARGEST = 1 << 30
-"""Bytes of the largest document, and of the longest line."""
+"""Maximum number of bytes of a document or of a line."""
 
 
 def open_file(path: Path, name: str) -> io.BufferedReader:
-    """The bytes of a file, decompressed as its suffix says. Damage raises when reading comes to it."""
-    # A pipe that nobody writes to would hang when it is opened.
+    """Open a file for reading, decompressed according to its suffix. Damaged data raises when it is read."""
+    # Without O_NONBLOCK, opening a pipe without a writer would wait for ever.
     file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(file.fileno(), True)
@@ -41,7 +41,7 @@ def open_file(path: Path, name: str) -> io.BufferedReader:
 
 
 def read_whole(stream: BinaryIO, name: str) -> bytes:
-    """All that is left of a stream. Raises UserError, in bounded memory, where a document may not have as many."""
+    """Read a stream to its end. Raises UserError if it has more than LARGEST bytes; memory is bounded."""
     buffer = io.BytesIO()
     while chunk := stream.read(CHUNK):
         if buffer.tell() + len(chunk) > LARGEST:
@@ -51,7 +51,7 @@ def read_whole(stream: BinaryIO, name: str) -> bytes:
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """The lines of a stream, ends included. Raises UserError for one that is longer than a document may be."""
+    """Yield the lines of a stream with their line ends. Raises UserError for a line of more than LARGEST bytes."""
     while line := stream.readline(LARGEST + 1):
         if len(line) > LARGEST:
             raise UserError(f"{name} has a line of more than {LARGEST:,} bytes")
@@ -60,7 +60,7 @@ def lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 @contextmanager
 def reading(name: str) -> Generator[None]:
-    """Turns what goes wrong with a file into one line."""
+    """Convert errors of reading a file to a UserError of one line."""
     name = name if len(name) <= 200 else f"{name[:120]}...{name[-60:]}"
     try:
         yield
@@ -85,7 +85,7 @@ def pyarrow() -> Any:
 
 
 class _Stream(io.RawIOBase):
-    """Chunks of bytes as a file."""
+    """A file object that reads from an iterator of chunks."""
 
     def __init__(self, file: BinaryIO, chunks: Iterator[bytes]) -> None:
         self._file, self._chunks, self._left = file, chunks, memoryview(b"")
@@ -108,9 +108,10 @@ class _Stream(io.RawIOBase):
 
 
 def _members(file: BinaryIO, new: Callable[[], Any], after: Callable[[bytes], bytes]) -> Iterator[bytes]:
-    """What a file of one or more compressed members holds, at most CHUNK bytes at a time.
+    """Decompress a file of one or more members; yield at most CHUNK bytes at a time. `new` creates a decompressor.
 
-    `after` is given the bytes read beyond a member, and returns those that the next one begins with, if any.
+    `after` gets the bytes that were read after the end of a member. It returns the first bytes of the next member, or
+    no bytes if there are no more members. Raises EOFError if the file is empty or ends too early.
     """
     data = file.read(CHUNK)
     if not data:
@@ -123,7 +124,7 @@ def _members(file: BinaryIO, new: Callable[[], Any], after: Callable[[bytes], by
                 data = file.read(CHUNK)
             ended = hungry and not data
             out = member.decompress(data, CHUNK)
-            data = getattr(member, "unconsumed_tail", b"")  # bz2 and lzma keep what they have not used
+            data = getattr(member, "unconsumed_tail", b"")  # bz2 and lzma keep unused input themselves
             if out:
                 yield out
             elif ended and not member.eof:
@@ -132,7 +133,7 @@ def _members(file: BinaryIO, new: Callable[[], Any], after: Callable[[bytes], by
 
 
 def _after_gzip(tail: bytes, file: BinaryIO, name: str) -> bytes:
-    """gzip passes over zeros at the end, and over anything else that is no member, with a warning."""
+    """Like gzip: skip zeros after a member; ignore any other data that is not a member, with a warning."""
     tail += file.read(2) if len(tail) < 2 else b""
     if tail[:2] == b"\x1f\x8b":
         return tail
@@ -144,7 +145,7 @@ def _after_gzip(tail: bytes, file: BinaryIO, name: str) -> bytes:
 
 
 def _after_bzip2(tail: bytes, file: BinaryIO, name: str) -> bytes:
-    """bzip2 passes over whatever is no member, with a warning."""
+    """Like bzip2: ignore data that is not a member, with a warning."""
     tail += file.read(4) if len(tail) < 4 else b""
     if re.fullmatch(b"B(Z(h[1-9]?)?)?", tail[:4]):
         return tail
@@ -154,7 +155,7 @@ def _after_bzip2(tail: bytes, file: BinaryIO, name: str) -> bytes:
 
 
 def _after_xz(tail: bytes, file: BinaryIO) -> bytes:
-    """xz passes over zeros in groups of four, and over nothing else."""
+    """Like xz: skip zeros in groups of four. Raises EOFError for another number of zeros."""
     count, tail = _zeros(tail, file)
     if count % 4:
         raise EOFError("its padding is not a multiple of four bytes")
@@ -162,7 +163,7 @@ def _after_xz(tail: bytes, file: BinaryIO) -> bytes:
 
 
 def _zeros(data: bytes, file: BinaryIO) -> tuple[int, bytes]:
-    """How many zeros come next, and what was read beyond them."""
+    """Count the zeros that come next. Return this number and the bytes that were read after them."""
     count = 0
     while True:
         left = data.lstrip(b"\0")

@@ -1,4 +1,4 @@
-"""The files that a path, a folder or a pattern stands for. A file counts once, whatever the ways that lead to it."""
+"""Lists the files of a path, a folder or a glob pattern. A file is listed once, even if several links lead to it."""
 
 import glob
 import os
@@ -11,13 +11,13 @@ from ..config import UserError
 from .unpack import reading
 
 Identity = tuple[int, int]
-"""Device and number of a file: the same under all its names."""
+"""(device, inode) of a file: the same for all its names."""
 
 
 def files_of(source: str) -> list[Path]:
-    """The files, sorted; hidden ones only where they are named themselves. Links are followed, loops end.
+    """The sorted files. Hidden files are included only if the source names them. Links are followed, but not in loops.
 
-    Raises UserError where there is none.
+    Raises UserError if there are none.
     """
     with reading(source):
         if not source or "\0" in source:
@@ -37,14 +37,14 @@ def files_of(source: str) -> list[Path]:
 
 
 def identity(path: Path) -> Identity:
-    """What tells a file from all others."""
+    """The `Identity` of a file. Raises UserError if the file cannot be read."""
     with reading(str(path)):
         status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _reached(root: Path, parts: list[str]) -> list[Path]:
-    """The files below `root` that match, each under the first of its names."""
+    """The files below `root` that match the parts of a pattern. A file with several names has the first of them."""
     paths: dict[Identity, Path] = {}
     walk = _Walk()
     waiting = [(root, parts)]
@@ -54,26 +54,26 @@ def _reached(root: Path, parts: list[str]) -> list[Path]:
                 paths.setdefault(identity(path), path)
             elif path.is_symlink() and not path.exists():
                 print(f"{path} is a link to nothing; passed over", file=sys.stderr)
-        if not waiting:  # whatever has a name without links goes by that
+        if not waiting:  # links come last, so that a name without links is preferred
             waiting, walk.links = walk.links, []
     return sorted(paths.values())
 
 
 def _is_file(path: Path) -> bool:
-    with reading(str(path)):  # some names below a folder may be forbidden
+    with reading(str(path)):  # access to some names may be denied
         return path.is_file()
 
 
 class _Walk:
-    """Goes down folders, into each once for the same part of a pattern."""
+    """Walks down folders. It enters a folder only once for the same position in a pattern."""
 
     def __init__(self) -> None:
         self.links: list[tuple[Path, list[str]]] = []
-        """Folders that links lead to, to be gone into last."""
+        """Links to folders, each with the parts of the pattern to match below. They are walked last."""
         self._been: set[tuple[Identity, int]] = set()
 
     def matches(self, folder: Path, parts: list[str]) -> Iterator[Path]:
-        """The paths below a folder that match the parts of a pattern; `**` is any number of folders."""
+        """Yield the paths below a folder that match the parts of a pattern. `**` matches any number of folders."""
         head, *tail = parts
         if head == "**":
             yield from self._anywhere(folder, parts)
@@ -107,7 +107,7 @@ class _Walk:
 
 
 def _names(folder: Path) -> list[str]:
-    """Sorted; none of a folder that may not be read, which is told."""
+    """The sorted names in a folder. If it cannot be read, print a message and return none."""
     try:
         return sorted(os.listdir(folder))
     except OSError as error:

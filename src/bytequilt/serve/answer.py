@@ -1,4 +1,4 @@
-"""From a plan to its answer: at once, or as server-sent events. A client that goes ends its texts."""
+"""Runs a plan and sends the answer, whole or as server-sent events. If the client disconnects, its texts end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -24,22 +24,23 @@ T = TypeVar("T")
 
 @dataclass
 class Plan:
-    """What is to be generated, and how the answer is written."""
+    """The texts to generate for a request, and the format of the answer."""
 
     engine: Engine
     form: Form
     prompts: list[bytes]
     texts: list[tuple[bytes, Sampling]]
-    """The choices of all prompts, one prompt after another."""
+    """(prompt, options) of every choice; all choices of a prompt are adjacent."""
     stream: bool
     include_usage: bool
     echo: bool = False
     scores: list[Scored] = field(default_factory=list)
-    """Of the prompts, where they are echoed with log-probabilities."""
+    """Log-probabilities of the prompts, if they are echoed with log-probabilities; otherwise empty."""
 
 
 async def answer(request: Request, plan: Plan) -> Response:
-    """Raises an ApiError where the texts are not admitted, or one fails before anything is sent."""
+    """Generate the texts and answer the request. Raises an ApiError if the texts are not admitted. Without `stream`, it
+    also raises an ApiError if a text fails."""
     streams = plan.engine.submit(plan.texts)
     if plan.stream:
         return Events(_events(plan, streams), plan.engine.limits.seconds)
@@ -50,7 +51,7 @@ async def answer(request: Request, plan: Plan) -> Response:
 
 
 class Events(EventSourceResponse):
-    """Server-sent events, which end `seconds` + 5 seconds after their start even where the client reads slowly."""
+    """Server-sent events. They end `seconds` + 5 seconds after their start, even if the client reads slowly."""
 
     def __init__(self, events: AsyncIterator[bytes], seconds: float) -> None:
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -63,27 +64,27 @@ class Events(EventSourceResponse):
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of some work, which is cancelled when the client goes."""
+    """Await the work and return its result. The work is cancelled if the client disconnects."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Unavailable("the client has gone")  # nobody reads this
+        raise Unavailable("the client has gone")  # the client is gone, so nobody reads this message
     finally:
         gone.cancel()
         task.cancel()
 
 
 async def _gone(request: Request) -> None:
-    """Returns when the client has gone; its body has been read by now."""
+    """Wait until the client has disconnected. The body of the request must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class _Choices:
-    """The choices of a plan, as they grow."""
+    """The unfinished choices of a plan, which grow step by step."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -92,12 +93,12 @@ class _Choices:
         self.written = [0] * len(plan.texts)
 
     def echo(self, index: int) -> Piece:
-        """The prompt, as the beginning of a choice."""
+        """The first piece of a choice: its prompt."""
         score = self._score(index)
         return self.choices[index].add(self.plan.texts[index][0], score.entries if score is not None else ())
 
     def add(self, index: int, steps: list[Step]) -> Piece:
-        """What some steps bring to a choice."""
+        """Convert new steps of a choice to a piece."""
         data, last = b"".join(step.data for step in steps), steps[-1]
         entries = [] if self.plan.form.top is None else entries_of(steps)
         score = self._score(index)
@@ -105,7 +106,7 @@ class _Choices:
         if last.stats is not None:
             self.stats.append(last.stats)
         if score is not None and last.finish_reason == "eos" and not self.written[index]:
-            entries.append(score.end)  # clients that score texts drop the last entry, and ask for one byte to have it
+            entries.append(score.end)  # clients that score texts ask for one byte and drop the last entry
         return self.choices[index].add(data, entries, finish_reason_of(last))
 
     def _score(self, index: int) -> Scored | None:
@@ -135,7 +136,7 @@ async def _events(plan: Plan, streams: list[Stream]) -> AsyncIterator[bytes]:
 
 
 async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[str | None]:
-    """The chunks of a stream as JSON; None where there has been nothing to say for long."""
+    """Yield the chunks of a stream as JSON, or None (send a keep-alive comment) after a long time without a step."""
     choices, envelope, form = _Choices(plan), Envelope(plan.form, plan.engine.name), plan.form
     if (opening := form.opening()) is not None:
         yield envelope.chunk([opening(index) for index in range(len(streams))])

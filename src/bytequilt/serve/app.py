@@ -1,4 +1,4 @@
-"""The application: routes, the page, and the form of every error."""
+"""The web application: routes, the page, middleware, and the form of every error."""
 
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ def application(
     origins: tuple[str, ...] = (),
     hosts: tuple[str, ...] = (),
 ) -> FastAPI:
-    """The whole server but its sockets.
+    """Create the ASGI application.
 
-    `origins` are web pages that may call it from a browser; `hosts` are the names it answers to, any if
-    none is given.
+    `origins` are the origins of web pages that may call the API from a browser (CORS). `hosts` are the accepted host
+    names; if none are given, all are accepted.
     """
     app = FastAPI(
         title="bytequilt",
         version=__version__,
-        docs_url=None,  # they would load scripts from elsewhere
+        docs_url=None,  # these pages would load scripts from other servers
         redoc_url=None,
     )
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=models.limits.body_bytes)
@@ -54,7 +54,7 @@ def application(
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Errors of routes leave in OpenAI's form; `Formed` sees to those that come from around them."""
+    """Send errors of routes in OpenAI's form. The middleware `Formed` does this for errors outside the routes."""
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
@@ -75,7 +75,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def _invalid(errors: list[dict[str, Any]]) -> ApiError:
-    """The first thing that is wrong with a request; of the forms that a field may have, what is nearest to one."""
+    """The error for the first wrong field. If it may have several types, the error is that of the nearest type."""
     field = errors[0]["loc"][:2]
     error = max((error for error in errors if error["loc"][:2] == field), key=lambda error: len(error["loc"]))
     if error["type"] == "json_invalid":

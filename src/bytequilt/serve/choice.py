@@ -1,4 +1,4 @@
-"""A choice of an answer as it grows: its bytes, and the text that they are so far."""
+"""Decodes the bytes of a choice into pieces of text while the choice is generated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,21 +7,21 @@ from ..codec import TextStream
 from ..infer.writer import Step
 from .scoring import Entry, Top
 
-LEAST = -9999.0  # stands for minus infinity, which JSON has not
+LEAST = -9999.0  # stands for minus infinity, which JSON does not have
 END = "<eos>"
 
 
 @dataclass
 class Piece:
-    """What came to a choice at once, or all of it."""
+    """A part of a choice that was added at once, or the whole choice."""
 
     text: str = ""
-    """Joined over the pieces of a choice, the decoding of all its bytes: characters come whole."""
+    """New text. A piece has whole characters only; the texts of all pieces join to the decoding of all bytes."""
     data: bytes = b""
     entries: list[Entry] = field(default_factory=list)
-    """One for each byte, where log-probabilities were asked for."""
+    """One for each byte, if the request asks for log-probabilities."""
     offsets: list[int] = field(default_factory=list)
-    """Of the entries: in characters of the choice's text."""
+    """Position of each entry, in characters of the choice's text."""
     finish_reason: str | None = None
 
     def __add__(self, other: "Piece") -> "Piece":
@@ -35,13 +35,13 @@ class Piece:
 
 
 class Choice:
-    """Turns bytes into pieces of text, as they come."""
+    """Converts the bytes of a choice to pieces of text, as the bytes arrive."""
 
     def __init__(self) -> None:
         self._stream, self._characters = TextStream(), 0
 
     def add(self, data: bytes, entries: Sequence[Entry] = (), finish_reason: str | None = None) -> Piece:
-        """The piece that these bytes make; with a reason it is the last one."""
+        """Decode new bytes to a piece. A piece with a finish reason is the last piece."""
         piece = Piece(data=data, entries=list(entries), finish_reason=finish_reason)
         if entries:
             for at in range(len(data)):
@@ -54,7 +54,7 @@ class Choice:
         return piece
 
     def _take(self, piece: Piece, data: bytes) -> int:
-        """Decode further; where the character starts that the newest byte belongs to."""
+        """Decode more bytes into `piece`. Return the position of the character that contains the newest byte."""
         text = self._stream.feed(data)
         piece.text += text
         self._characters += len(text)
@@ -62,7 +62,7 @@ class Choice:
 
 
 def entries_of(steps: list[Step]) -> list[Entry]:
-    """Log-probabilities of the bytes of some steps."""
+    """The log-probabilities of the bytes of these steps."""
     entries = []
     for step in steps:
         tops = step.top_logprobs or ((),) * len(step.data)
@@ -71,19 +71,19 @@ def entries_of(steps: list[Step]) -> list[Entry]:
 
 
 def finish_reason_of(step: Step) -> str | None:
-    """The finish reason in OpenAI's words, where `eos` is "stop"; None while the text goes on."""
+    """The finish reason in OpenAI's terms (`eos` becomes "stop"); None if the text is not finished."""
     return "stop" if step.finish_reason == "eos" else step.finish_reason
 
 
 def token(byte: int | None) -> str:
-    """A byte as OpenAI writes it: a character of ASCII, or `bytes:\\xNN` for one that is no character alone."""
+    """A byte in OpenAI's notation: an ASCII character, else `bytes:\\xNN`. None means the end of the text."""
     if byte is None:
         return END
     return chr(byte) if byte < 0x80 else f"bytes:\\x{byte:02x}"
 
 
 def tops_of(entry: Entry, count: int) -> Top:
-    """The `count` likeliest bytes, and the entry's own byte where it is not among them."""
+    """The `count` most likely bytes, and also the entry's own byte if it is not among them."""
     top = entry.top[:count]
     return top if any(byte == entry.byte for byte, _ in top) else (*top, (entry.byte, entry.logprob))
 

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns a Batcher. Texts come in by one queue, and their steps go out by another."""
+"""The engine: one thread that owns a Batcher. It takes texts from an inbox and sends their steps to the event loop."""
 
 import asyncio
 import logging
@@ -21,17 +21,17 @@ from .stream import Items, Stream
 if TYPE_CHECKING:
     from ..lm import LM
 
-WORK = 0.016  # processor seconds of the engine between two hand-overs: one costs both threads about 0.0005
-EACH = 0.003  # more of them for each text that is handed over: its chunk costs about 0.0001
-LATEST = 0.5  # seconds after which chunks go out anyway, where the processor has much else to do
+WORK = 0.016  # processor seconds of the engine between two hand-overs; a hand-over costs both threads about 0.0005
+EACH = 0.003  # processor seconds to add for each text in the hand-over; its chunk costs about 0.0001
+LATEST = 0.5  # seconds after which a hand-over happens in any case, for a busy processor
 log = logging.getLogger("bytequilt.serve")
 
 Work = Generator[None, None, Any]
-"""A computation beside the texts, which yields after each piece of bounded length and returns its result."""
+"""A computation that is not a text. It yields after each short piece of work and returns its result."""
 
 
 class Job:
-    """A computation that is not a text, and the future of its result."""
+    """A computation (`Work`) with a deadline, and the future of its result."""
 
     def __init__(self, work: Work, seconds: float) -> None:
         self.work = work
@@ -39,7 +39,7 @@ class Job:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def put(self, items: list[Any]) -> None:
-        """The result or the error; one that nobody waits for any more is dropped."""
+        """Set the result or the error, unless the future is already done or cancelled."""
         if self.result.done():
             return
         if isinstance(items[0], ApiError):
@@ -51,18 +51,18 @@ class Job:
 class Engine:
     """Generates texts with one model.
 
-    What begins with an underscore runs in the engine's thread, except where it says otherwise; the rest is called in
-    the event loop. `open` holds every text and job that has no end yet, and belongs to the event loop.
+    Methods with an underscore run in the engine's thread, unless their docstring says "in the event loop"; all other
+    methods run in the event loop. `open` contains every unfinished text and job; only the event loop uses it.
     """
 
     def __init__(self, name: str, lm: "LM", limits: Limits, meters: Meters) -> None:
         self.name, self.lm, self.limits, self.meters = name, lm, limits, meters
         self.open: set[Stream | Job] = set()
         self.fault: str | None = None
-        """Why the engine takes no more work, for good."""
+        """Why the engine has failed; None if it works. A failed engine never works again."""
         self.draining = False
         self.seconds_per_text = 1.0
-        """A running mean, from which `Retry-After` is estimated."""
+        """A running mean, for the estimate of `Retry-After`."""
         self._batcher = lm.batcher(limits.rows)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: deque[Stream] = deque()
@@ -70,24 +70,24 @@ class Engine:
         self._jobs: deque[Job] = deque()
         self._outbox: defaultdict[Stream | Job, list[Any]] = defaultdict(list)
         self._urgent: set[Stream | Job] = set()
-        """Of the outbox: what nobody should wait for."""
+        """Items of the outbox to hand over at once: texts with a first or last step, and finished jobs."""
         self._stopping, self._idle = False, True
         self._turned = self._flushed = self._stepped = time.monotonic()
         self._worked = 0.0
-        """Processor seconds of the thread when chunks went out last."""
+        """Processor time of the thread at the last full hand-over, in seconds."""
         self._paces: list[tuple[float, int]] = []
-        """Of each step since then, its seconds and its texts."""
+        """(seconds, number of texts) of each step since the last full hand-over."""
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
     # ------------------------------------------------------------------------------------------- in the event loop
 
     def start(self) -> None:
-        """Begin to work, for the event loop that is running."""
+        """Start the thread; it hands results to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def submit(self, texts: list[tuple[bytes, Sampling]]) -> list[Stream]:
-        """Admit all of these texts or none. Raises Overloaded or Unavailable."""
+        """Admit all of these texts, or none. Raises Overloaded or Unavailable."""
         self._admit(len(texts))
         items = Items()
         streams = [Stream(i, *text, self.limits.seconds, items) for i, text in enumerate(texts)]
@@ -97,7 +97,7 @@ class Engine:
         return streams
 
     async def compute(self, work: Work) -> Any:
-        """The result of a computation, which takes its turns between the steps of texts."""
+        """Await the result of a computation. Its pieces run between the steps of texts."""
         self._admit(1)
         job = Job(work, self.limits.seconds)
         self.open.add(job)
@@ -108,30 +108,30 @@ class Engine:
             self.cancel(job)
 
     def cancel(self, item: Stream | Job) -> None:
-        """Nobody waits for it any more: its row is free before the next step. One that has ended is left alone."""
+        """End a text or job that nobody waits for. Its row is free before the next step. No effect if it has ended."""
         if item in self.open:
             self._inbox.put(partial(self._drop, item))
 
     def stop(self, error: ApiError) -> None:
-        """Take no more work, and end all that is open with this error."""
+        """Accept no more work, and end all open texts and jobs with this error."""
         self.draining, self._stopping = True, True
         self._inbox.put(lambda: None)
         self._end_all(error)
 
     def joined(self, seconds: float) -> bool:
-        """Whether the thread has ended, after a wait of at most so long."""
+        """Wait at most `seconds` for the thread to end. True if it has ended."""
         if self._thread.ident is not None:
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def check(self) -> None:
-        """The watchdog: an engine that has work must go on with it."""
+        """The watchdog: fail the engine if it has work but makes no progress, or if its thread has ended."""
         stalled = 0.0 if self._idle else time.monotonic() - self._turned
         if self.fault is None and not self._stopping and (stalled > self.limits.stall or not self._thread.is_alive()):
             self._fail(f"no step for {stalled:.0f} seconds" if self._thread.is_alive() else "its thread has ended")
 
     def _admit(self, count: int) -> None:
-        """In the event loop. Raises where there is no room."""
+        """In the event loop: raise an ApiError if `count` more texts cannot be admitted."""
         if self.fault is not None:
             raise Unavailable("the engine has failed")
         if self.draining:
@@ -143,19 +143,19 @@ class Engine:
             raise Overloaded(f"at most {room} texts at once; try again later", retry_after=min(max(wait, 1), 60))
 
     def _fail(self, reason: str) -> None:
-        """In the event loop: from here on there is no engine."""
+        """In the event loop: mark the engine as failed for ever, and end all open texts and jobs."""
         self.fault = self.fault or reason
         log.error("engine %s failed: %s", self.name, reason)
         self._end_all(Unavailable("the engine has failed"))
 
     def _end_all(self, error: ApiError) -> None:
-        """In the event loop."""
+        """In the event loop: end all open texts and jobs with this error."""
         for item in self.open:
             item.put([error])
         self.open.clear()
 
     def _hand_out(self, outbox: dict[Stream | Job, list[Any]]) -> None:
-        """In the event loop: give steps, results and errors to those who wait for them. None is nothing to give."""
+        """In the event loop: deliver steps, results and errors to their readers. None is an end without a result."""
         for item, values in outbox.items():
             if item not in self.open:
                 continue
@@ -170,12 +170,12 @@ class Engine:
         try:
             while not self._stopping:
                 self._turn()
-        except BaseException as error:  # whatever it was, those who wait must hear of it
+        except BaseException as error:  # after any error, the readers must get an answer
             log.exception("engine %s", self.name)
             self._call(self._fail, type(error).__name__)
 
     def _turn(self) -> None:
-        """One step of every text, and one piece of one job."""
+        """Make one step of every running text, and one piece of one job."""
         self._listen()
         while self._waiting and len(self._running) < self.limits.rows:
             stream = self._waiting.popleft()
@@ -189,7 +189,7 @@ class Engine:
         self._flush()
 
     def _listen(self) -> None:
-        """Take in what has come; wait for it where there is nothing else to do."""
+        """Process the inbox. If there is no other work, wait for the next message."""
         self._idle = not (self._running or self._waiting or self._jobs)
         if self._idle:
             heard = self._inbox.get()
@@ -201,7 +201,7 @@ class Engine:
         self._turned = time.monotonic()
 
     def _expire(self) -> None:
-        """End what is over its time, or has a reader that does not keep up."""
+        """End texts and jobs that are past their deadline, and texts with too many unread bytes."""
         for item in [*self._running.values(), *self._waiting, *self._jobs]:
             if item.deadline < self._turned:
                 self._drop(item, Expired(f"not done within {self.limits.seconds:g} seconds"))
@@ -209,7 +209,7 @@ class Engine:
                 self._drop(item, TooSlow("the client reads too slowly"))
 
     def _step(self) -> None:
-        """One byte of every text. It is done so often that the rest of the bookkeeping waits for `_flush`."""
+        """Generate one byte of every running text. Other bookkeeping waits for `_flush`, because steps are frequent."""
         steps = self._batcher.step()
         now = time.monotonic()
         self._paces.append((now - self._stepped, len(steps)))
@@ -226,7 +226,7 @@ class Engine:
                 self._end(key, step, now)
 
     def _end(self, key: int, step: Step, now: float) -> None:
-        """A text came to its end by itself."""
+        """Process the last step of a text that has ended by itself (also by an error)."""
         stream = self._running.pop(key)
         self.seconds_per_text += 0.1 * (now - stream.started - self.seconds_per_text)
         self.meters.ended(stream, step, now)
@@ -234,7 +234,7 @@ class Engine:
         self._put(stream, TextFailed("this text failed; the others go on") if failed else step)
 
     def _advance(self, job: Job) -> None:
-        """One piece of a job. What it raises is its own."""
+        """Run one piece of a job. An exception ends this job only."""
         try:
             next(job.work)
             self._jobs.rotate(-1)
@@ -246,7 +246,7 @@ class Engine:
             self._drop(job, TextFailed("this computation failed; the others go on"))
 
     def _drop(self, item: Stream | Job, error: ApiError | None = None) -> None:
-        """Go on without it."""
+        """Remove a text or job from the engine, and hand over the error, if there is one."""
         if isinstance(item, Job):
             if item in self._jobs:
                 self._jobs.remove(item)
@@ -260,12 +260,12 @@ class Engine:
         self._put(item, error)
 
     def _put(self, item: Stream | Job, value: Any) -> None:
-        """What is handed over next."""
+        """Put the last value of a text or job into the outbox, to be handed over at once."""
         self._outbox[item].append(value)
         self._urgent.add(item)
 
     def _flush(self) -> None:
-        """Hand over first bytes and last ones at once, and from time to time all that has gathered."""
+        """Hand over the outbox: all of it if `_due`, otherwise only urgent items (first and last bytes, results)."""
         if self._due():
             self._expire()
             self.meters.stepped(self._paces)
@@ -277,7 +277,7 @@ class Engine:
             self._call(self._hand_out, ready)
 
     def _due(self) -> bool:
-        """Whether it is time to hand over everything, and to look after what need not be looked after at each step."""
+        """True if it is time for a full hand-over and for the work that is not done at every step."""
         waited = self._turned - self._flushed
         if self._running and waited < WORK:
             return False
@@ -288,7 +288,7 @@ class Engine:
         return due
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Have the event loop call it. A loop that is closed has nobody left who waits."""
+        """Call a function in the event loop. If the loop is closed, no reader is left, and the engine stops."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:

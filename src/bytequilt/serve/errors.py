@@ -1,4 +1,4 @@
-"""What can go wrong with a request, in the form that OpenAI's clients read."""
+"""Errors of requests, in the form that OpenAI's clients expect."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ from ..config.base import shorten
 
 
 class ApiError(Exception):
-    """Base of all errors that a client sees. Its message names no path and shows no traceback."""
+    """Base class of all errors that clients see. The message contains no path and no traceback."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -17,17 +17,17 @@ class ApiError(Exception):
         self.message, self.param, self.retry_after = message, param, retry_after
 
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer, or of the last event of a stream."""
+        """The JSON body of the answer, or the data of the last event of a stream."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """`x-should-retry` stops OpenAI's client from repeating what would take as long again."""
+        """HTTP headers. `x-should-retry` stops OpenAI's client from repeating what would take as long again."""
         retry = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
         return retry | {"x-should-retry": "true" if retry else "false"}
 
 
 class BadRequest(ApiError):
-    """The request cannot be done as it is asked for."""
+    """The request cannot be carried out as it is."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
@@ -44,7 +44,7 @@ class NotFound(ApiError):
 
 
 class Expired(ApiError):
-    """A text that did not come to its end within its time."""
+    """A text or request was not finished before its deadline."""
 
     status, type, code = 408, "timeout_error", "deadline_exceeded"
 
@@ -60,7 +60,7 @@ class Invalid(ApiError):
 
 
 class Overloaded(ApiError):
-    """No room at present, for anybody or for this key."""
+    """No capacity now: the server is full, or this key has made too many requests."""
 
     status, type, code = 429, "rate_limit_error", "overloaded"
 
@@ -70,19 +70,19 @@ class NoMethod(ApiError):
 
 
 class TextFailed(ApiError):
-    """One text failed; the others go on."""
+    """One text or computation failed; the others go on."""
 
     status, type, code = 500, "server_error", "text_failed"
 
 
 class TooSlow(ApiError):
-    """The client did not read what was sent to it."""
+    """The client reads the answer too slowly."""
 
     status, type, code = 500, "server_error", "reader_too_slow"
 
 
 class Unavailable(ApiError):
-    """The server is about to end, or its engine has failed."""
+    """The server is shutting down, or its engine has failed."""
 
     status, type, code = 503, "server_error", "unavailable"
 
@@ -92,6 +92,6 @@ KINDS: dict[int, type[ApiError]] = {kind.status: kind for kind in (BadRequest, N
 
 
 def refusal(status: int, text: str) -> ApiError:
-    """An error for what a library refuses with some status and text."""
+    """Convert an error of a library, with this HTTP status and text, to an ApiError."""
     kind = KINDS.get(status, BadRequest if status < 500 else ApiError)
     return kind(WORDS.get(status) or shorten(text) or "the request cannot be done")

@@ -1,4 +1,4 @@
-"""The JSON of answers: of completions, and of chat."""
+"""The JSON of answers, for completions and for chat."""
 
 import json
 import secrets
@@ -12,30 +12,30 @@ from .schema import to_base64
 from .scoring import Entry
 
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-"""JSON without spaces. One encoder serves all: `json.dumps` would make one for each chunk."""
+"""Encodes JSON without spaces. All chunks share one encoder; `json.dumps` would create one per chunk."""
 
 
 class Form(Protocol):
-    """How the pieces of an answer are written."""
+    """The format of the choices of an answer."""
 
     object: str
     chunk_object: str
     prefix: str
     top: int | None
-    """Alternatives to each byte; None for no log-probabilities."""
+    """Number of most likely bytes to list at each byte; None: no log-probabilities."""
 
     def opening(self) -> Callable[[int], dict[str, Any]] | None:
-        """What a stream says of each choice before its first piece."""
+        """A function from a choice's index to its first chunk in a stream, before any text; None if there is none."""
 
     def choice(self, index: int, piece: Piece) -> dict[str, Any]:
-        """A whole choice."""
+        """The JSON of a whole choice."""
 
     def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
-        """What a stream adds to a choice."""
+        """The JSON of a piece of a choice in a stream."""
 
 
 class Envelope:
-    """What is the same in all chunks of an answer."""
+    """The fields around the choices. They are the same in all chunks of an answer, and are encoded once."""
 
     def __init__(self, form: Form, model: str) -> None:
         self.form = form
@@ -47,12 +47,12 @@ class Envelope:
         return {**self.head, "object": self.form.object, "choices": choices, "usage": usage}
 
     def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
-        """Of a stream, as JSON."""
+        """A chunk of a stream, as a JSON string."""
         return f'{self._begin},"choices":{dumps(choices)},"usage":{dumps(usage)}}}'
 
 
 class CompletionForm:
-    """`text_completion`: a chunk has the form of the whole."""
+    """The form `text_completion`. A chunk has the same form as a whole choice."""
 
     object = chunk_object = "text_completion"
     prefix = "cmpl"
@@ -84,7 +84,7 @@ class CompletionForm:
 
 
 class ChatForm:
-    """`chat.completion`, and its chunks with a `delta`."""
+    """The form `chat.completion`. Its chunks have a `delta` instead of a `message`."""
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
     prefix = "chatcmpl"
@@ -123,7 +123,7 @@ def _token(byte: int | None, logprob: float) -> dict[str, Any]:
 
 
 def usage_of(prompts: list[bytes], stats: list[Stats]) -> dict[str, int]:
-    """Bytes, where others count tokens; a prompt counts once however many choices follow it."""
+    """The `usage` of an answer, in bytes instead of tokens. A prompt with several choices counts once."""
     prompted, written = sum(map(len, prompts)), sum(text.bytes for text in stats)
     return {
         "prompt_tokens": prompted,

@@ -1,4 +1,4 @@
-"""What a request must pass before anything of it is read: keys and rates. And the form and headers of every answer."""
+"""Middleware: API keys, rates and limits before a request is read; error form and security headers of every answer."""
 
 import asyncio
 import hmac
@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError, Expired, Overloaded, TooLarge, Unauthorized, refusal
 from .limits import Limits
 
-PATIENCE = 2  # seconds in which the body of a request that is refused may come
-BODY = 60.0  # seconds in which the body of a request may come
-CALLERS = 10_000  # whose rates are remembered; the one seen longest ago is forgotten first
+PATIENCE = 2  # seconds to read the body of a refused request
+BODY = 60.0  # seconds within which the whole body of a request must arrive
+CALLERS = 10_000  # maximum number of callers with a stored rate; the caller seen longest ago is removed first
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -33,13 +33,13 @@ SECURITY = {
 
 
 class Formed:
-    """Middleware, around all others: errors that libraries write as plain text leave in OpenAI's form, too."""
+    """The outermost middleware. It converts errors that libraries send as plain text to OpenAI's form."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a request on, and convert its answer if it is a plain-text error."""
         plain: Message | None = None
         text = b""
 
@@ -58,24 +58,24 @@ class Formed:
 
 
 def _in_form(plain: Message, text: bytes) -> JSONResponse:
-    """An answer that was plain text, with its other headers."""
+    """Convert a plain-text error to OpenAI's form. Headers other than `content-*` are kept."""
     error = refusal(plain["status"], text.decode("utf-8", "replace"))
     headers = {name: value for name, value in Headers(raw=plain["headers"]).items() if not name.startswith("content-")}
     return JSONResponse(error.body(), plain["status"], headers | error.headers())
 
 
 class Guard:
-    """Middleware. /v1 and /metrics want a key where there are keys; the page and /health are open."""
+    """Middleware that checks requests. If keys are set, /v1 and /metrics need a key; the page and /health never do."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...], limits: Limits) -> None:
         self.app, self.most = app, limits.body_bytes
         self.keys = [key.encode() for key in keys]
         self.rates = Rates(limits.rate) if limits.rate else None
         self.open, self.most_open = 0, limits.requests
-        """Requests that are being answered."""
+        """Number of requests in progress, and its maximum."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
@@ -97,15 +97,15 @@ class Guard:
             self.open -= 1
 
     def _check(self, scope: Scope) -> None:
-        """Raises Unauthorized, Overloaded or TooLarge."""
+        """Check key, number of requests, rate and declared size. Raises Unauthorized, Overloaded or TooLarge."""
         api = scope["path"].startswith("/v1/")
         if not api and scope["path"] != "/metrics":
             return
         caller = (scope["client"] or ("",))[0].encode()
         if self.keys:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            caller = key.strip().encode("latin-1")  # as headers are read: the bytes that were sent
-            same = [hmac.compare_digest(caller, known) for known in self.keys]  # all of them, in constant time
+            caller = key.strip().encode("latin-1")  # the bytes that were sent: headers are decoded as latin-1
+            same = [hmac.compare_digest(caller, known) for known in self.keys]  # all keys, in constant time
             if scheme.lower() != "bearer" or not any(same):
                 raise Unauthorized("a key is needed: Authorization: Bearer KEY" if not key else "wrong API key")
         if self.open >= self.most_open:
@@ -118,7 +118,7 @@ class Guard:
 
 
 def _in_time(receive: Receive) -> Receive:
-    """Messages of a client whose body must have come within BODY seconds: until then it takes the place of another."""
+    """Wrap `receive`: raise HTTPException 408 if the body is not complete within BODY seconds, to free the place."""
     until: float | None = asyncio.get_running_loop().time() + BODY
 
     async def receive_in_time() -> Message:
@@ -137,7 +137,7 @@ def _in_time(receive: Receive) -> Receive:
 
 
 async def _discard(receive: Receive, most: int) -> None:
-    """Read up to `most` bytes of a body and drop them: a client that is still sending would not see the answer."""
+    """Read and drop up to `most` bytes of a body. A client that is still sending would not read the answer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             while most > 0:
@@ -148,14 +148,14 @@ async def _discard(receive: Receive, most: int) -> None:
 
 
 class Rates:
-    """A bucket of tokens for each caller, which fills up within a minute."""
+    """A token bucket for each caller. An empty bucket is full again after a minute."""
 
     def __init__(self, per_minute: int) -> None:
         self.size, self.per_second = float(per_minute), per_minute / 60
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: bytes) -> None:
-        """Count one request of a caller. Raises Overloaded where its bucket is empty."""
+        """Count one request of a caller. Raises Overloaded if the caller's bucket is empty."""
         now = time.monotonic()
         tokens, then = self._buckets.pop(caller, (self.size, now))
         tokens = min(self.size, tokens + (now - then) * self.per_second)

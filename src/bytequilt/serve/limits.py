@@ -1,4 +1,4 @@
-"""Limits of a single request, and of all requests together."""
+"""Limits of single requests, and of all requests together."""
 
 from typing import Annotated
 
@@ -10,29 +10,29 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Limits(Config):
-    """Everything that a request could make grow has a bound here."""
+    """Upper bounds for everything that requests could make grow."""
 
     rows: Positive = 16
-    """Texts of one model that are generated side by side."""
+    """Maximum number of texts of one model that are generated at the same time, one per row."""
     queue: Annotated[int, Field(ge=0)] = 64
-    """Texts of one model that wait for a row; more are refused."""
+    """Maximum number of texts of one model that wait for a row. More texts are refused."""
     prompt_bytes: Positive = 65_536
-    """Longest prompt."""
+    """Maximum bytes of a prompt."""
     output_bytes: Positive = 16_384
-    """Most bytes that one text may ask for."""
+    """Maximum bytes to generate for one text."""
     patch_bytes: Positive = 16_384
-    """Longest text whose patches are shown."""
+    """Maximum bytes of a text for /v1/patches."""
     body_bytes: Positive = 1_048_576
-    """Longest request."""
+    """Maximum bytes of the body of a request."""
     seconds: Seconds = 600.0
-    """Time from the arrival of a request to the end of its text."""
+    """Maximum time from the arrival of a request to the end of its text."""
     unread: Positive = 4096
-    """Bytes of a text that wait for a slow reader; then the text is dropped."""
+    """Maximum bytes of a text that wait for a slow reader. With more, the text is dropped."""
     rate: Annotated[int, Field(ge=0)] = 0
-    """Requests a minute of one key, or of one address where there are no keys; 0 is without limit."""
+    """Maximum requests per minute of one key, or of one address if there are no keys; 0: no limit."""
     requests: Positive = 1024
-    """Requests that are answered at once, streams among them."""
+    """Maximum number of requests in progress, including streams."""
     grace: Seconds = 30.0
-    """Time that running texts have to end after SIGTERM."""
+    """Time for running texts to end after SIGTERM."""
     stall: Seconds = 120.0
-    """An engine that has work and takes no step for so long has failed."""
+    """An engine that has work but makes no step for this time has failed."""

@@ -1,4 +1,4 @@
-"""What Prometheus reads. Names have vLLM's stems behind our prefix, so that its dashboards need one change."""
+"""Metrics for Prometheus. Names are those of vLLM with another prefix: its dashboards need only this change."""
 
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,12 @@ class Metrics:
         self.finished = Counter("bytequilt:request_success", "Texts that came to an end, by how they did.", **options)
 
     def text(self) -> bytes:
-        """In Prometheus' format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 class Meters:
-    """The metrics of one model. Its counters may be moved from any thread."""
+    """The metrics of one model. Its counters may be changed from any thread."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._gauges = {name: gauge.labels(model) for name, gauge in metrics.gauges.items()}
@@ -75,21 +75,21 @@ class Meters:
         self.refused = self._counters["requests_refused"]
 
     def load(self, running: int, waiting: int) -> None:
-        """How much there is to do."""
+        """Set the numbers of running and waiting texts."""
         if (running, waiting) != self._load:
             self._gauges["num_requests_running"].set(running)
             self._gauges["num_requests_waiting"].set(waiting)
             self._load = running, waiting
 
     def stepped(self, paces: list[tuple[float, int]]) -> None:
-        """Some steps: in how many seconds how many texts went on by a byte."""
+        """Record steps: (seconds, number of texts that got a byte) of each step."""
         for seconds, texts in paces:
             if texts:
                 self._histograms["iteration_tokens_total"].observe(texts)
                 self._histograms["inter_token_latency_seconds"].observe(seconds)
 
     def ended(self, stream: "Stream", step: "Step", now: float) -> None:
-        """A text came to its end by itself."""
+        """Record a text that has ended by itself, with its last step, at time `now`."""
         self._finished.labels(self._model, step.finish_reason).inc()
         drawn = step.stats.bytes if step.stats is not None else stream.given
         seconds = {
@@ -116,5 +116,5 @@ class Meters:
             self._gauges["mean_patch_bytes"].set(self._bytes / max(self._patches, 1))
 
     def dropped(self, reason: str | None) -> None:
-        """A text was ended from outside."""
+        """Record a text that was ended from outside, such as after a disconnect."""
         self._finished.labels(self._model, reason or "abort").inc()

@@ -1,4 +1,4 @@
-"""The models of a server, by name."""
+"""The models of a server, found by their names."""
 
 import asyncio
 import time
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """One engine for each model. A model is known by its name, and by what it was called on the command line."""
+    """One engine per model. A model has a short name; its name or path on the command line works as well."""
 
     def __init__(self, models: dict[str, "LM"], limits: Limits, tokenizers: Sequence["Tokenizer"] = ()) -> None:
-        """`tokenizers` are those whose tokens can be shown beside patches, by name."""
+        """Create an engine for each model. Tokens of the `tokenizers` can be shown beside patches."""
         self.limits, self.metrics, self.created = limits, Metrics(), int(time.time())
         self.tokenizers = {tokenizer.name: tokenizer for tokenizer in tokenizers}
         self.engines: dict[str, Engine] = {}
@@ -34,7 +34,7 @@ class Models:
             self._aliases[called] = name
 
     def engine(self, name: str | None) -> Engine:
-        """Raises NotFound for a name that there is not; the first where none is given."""
+        """The engine of this name; the first engine if the name is None. Raises NotFound for an unknown name."""
         if name is None:
             return next(iter(self.engines.values()))
         engine = self.engines.get(self._aliases.get(name, name))
@@ -43,7 +43,7 @@ class Models:
         return engine
 
     def card(self, name: str) -> dict[str, Any]:
-        """What /v1/models says of a model."""
+        """The description of a model for /v1/models."""
         engine = self.engine(name)
         return {
             "id": engine.name,
@@ -57,7 +57,7 @@ class Models:
         }
 
     def tokens(self, name: str, data: bytes) -> dict[str, Any]:
-        """How a tokenizer cuts a text. Raises BadRequest for one that there is not."""
+        """The tokens of a text. Raises BadRequest for an unknown name of a tokenizer."""
         if name not in self.tokenizers:
             raise BadRequest(f"no such tokenizer; there are {', '.join(self.tokenizers) or 'none'}", param="tokens")
         pieces = [{"start": start, "length": length} for start, length in self.tokenizers[name].pieces(data)]
@@ -65,7 +65,7 @@ class Models:
 
     @property
     def fault(self) -> str | None:
-        """Why the server is of no use any more."""
+        """Why an engine has failed; None if all engines work."""
         return next((engine.fault for engine in self.engines.values() if engine.fault is not None), None)
 
     @property
@@ -73,7 +73,7 @@ class Models:
         return any(engine.draining for engine in self.engines.values())
 
     async def drain(self, seconds: float) -> None:
-        """Admit nothing more, and wait until all texts have ended, at most so long."""
+        """Admit no more texts, and wait at most `seconds` for all open texts to end."""
         for engine in self.engines.values():
             engine.draining = True
         until = time.monotonic() + seconds
@@ -82,7 +82,8 @@ class Models:
 
 
 def short_name(called: str) -> str:
-    """The last part of a path, of a run directory its own and not `model`; the name of a hub model as it is."""
+    """The short name of a model. For a path: its last part, or the part before if the last is `model` (as in a run
+    directory). Any other name is returned unchanged."""
     path = Path(called)
     if not path.exists():
         return called

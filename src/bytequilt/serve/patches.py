@@ -1,4 +1,4 @@
-"""Patches of a text for people who look: entropies once, boundaries under any threshold and rule."""
+"""Shows the patches of a text. Entropies are computed once, and then serve for any threshold or rule."""
 
 import math
 from collections import OrderedDict
@@ -16,9 +16,9 @@ from ..patching.patcher import Patcher, exact
 from .errors import BadRequest
 from .schema import to_base64
 
-CHUNK = 512  # ids of one piece, so that texts in generation wait no longer than for a piece of a prompt
-KEPT = 64  # texts whose entropies are remembered, so that moving a threshold runs no network
-NATS = math.log(2)  # of a bit
+CHUNK = 512  # ids per piece of work, as for prompts: running texts wait for one piece at most
+KEPT = 64  # number of texts with cached entropies, so that another threshold runs no network
+NATS = math.log(2)  # nats per bit
 
 REASONS = {
     "entropy": "entropy above the threshold",
@@ -30,7 +30,7 @@ REASONS = {
     "fixed": "the stride is over",
     "byte": "every byte is a patch",
 }
-LARGEST = 64.0  # nats: above the sums that a budget of a few bytes can reach
+LARGEST = 64.0  # nats: more than the entropies of a few bytes can sum to
 
 
 class Patching:
@@ -41,7 +41,7 @@ class Patching:
         self._entropies: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def show(self, data: bytes, threshold_bits: float | None, compare: bool) -> Generator[None, None, dict[str, Any]]:
-        """Everything about a text, as JSON. Raises BadRequest, at once, for a threshold that the rule has not."""
+        """Everything about the patches of a text, as JSON. Raises BadRequest, at once, for an impossible threshold."""
         rule = self.rule if threshold_bits is None else _with_threshold(self.rule, threshold_bits)
         return self._shown(data, rule, compare)
 
@@ -77,7 +77,7 @@ class Patching:
         }
 
     def _nats(self, data: bytes) -> Generator[None, None, Tensor | None]:
-        """The entropy (1, N) in nats of the byte after BOS and each byte; None where there is no entropy model."""
+        """The entropy (1, N) in nats after BOS and after each byte; None without an entropy model."""
         if self.patcher.model is None:
             return None
         if data not in self._entropies:
@@ -95,7 +95,7 @@ class Patching:
 
 
 def _cut(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> dict[str, Any]:
-    """Where the patches of a text start under a rule, and why."""
+    """The patch starts of a text under a rule, with a reason for each."""
     starts = _starts(rule, ids, nats)
     natural = set(_starts(rules.natural(rule), ids, nats))
     text = bytes((ids[0, 1:] - OFFSET).tolist())
@@ -112,7 +112,8 @@ def _cut(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> dict[str, Any]:
 
 
 def _reason(rule: RuleConfig, text: bytes, before: int, start: int, natural: bool) -> str:
-    """Why a patch starts here, after one that started there; `natural` as in rules.natural."""
+    """Why a patch starts at `start`. The patch before it starts at `before`. `natural` is True if it also starts there
+    under `rules.natural(rule)`."""
     if start == 0:
         return "the text begins"
     if text[start - 1] in rule.forcing:
@@ -124,12 +125,12 @@ def _reason(rule: RuleConfig, text: bytes, before: int, start: int, natural: boo
 
 
 def _starts(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> list[int]:
-    """In bytes of the text; the patch of the BOS is not counted."""
+    """Patch starts as byte positions in the text, without the patch of the BOS."""
     return [start - 1 for start in rules.patches(rule, ids, nats if rule.needs_entropy else None).starts[0][1:]]
 
 
 def _field(rule: RuleConfig) -> str | None:
-    """Which field a person would call the threshold."""
+    """Name of the field that is shown as the threshold; None if the rule has none."""
     if rule.kind == "monotonic":
         return "rise"
     return "threshold" if rule.threshold is not None else None
@@ -141,7 +142,7 @@ def _threshold_bits(rule: RuleConfig) -> float | None:
 
 
 def _with_threshold(rule: RuleConfig, bits: float) -> RuleConfig:
-    """Raises BadRequest where the rule has none, or it is out of range."""
+    """The rule with another threshold. Raises BadRequest if the rule has no threshold, or for an invalid value."""
     field = _field(rule)
     if field is None:
         raise BadRequest(f"patching of kind '{rule.kind}' has no threshold", param="threshold_bits")
@@ -152,7 +153,7 @@ def _with_threshold(rule: RuleConfig, bits: float) -> RuleConfig:
 
 
 def _others(rule: RuleConfig, ids: Tensor, nats: Tensor | None, count: int) -> list[RuleConfig]:
-    """The other rules, with about as many patches of this text as there are now, so that they can be compared."""
+    """Other rules to compare, with about `count` patches of this text if they have a parameter to adjust."""
     size = ids.shape[1] - 1
     others = [RuleConfig(kind="words"), RuleConfig(kind="fixed", stride=max(1, round(size / max(count, 1))))]
     if nats is not None:
@@ -163,10 +164,10 @@ def _others(rule: RuleConfig, ids: Tensor, nats: Tensor | None, count: int) -> l
 
 
 def _matched(rule: RuleConfig, ids: Tensor, nats: Tensor, count: int) -> RuleConfig:
-    """The rule with the threshold at which a text has about so many patches: their number falls as it rises."""
+    """The rule with the lowest threshold that gives at most `count` patches, found by bisection."""
     field = _field(rule) or "threshold"
     low, high = -LARGEST, LARGEST
-    for _ in range(17):  # to within 0.001 nats
+    for _ in range(17):  # precise to 0.001 nats
         middle = (low + high) / 2
         fewer = len(_starts(rule.model_copy(update={field: middle}), ids, nats)) <= count
         low, high = (low, middle) if fewer else (middle, high)

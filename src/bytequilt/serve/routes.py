@@ -1,4 +1,4 @@
-"""What the server can be asked for."""
+"""The routes of the server."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from .patches import Patching
 from .schema import ChatRequest, CompletionRequest, PatchesRequest
 from .scoring import score
 
-TURN = "\n\nUser:"  # where the next message of the plain template would begin
+TURN = "\n\nUser:"  # the start of the next message in the plain template
 
 
 class Problem(BaseModel):
-    """What went wrong, in OpenAI's form."""
+    """The description of an error, in OpenAI's form."""
 
     message: str
     type: str
@@ -37,7 +37,7 @@ STATUSES = (400, 401, 404, 408, 413, 422, 429, 500, 503)
 
 
 def router(models: Models, locked: bool) -> APIRouter:
-    """All routes of the API; `locked` says in the schema that a key is needed, which the guard has checked by then."""
+    """All routes of the API. `locked` only adds to the schema that a key is needed; the guard checks the key."""
     routes = APIRouter(
         responses={status: {"model": Failure} for status in STATUSES},
         dependencies=[Depends(HTTPBearer(auto_error=False))] if locked else [],
@@ -51,7 +51,7 @@ def router(models: Models, locked: bool) -> APIRouter:
 def _generation(routes: APIRouter, models: Models) -> None:
     @routes.post("/v1/completions", response_model=None)
     async def completions(request: Request, body: CompletionRequest) -> Response:
-        """Continue a text, or several; with `echo` and `logprobs`, score them."""
+        """Continue one or several texts; with `echo` and `logprobs`, also score them."""
         engine = models.engine(body.model)
         prompts = body.check(models.limits)
         scores = []
@@ -70,7 +70,7 @@ def _generation(routes: APIRouter, models: Models) -> None:
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def chat(request: Request, body: ChatRequest) -> Response:
-        """Continue a conversation in the plain template; base models have learnt no other."""
+        """Continue a conversation, written in the plain template: base models have learnt no chat format."""
         engine = models.engine(body.model)
         prompt, top = body.check(models.limits), (body.top_logprobs or 0) if body.logprobs else None
         texts = [(prompt, body.sampling(index, body.max_bytes, top, [TURN])) for index in range(body.n)]
@@ -83,7 +83,7 @@ def _patches(routes: APIRouter, models: Models) -> None:
 
     @routes.post("/v1/patches", response_model=None)
     async def patches(request: Request, body: PatchesRequest) -> dict[str, Any]:
-        """The patches of a text, the entropy of each byte, and why each patch opened."""
+        """The patches of a text, the entropy of each byte, and the reason for each patch start."""
         engine, data = models.engine(body.model), body.check(models.limits)
         tokens = {} if body.tokens is None else {"tokens": models.tokens(body.tokens, data)}
         work = patchings[engine.name].show(data, body.threshold_bits, body.compare)
@@ -94,27 +94,27 @@ def _patches(routes: APIRouter, models: Models) -> None:
 def _cards(routes: APIRouter, models: Models) -> None:
     @routes.get("/v1/models", response_model=None)
     async def cards() -> dict[str, Any]:
-        """The models that are served. Their unit is the byte."""
+        """The served models. Their unit is the byte."""
         return {"object": "list", "data": [models.card(name) for name in models.engines]}
 
     @routes.get("/v1/models/{model:path}", response_model=None)
     async def card(model: str) -> dict[str, Any]:
-        """One of them."""
+        """The description of one model."""
         return models.card(model)
 
     @routes.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False, response_model=None)
     async def nothing(path: str) -> None:
-        """Otherwise the page's files would be looked through, which are there for GET alone."""
+        """Answer unknown API addresses. Otherwise the static files would answer, which allow only GET."""
         raise NotFound("there is nothing here")
 
     @routes.get("/metrics", response_model=None)
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics in the text format of Prometheus."""
         return Response(models.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def health(models: Models) -> APIRouter:
-    """Whether the server takes requests; open to everybody."""
+    """The route /health: it says whether the server accepts requests. It needs no key."""
     routes = APIRouter()
 
     @routes.head("/health", include_in_schema=False, response_model=None)

@@ -1,4 +1,4 @@
-"""Requests, with their limits: OpenAI's fields, those of other servers that make sense here, and no others."""
+"""Schemas of requests, with their limits: fields of OpenAI, and fields of other servers that make sense here."""
 
 import base64
 import binascii
@@ -14,14 +14,14 @@ from .limits import Limits
 
 
 def _unicode(text: str) -> str:
-    """Lone surrogates, which JSON can write, are no text."""
+    """Raise ValueError for lone surrogates: JSON can contain them, but they are not text."""
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("not valid Unicode; bytes that are no text go in base64")
     return text
 
 
 def _byte(key: Any) -> Any:
-    """The keys of a JSON object are texts."""
+    """Convert a JSON object key, which is always a string, to an int if it looks like a byte value."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 4 else key
 
 
@@ -34,9 +34,10 @@ Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
 
 
 class Fields(BaseModel):
-    """A field that there is not is an error: what is not done must not look as if it were. One of null is left out.
+    """Base class of all JSON objects in requests. Unknown fields are errors, so that none is silently ignored.
 
-    Numbers and truth values are no texts, and neither is the other.
+    A field with the value null counts as absent. Types are not converted: a string is not a number, and a number is
+    not a boolean.
     """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -44,19 +45,19 @@ class Fields(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, fields: Any) -> Any:
-        """Clients write null for what they do not ask for, and send messages back as they came."""
+        """Remove fields with the value null. Clients send null for unset options and in messages they got."""
         return (
             {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
         )
 
 
 class Request(Fields):
-    """What all requests have in common."""
+    """Fields of all requests."""
 
     model: str | None = None
-    """Which of the models; the first where it is left out."""
+    """Name of the model; the first model if absent."""
     user: str | None = None
-    """Accepted, because clients send it; nothing depends on it."""
+    """Accepted because clients send it, but not used."""
 
 
 class StreamOptions(Fields):
@@ -64,7 +65,7 @@ class StreamOptions(Fields):
 
 
 class Generation(Request):
-    """What completions and chat have in common."""
+    """Fields that completions and chat share."""
 
     temperature: Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)] = 1.0
     top_p: Annotated[float, Field(strict=True, ge=1e-6, le=1)] = 1.0
@@ -80,17 +81,17 @@ class Generation(Request):
         ]
         | None
     ) = None
-    """By byte value, "0" to "255"."""
+    """Byte values, "0" to "255", each with a number that is added to its logit."""
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     n: Annotated[int, Field(strict=True, ge=1, le=128)] = 1
     utf8: Flag = False
-    """Draw only what keeps the text valid UTF-8."""
+    """Sample only bytes that keep the text valid UTF-8."""
     stream: Flag = False
     stream_options: StreamOptions | None = None
 
     def sampling(self, index: int, max_bytes: int, top: int | None, stops: Sequence[str] = ()) -> Sampling:
-        """Options of choice `index` of a prompt. `top`: log-probabilities of so many likeliest bytes, None for none."""
+        """Options of choice `index` of a prompt. `top`: number of most likely bytes to report, None for no logprobs."""
         fields = {
             "max_bytes": max_bytes,
             "temperature": self.temperature,
@@ -124,15 +125,15 @@ class CompletionRequest(Generation):
     """POST /v1/completions."""
 
     prompt: Prompt | None = None
-    """A text, several, or the values 0 to 255 of its bytes."""
+    """A text or a list of byte values (0 to 255), or a list of several texts or such lists."""
     prompt_b64: str | None = None
-    """In place of `prompt`: any bytes, in base64."""
+    """Instead of `prompt`: any bytes, in base64."""
     max_tokens: Annotated[int, Field(strict=True, ge=0)] = 16
-    """Bytes to generate at most."""
+    """Maximum bytes to generate."""
     echo: Flag = False
     logprobs: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
     suffix: str | None = None
-    """Refused: the model writes from left to right."""
+    """Refused: the model generates from left to right only."""
 
     def prompts(self) -> list[bytes]:
         """Each prompt as bytes."""
@@ -148,7 +149,7 @@ class CompletionRequest(Generation):
         return [bytes(prompt or ())]
 
     def check(self, limits: Limits) -> list[bytes]:
-        """The prompts. Raises BadRequest for what is beyond the limits, or cannot be done."""
+        """The prompts as bytes. Raises BadRequest if the request exceeds the limits or cannot be carried out."""
         if self.suffix is not None:
             raise BadRequest("suffix is not supported: the model writes from left to right", param="suffix")
         prompts = self.prompts()
@@ -168,7 +169,7 @@ class Message(Fields):
 
     @property
     def text(self) -> str:
-        """Its content, parts one after another."""
+        """The content as one string; parts are joined."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -178,7 +179,7 @@ class ChatRequest(Generation):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
     max_completion_tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
-    """Bytes to generate at most, 256 where neither is given."""
+    """Maximum bytes to generate, also called `max_tokens`; 256 if neither is given."""
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
 
@@ -188,12 +189,12 @@ class ChatRequest(Generation):
         return 256 if asked is None else asked
 
     def prompt(self) -> bytes:
-        """The messages in the plain template: each with its role before it, and an empty line between them."""
+        """The messages in the plain template: `Role: content` for each, separated by empty lines."""
         lines = [f"{message.name or message.role.capitalize()}: {message.text}" for message in self.messages]
         return "\n\n".join([*lines, "Assistant: "]).encode()
 
     def check(self, limits: Limits) -> bytes:
-        """The prompt. Raises BadRequest for what is beyond the limits, or cannot be done."""
+        """The prompt. Raises BadRequest if the request exceeds the limits or cannot be carried out."""
         if self.top_logprobs is not None and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         prompt = self.prompt()
@@ -207,14 +208,14 @@ class PatchesRequest(Request):
     input: Text | list[Byte] | None = None
     input_b64: str | None = None
     threshold_bits: Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
-    """In place of the model's own threshold; for rules without one it is refused."""
+    """Replaces the model's own threshold. Refused if the rule has no threshold."""
     tokens: Text | None = None
-    """Name of a tokenizer whose tokens are to be told, too."""
+    """Name of a tokenizer. The answer then also has its tokens."""
     compare: Flag = False
-    """Whether the answer also has the patches of other rules, as long in the mean."""
+    """Also give the patches of other rules, with about the same mean length."""
 
     def check(self, limits: Limits) -> bytes:
-        """The text. Raises BadRequest for what is beyond the limits."""
+        """The text as bytes. Raises BadRequest if it is missing, given twice or too long."""
         if (self.input is None) == (self.input_b64 is None):
             raise BadRequest("give either input or input_b64", param="input")
         if self.input_b64 is not None:
@@ -227,7 +228,7 @@ class PatchesRequest(Request):
 
 
 def from_base64(text: str, param: str) -> bytes:
-    """Raises BadRequest for what is no base64."""
+    """Decode base64. Raises BadRequest if it is invalid."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -239,7 +240,7 @@ def to_base64(data: bytes) -> str:
 
 
 def check_lengths(prompts: list[bytes], most: int, texts: int, limits: Limits, param: str) -> None:
-    """Raises BadRequest for what can never be admitted."""
+    """Raises BadRequest for a request that exceeds a limit, so that it could never be admitted."""
     if (longest := max(map(len, prompts), default=0)) > limits.prompt_bytes:
         raise BadRequest(f"a prompt of {longest} bytes is longer than {limits.prompt_bytes}", param="prompt")
     if most > limits.output_bytes:

@@ -1,4 +1,4 @@
-"""What a model gives each byte of a text that is already there, in pieces between which others take their steps."""
+"""Scores a given text: the log-probability of each byte. It works in pieces; other texts make steps between them."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from ..codec import EOS, OFFSET, encode
 from ..infer.sampler import TEXT_ONLY
 from ..infer.session import Session
 
-CHUNK = 512  # ids of one piece, as of one piece of a prompt in the batcher
+CHUNK = 512  # ids per piece of work, the same as for prompts in the batcher
 
 Top = tuple[tuple[int | None, float], ...]
-"""The likeliest bytes and their log-probabilities; None stands for the end of the text."""
+"""(byte, log-probability) of the most likely bytes. None as a byte stands for the end of the text."""
 
 
 class Entry(NamedTuple):
-    """A byte, or the end of the text, where a text stands."""
+    """The log-probability of one byte (None: the end of the text), and the most likely alternatives there."""
 
     byte: int | None
     logprob: float
@@ -27,16 +27,16 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """A text under a model."""
+    """The log-probabilities of a text."""
 
     entries: list[Entry]
-    """One for each byte."""
+    """One entry for each byte."""
     end: Entry
-    """That the text ends here."""
+    """The entry for the end of the text after the last byte."""
 
 
 def score(session: Session, text: bytes, top: int) -> Generator[None, None, Scored]:
-    """Score a text in a fresh session, with the `top` likeliest beside each byte."""
+    """Score a text with a fresh session. Each entry lists the `top` most likely bytes."""
     ids_n, entries = torch.from_numpy(encode(text, eos=True)), []
     for begin in range(0, len(ids_n) - 1, CHUNK):
         part = ids_n[begin : begin + CHUNK]
@@ -48,7 +48,7 @@ def score(session: Session, text: bytes, top: int) -> Generator[None, None, Scor
 
 
 def _entries(logprobs_nV: Tensor, targets_n: Tensor, top: int) -> list[Entry]:
-    """One for each target. Special ids that no text has are no alternatives."""
+    """One entry for each target. Special ids that cannot occur in a text are not listed."""
     logprobs_nV = logprobs_nV + TEXT_ONLY
     own = logprobs_nV.gather(1, targets_n[:, None])[:, 0].tolist()
     values, places = logprobs_nV.topk(top)

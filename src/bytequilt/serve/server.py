@@ -1,4 +1,4 @@
-"""The process: sockets, signals, the watchdog, and how it ends."""
+"""The server process: socket, signals, watchdog and shutdown."""
 
 import asyncio
 import faulthandler
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from ..baselines.tokenizer import Tokenizer
     from ..lm import LM
 
-WATCH = 0.25  # seconds between two looks of the watchdog
-LAST_WORDS = 5  # seconds in which the last events of streams are sent
+WATCH = 0.25  # seconds between two checks of the watchdog
+LAST_WORDS = 5  # seconds to send the last events of streams
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("bytequilt.serve")
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with a longer way to its end: no admission, then time for running texts, then an error to the rest."""
+    """uvicorn with a graceful shutdown: refuse new texts, give running texts time, then end them with an error."""
 
     def __init__(self, config: uvicorn.Config, models: Models, listener: socket.socket) -> None:
         super().__init__(config)
@@ -40,20 +40,20 @@ class Server(uvicorn.Server):
         self.ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the address."""
         await super().startup(sockets)
         host, port = self.listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         log.info("%s at http://%s:%d", ", ".join(self.models.engines), address, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A first signal begins the end, and a second one hastens it."""
+        """The first signal starts the graceful shutdown; the second signal ends the server at once."""
         if self.ending.is_set():
             self.should_exit = self.force_exit = True
         self._loop.call_soon_threadsafe(self.ending.set)
 
     async def run_until_end(self) -> int:
-        """Serve; the exit code: 0 after a signal, 1 after a fault."""
+        """Serve until the end. Returns the exit code: 0 after a signal, 1 after a fault."""
         self._loop = asyncio.get_running_loop()
         for engine in self.models.engines.values():
             engine.start()
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         return 1 if self.models.fault is not None or not self.started else 0
 
     async def _end(self) -> None:
-        """After a signal."""
+        """Wait for a signal, then shut down gracefully."""
         await self.ending.wait()
         log.info("no more requests; running texts have %g seconds", self.models.limits.grace)
         await self.models.drain(self.models.limits.grace)
@@ -76,10 +76,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def _watch(self) -> None:
-        """End the process where an engine does not work any more, and where this loop itself does not."""
+        """The watchdog: shut down if an engine has failed, and kill the process if this event loop itself hangs."""
         stall, armed = self.models.limits.stall, -math.inf
         while self.models.fault is None:
-            if (now := time.monotonic()) - armed > stall / 4:  # not every time: it begins a thread
+            if (now := time.monotonic()) - armed > stall / 4:  # not at every check, because each call starts a thread
                 faulthandler.dump_traceback_later(2 * stall, exit=True)
                 armed = now
             for engine in self.models.engines.values():
@@ -87,15 +87,15 @@ class Server(uvicorn.Server):
             await asyncio.sleep(WATCH)
         for engine in self.models.engines.values():
             engine.stop(Unavailable("the engine has failed"))
-        await asyncio.sleep(WATCH)  # in which /health says so
+        await asyncio.sleep(WATCH)  # meanwhile /health answers 503
         self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A place to listen at, where nobody is heard yet. Raises UserError where it cannot be had.
+    """Create a bound socket that does not listen yet. Raises UserError if the address is not available.
 
-    TCP is named, because asyncio sends small chunks at once only on sockets that say so; on others a chunk waits for
-    the client to acknowledge the one before, up to 40 ms.
+    The protocol TCP is given explicitly, because asyncio sets TCP_NODELAY only on such sockets. Without it, a small
+    chunk waits up to 40 ms for the client to acknowledge the chunk before.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -118,8 +118,8 @@ def serve(
 ) -> int:
     """Serve models until a signal comes or an engine fails, and return the exit code.
 
-    A server on a loopback address answers to that name alone, unless `hosts` are given: pages of other sites, whose
-    names can be made to point here, reach nothing.
+    A server on a loopback address accepts only local host names, unless `hosts` are given. This protects against DNS
+    rebinding: a web page of another site, with a name that points to this machine, gets no access.
     """
     host = listener.getsockname()[0]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
@@ -140,10 +140,10 @@ def serve(
 
 
 def leave_together(models: Models, code: int) -> None:
-    """Wait for the engines' threads, and end the process at once where one hangs.
+    """Wait for the engines' threads. If a thread hangs, end the process at once with this exit code.
 
-    A thread that still computes while the interpreter ends is cut off inside native code, which aborts the process:
-    its exit code would be lost.
+    Otherwise the interpreter would stop the thread inside native code. That aborts the process, and the exit code is
+    lost.
     """
     if not all(engine.joined(LAST_WORDS) for engine in models.engines.values()):
         logging.shutdown()

@@ -1,4 +1,4 @@
-"""Texts on their way from the engine's thread to the coroutine that reads them."""
+"""Carries steps of texts from the engine's thread to the coroutine that reads them."""
 
 import asyncio
 import time
@@ -8,13 +8,13 @@ from ..infer.sampling import Sampling
 from ..infer.writer import Step
 from .errors import ApiError
 
-PING = 15.0  # seconds of silence after which a reader is told that the server is there, before a proxy gives up
+PING = 15.0  # seconds without a step after which a keep-alive is sent, so that no proxy closes the connection
 
 
 class Items:
-    """Steps of the texts of one request, and what ended them, with the place of their text in the request.
+    """A queue of steps and errors of the texts of one request. Each entry has the index of its text in the request.
 
-    All of it is used in the event loop, and one coroutine takes what has come.
+    All methods run in the event loop, and only one coroutine may call `take`.
     """
 
     def __init__(self) -> None:
@@ -22,12 +22,12 @@ class Items:
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, index: int, items: list[Step | ApiError]) -> None:
-        """Give it to the reader."""
+        """Add steps of a text, or the error that ended it, and wake the reader."""
         self._come.append((index, items))
         self._wake()
 
     async def take(self) -> list[tuple[int, list[Step | ApiError]]]:
-        """All that has come; nothing after a long silence."""
+        """Wait for entries and return all of them; an empty list after PING seconds without any."""
         if not self._come:
             loop = asyncio.get_running_loop()
             self._reader, silence = loop.create_future(), loop.call_later(PING, self._wake)
@@ -44,9 +44,9 @@ class Items:
 
 
 class Stream:
-    """One text: the engine's thread gives its steps, one coroutine takes them.
+    """One text: the engine's thread produces its steps, and one coroutine reads them.
 
-    `given` is written by the engine's thread alone and `taken` by the reader alone, so neither needs a lock.
+    Only the engine's thread writes `given`, and only the reader writes `taken`, so neither needs a lock.
     """
 
     def __init__(self, index: int, prompt: bytes, sampling: Sampling, seconds: float, items: Items) -> None:
@@ -54,23 +54,23 @@ class Stream:
         self.arrived = time.monotonic()
         self.deadline = self.arrived + seconds
         self.started = self.first = 0.0
-        """When it got a row, and when its first step came; 0 before."""
+        """Times at which the text got a row and made its first step; 0 before that."""
         self.given = self.taken = 0
 
     @property
     def unread(self) -> int:
-        """Steps that wait for the reader."""
+        """Number of steps that the reader has not taken yet."""
         return self.given - self.taken
 
     def put(self, items: list[Step | ApiError]) -> None:
-        """Called in the event loop. Nothing comes after an error or a step with a finish reason."""
+        """In the event loop: add items for the reader. An error or a step with a finish reason is the last item."""
         self.items.put(self.index, items)
 
 
 async def steps_of(streams: list[Stream]) -> AsyncIterator[tuple[int, list[Step]]]:
-    """All steps that are there of a text, with its place, until all texts have ended; none after a long silence.
+    """Yield (index of a text, its new steps) until all texts have ended; no steps after a long silence (keep-alive).
 
-    Raises the first error that ended one of them.
+    Raises the first error that ends one of the texts.
     """
     items, open_texts = streams[0].items, len(streams)
     while open_texts:

@@ -1,4 +1,4 @@
-"""Below requests: what is no HTTP at all, or never becomes a request."""
+"""Handles connections below the level of requests: invalid HTTP, and requests that never start."""
 
 import asyncio
 
@@ -8,21 +8,21 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .errors import BadRequest
 
-HEAD = 30.0  # seconds in which the first lines of a request may come
+HEAD = 30.0  # seconds within which the head of a request must arrive
 
 
 class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's, which refuses what it cannot read in the form of all other errors, and waits for no head for ever."""
+    """uvicorn's protocol, with a time limit for the head of a request and errors in OpenAI's form for invalid HTTP."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """A client is there."""
+        """A client has connected: start the time limit."""
         super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """A part of what it sends."""
+        """Process data. A new request stops the time limit; data between requests starts it again."""
         request = self.cycle
         super().data_received(data)
         if self.cycle is not request:
@@ -31,13 +31,13 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
         self._forget()
         super().connection_lost(exc)
 
     @property
     def _between(self) -> bool:
-        """Whether no request is being read or answered."""
+        """True if no request is being read or answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
@@ -53,7 +53,7 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Say so and hang up; where an answer is on its way already, hang up."""
+        """Answer 400, unless another answer has already started, and close the connection."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             error = BadRequest("this is no valid HTTP")
             answer = JSONResponse(error.body(), error.status, {"Connection": "close", **error.headers()})

@@ -1,11 +1,11 @@
-// The page: it shows what the server says. Where a patch begins is decided by the server alone.
+// The page: it shows the answers of the server. Only the server decides where a patch begins.
 
 const $ = (id) => document.getElementById(id);
 const encoder = new TextEncoder();
 const lenient = new TextDecoder();
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const SHOWN = 4000; // bytes that are drawn; a browser grows slow with more
-const LINKED = 2000; // bytes that go into the address
+const SHOWN = 4000; // maximum number of bytes to draw; more bytes make browsers slow
+const LINKED = 2000; // maximum number of bytes of a text in the address
 
 const SAMPLES = {
   English: "Daenerys Targaryen is in Game of Thrones, a fantasy epic by George R.R. Martin.",
@@ -19,13 +19,13 @@ const SAMPLES = {
 };
 
 const state = {
-  bytes: new Uint8Array(), // the text itself; the box shows it, as far as it is text
-  view: null, // what the server said of it last
-  tokens: null, // a tokenizer that the server knows
+  bytes: new Uint8Array(), // the text; the text box shows its decoding
+  view: null, // the last answer of /v1/patches
+  tokens: null, // name of a tokenizer of the server
   threshold: null, // in bits; null for the model's own
-  from: null, // where the generated part begins
-  writing: null, // stops the generation that runs
-  cursor: null, // the byte that the keyboard is at
+  from: null, // byte position at which the generated part begins
+  writing: null, // AbortController of the running generation
+  cursor: null, // position of the byte selected by the keyboard
 };
 
 // ------------------------------------------------------------------------------------------------------------- server
@@ -40,7 +40,7 @@ async function ask(path, body, signal) {
   return answer;
 }
 
-// A problem stays until the same thing goes well: patches that come do not hide why nothing was generated.
+// A problem is shown until the same kind of request succeeds: new patches do not hide why generation failed.
 const problems = {};
 function complain(what, error) {
   if (error?.name === "AbortError") return;
@@ -50,7 +50,7 @@ function complain(what, error) {
   $("problem").hidden = !told;
 }
 
-// One question at a time; of those that come meanwhile the last is asked next.
+// One request at a time. If the state changes during a request, another request with the newest state follows.
 let asking = false;
 let again = false;
 async function patch() {
@@ -94,7 +94,7 @@ function to64(bytes) {
 
 const from64 = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
 
-// What is to be drawn: characters that people see as one, but for those that a patch divides; bytes that are no text alone.
+// The cells to draw: visible characters (graphemes), divided if a patch begins inside; every invalid byte is a cell.
 function cells(bytes, starts) {
   const drawn = [];
   const segmenter = new Intl.Segmenter();
@@ -172,7 +172,7 @@ function draw() {
   compare();
 }
 
-// A character and its bytes: an <i> for each, with its entropy and the colour of its patch.
+// The element of a character. It has an <i> for each byte, with the entropy of the byte and the colour of its patch.
 function cell({ text, start, end, hex }, view, owner, place) {
   const element = node("span", "cell");
   for (let at = start; at < end; at++) {
@@ -193,7 +193,7 @@ function cell({ text, start, end, hex }, view, owner, place) {
   return { element, place };
 }
 
-// Letters of Arabic keep the form that they have in their word.
+// Arabic letters keep the joined form that they have in the word.
 const ARABIC = /^\p{Script=Arabic}\p{M}*$/u;
 const UNJOINED = /^[اأإآٱدذرزژوؤةىء]/u;
 function join(glyph, text, { data }, start, end) {
@@ -228,7 +228,7 @@ function scale(view) {
   if (limit !== null) show(limit);
 }
 
-// What a budget counts: the entropies of a patch up to each byte.
+// For the rule `budget`: at each byte, the sum of the entropies of its patch so far.
 function sums({ entropy_bits, patches }) {
   return patches.flatMap(({ start, length }) => {
     let sum = 0;
@@ -257,7 +257,7 @@ function tell() {
   $("kind").textContent = `rule: ${view.kind}${sum}${cut}`;
 }
 
-// What is known of a byte.
+// Select a byte and describe it.
 function mark(at) {
   document.querySelector(".here")?.classList.remove("here");
   const { view } = state;
@@ -275,7 +275,8 @@ function mark(at) {
   $("byte").replaceChildren(node("b", "", `0x${hex(view.data[at])}`), ` byte ${at} · ${char}${entropy} · ${role}${sum}`);
 }
 
-// The sum that a budget was held against at a byte; where a patch opens, it is that of the patch before.
+// For the rule `budget`: the sum that was compared with the threshold at a byte. At a patch start it is the sum of the
+// patch before and this byte.
 function counted({ entropy_bits, heights, threshold_bits }, own, at) {
   const opens = own.start === at && at > 0;
   const sum = opens ? heights[at - 1] + entropy_bits[at] : heights[at];
@@ -297,7 +298,7 @@ function note({ kind, starts, threshold_bits, stride, mean_patch_bytes }) {
   return `${limit}${starts.length} patches of ${mean_patch_bytes.toFixed(2)}`;
 }
 
-// Whole characters, each with the patch that it begins in.
+// A line of whole characters; each character belongs to the patch in which it begins.
 function strip(starts) {
   const { data } = state.view;
   const line = node("div", "strip");
@@ -398,7 +399,7 @@ const link = later(() => {
   history.replaceState(null, "", `#${parts}`);
 }, 300);
 
-// From the height of a pointer over the plot of its row.
+// Convert the height of the pointer in the plot to bits.
 function bitsAt(event, row) {
   const plot = parseFloat(getComputedStyle($("quilt")).getPropertyValue("--plot"));
   const bits = (1 - (event.clientY - row) / plot) * state.view.most;
@@ -476,7 +477,7 @@ async function start() {
   }
 }
 
-// What the address holds; what is wrong in it is left out.
+// Restore the state from the address; invalid parts are ignored.
 function restore() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const bits = parseFloat(parts.get("b"));
@@ -485,7 +486,7 @@ function restore() {
   let text = encoder.encode(SAMPLES.English);
   try {
     if (parts.has("t")) text = from64(parts.get("t"));
-  } catch {} // no base64
+  } catch {} // invalid base64
   take(text);
 }
 
