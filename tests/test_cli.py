@@ -373,7 +373,7 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["generate", "a", "--model", "MODEL", "--speculate", "99999999999"], "speculate must be"),
         (["eval", "MODEL", "--tasks", "reverse", "--items", "99999999999"], "items must be 1 to 100,000"),
         (["eval", "MODEL", "--tasks", "reverse", "--items", "0"], "items must be 1 to 100,000"),
-        (["bench", "decode", "--speculate", "99999999999"], "speculate 0 to 256"),
+        (["bench", "decode", "--speculate", "99999999999"], "speculate at least 0 and at most 256"),
         (["bench", "decode", "MODEL"], "a model goes after --model"),
         (["info", "MODEL", "more"], "unexpected 'more': there is no place for it"),
         (["distill", "MODEL", __file__, "--kind", "window", "--steps", "99999999999"], "train.steps"),

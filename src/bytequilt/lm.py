@@ -270,8 +270,7 @@ def load(
     model or device does not exist, or the model is damaged or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
-    step = native if native is None else as_kind("native", native, bool)
-    compiled, directory = chosen(step, target, kind), Directory.find(name, **hub_options)
+    compiled, directory = chosen(native, target, kind), Directory.find(name, **hub_options)
     config, scoring = directory.config, choose_scoring(entropy_dtype, directory.config.entropy is not None)
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"

@@ -38,7 +38,7 @@ def read_question(text: str) -> Question:
         raise UserError(f"no such question is known; ask {ABLE}")
     letters = set("".join(language.alphabet for language in LANGUAGES))
     if not question.fits or (question.is_of_words and not letters.issuperset("".join(question.fields))):
-        raise UserError(f"that is longer than, or in other letters than, what the model has learnt; ask {ABLE}")
+        raise UserError(f"that is beyond what the model has learnt, in length or in letters; ask {ABLE}")
     return question
 
 

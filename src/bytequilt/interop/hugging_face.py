@@ -58,9 +58,7 @@ def _config(raw: dict[str, Any], subs: dict[str, dict[str, Any]]) -> ModelConfig
     for name in ("encoder_config", "decoder_config"):
         if subs[name].get("cross_attn_k", 2) != slots:
             inner = subs[name].get("cross_attn_k", 2)
-            raise UserError(
-                f"cross_attn_k must be the same everywhere, and is {slots} at the top and {inner} in {name}"
-            )
+            raise UserError(f"cross_attn_k is {slots}, and {inner} in {name}; it must be the same everywhere")
     encoder, decoder = (StackConfig(**fields[f"{side}_config"], window=window) for side in ("encoder", "decoder"))
     blt = BLTConfig(
         encoder=encoder,

@@ -109,7 +109,7 @@ class Budget:
             use = count_batches(self.model, self.batches(), lambda use, cost=cost: use.bytes * cost >= self.amount)
         steps, least = round(use.batches / accumulate), use.bytes * cost
         if steps < 1 or (use.batches <= accumulate and least > self.amount):
-            raise UserError(f"a budget of {self.amount:.3g} {self.unit} is below one step, which costs {least:.3g}")
+            raise UserError(f"a budget of {self.amount:.3g} {self.unit} is below one step, {least:.3g} {self.unit}")
         return steps
 
     def use(self, steps: int) -> BudgetUse:

@@ -143,7 +143,7 @@ def _check(
     if dtype == "int8" and (what != "decode" or peer == "blt-hf"):
         raise UserError("--dtype int8 is for bench decode, alone or beside a Llama")
     if not 1 <= threads <= 1024 or not 0 <= speculate <= MOST_GUESSES:
-        raise UserError(f"threads must be 1 to 1024, and speculate 0 to {MOST_GUESSES}")
+        raise UserError(f"threads must be 1 to 1024, and speculate at least 0 and at most {MOST_GUESSES}")
     if not 1 <= repeats <= 1000:
         raise UserError("repeats must be 1 to 1000")
     if plot is not None:
