@@ -3,6 +3,10 @@
     python benchmarks/study_report.py docs/study            # writes docs/study/report.md, results.csv and the plots
     python benchmarks/study_report.py docs/study --check    # exits with 1 where the files there are others
     python benchmarks/study_report.py docs/study --take OUT # the same with the results.json of the folder OUT
+    python benchmarks/study_report.py docs/study --take OUT OUT-RUSSIAN OUT-CODE # and of studies of other texts
+
+The report is of the first study. results.json has the rows and differences of all of them, each with its `corpus`,
+and the recipes of the other studies under `others`. In `results.md` each of these has a part with its own heading.
 
 Two pages speak of a study. In `results.md` beside the folder, what stands between `<!-- study: made -->` and
 `<!-- study: end -->` (the folder's name) is written from the results. So is the row of the README above the folder that
@@ -20,7 +24,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import linear_regression
@@ -29,7 +33,7 @@ from typing import Any
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
 from bytequilt.study import choices, lead, table
-from bytequilt.study.advice import advice
+from bytequilt.study.advice import KINDS, advice
 from bytequilt.study.markdown import grid
 from bytequilt.study.progress import progress
 from bytequilt.study.recipe import Study
@@ -40,6 +44,8 @@ TRIES = (
     "The search for learning rates, as far as it has come: held-out bits per byte of the best try, with its rate and "
     "the multiple for tables, one seed and {share:g} of the budget each. It chooses rates; nobody is ahead by it."
 )
+OF_A_STUDY = ("machine", "corpus", "study", "finetuned", "fits")
+OTHER = "### The same question asked on {corpus}"
 FIGURE = re.compile(r"(?<![\d.])\d\.\d{3}(?!\d)")
 
 
@@ -47,10 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where results.json is, and the report goes")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where files differ")
-    parser.add_argument("--take", type=Path, metavar="OUT", help="results of `bytequilt compare --out OUT` to publish")
+    parser.add_argument(
+        "--take", type=Path, nargs="+", metavar="OUT", help="results of `bytequilt compare --out OUT` to publish"
+    )
     options = parser.parse_args(arguments)
     try:
-        results = table.read(options.take or options.folder)
+        results = joined(map(table.read, options.take)) if options.take else table.read(options.folder)
         files = made(results)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -72,6 +80,32 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def joined(studies: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One results.json of several studies, each of its own corpus. Raises UserError if two have the same one."""
+    first, *others = studies
+    results, rows, differences = first | {"others": {}}, [], []
+    for study in (first, *others):
+        corpus = study["study"]["corpus"]
+        if corpus in {row["corpus"] for row in rows}:
+            raise UserError(f"two studies to publish have the corpus {corpus}; each must have its own")
+        rows += [row | {"corpus": corpus} for row in study["rows"]]
+        differences += [line | {"corpus": corpus} for line in study["differences"]]
+        if study is not first:
+            results["others"][corpus] = {name: study[name] for name in OF_A_STUDY}
+    return results | {"rows": rows, "differences": differences}
+
+
+def of_corpus(results: dict[str, Any], corpus: str | None = None) -> dict[str, Any]:
+    """The results of one study out of those that were joined: of the first, or of the one with this corpus."""
+    if "others" not in results:
+        return results
+    own = results if corpus is None else results | results["others"][corpus]
+    corpus = own["study"]["corpus"]
+    return own | {
+        name: [line for line in results[name] if line["corpus"] == corpus] for name in ("rows", "differences")
+    }
+
+
 def stale(folder: Path, files: dict[str, str]) -> Iterator[str]:
     """Files that are not what the results give."""
     for name, text in files.items():
@@ -87,25 +121,29 @@ def stale_pages(folder: Path, results: dict[str, Any]) -> Iterator[str]:
     page = folder.parent / "results.md"
     if page.is_file():
         section = re.search(f"<!-- {folder.name}: begin -->(.*?)<!-- {folder.name}: end -->", read_text(page), re.S)
-        yield from (f"{page}: {said}" for said in wrong_figures(section[1] if section else "", results))
+        yield from (f"{page}: {said}" for said in wrong_figures(section[1] if section else "", of_corpus(results)))
 
 
 def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
     """The pages that have parts of their own made from the results, with these parts renewed."""
-    renewed = {}
+    renewed, first = {}, of_corpus(results)
     page = folder.parent / "results.md"
     if page.is_file():
         mark = re.compile(f"(?<=<!-- {folder.name}: made -->\n).*?(?=<!-- {folder.name}: end -->)", re.S)
-        renewed[page] = mark.sub(lambda _: section_of(folder.name, results), read_text(page))
+        text = section_of(folder.name, first)
+        for corpus in results.get("others", {}):
+            section = section_of(folder.name, of_corpus(results, corpus), plot=False)
+            text += f"\n{OTHER.format(corpus=KINDS[corpus])}\n\n{section}"
+        renewed[page] = mark.sub(lambda _: text, read_text(page))
     readme = folder.parent.parent / "README.md"
-    if readme.is_file() and lead.plotted(results):
+    if readme.is_file() and lead.plotted(first):
         link = f"[report]({folder.parent.name}/{folder.name}/{REPORT})"
         row = re.compile(rf"^\| {folder.name} \|.*$", re.M)
-        renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, results), read_text(readme))
+        renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, first), read_text(readme))
     return renewed
 
 
-def section_of(name: str, results: dict[str, Any]) -> str:
+def section_of(name: str, results: dict[str, Any], plot: bool = True) -> str:
     """Bits per byte of all models, differences to the best baseline, and what follows, for a page beside a folder."""
     study, rows = Study.model_validate(results["study"]), results["rows"]
     bpb = {place: quantities["test_bpb"].mean for place, quantities in table.summary(rows).items()}
@@ -119,7 +157,7 @@ def section_of(name: str, results: dict[str, Any]) -> str:
         parts.append(lead.table(study, results, sizes))
     else:
         parts += lead.markdown(study, results, sizes)
-    if lead.plotted(results):
+    if plot and lead.plotted(results):
         parts.append(f"![bits per byte above the best baseline]({name}/{lead.PLOT})")
     parts.append(
         "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
@@ -151,9 +189,10 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
 
 def made(results: dict[str, Any]) -> dict[str, str]:
     """What belongs beside a results.json, by name."""
+    first = of_corpus(results)
     with tempfile.TemporaryDirectory() as scratch:
-        drawn = pictures(results, Path(scratch))
-    return {REPORT: markdown(results), table.CSV: table.as_csv(results["rows"]), **drawn}
+        drawn = pictures(first, Path(scratch))
+    return {REPORT: markdown(first), table.CSV: table.as_csv(results["rows"]), **drawn}
 
 
 def differs(path: Path, text: str) -> bool:

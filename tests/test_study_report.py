@@ -468,6 +468,35 @@ def test_results_are_taken_and_the_pages_that_speak_of_them_made_again(tmp_path,
     assert "does not say what results.json gives" in capsys.readouterr().err
 
 
+def test_studies_of_other_texts_are_joined_and_told_apart(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    lines = [against("quilt", "S", matching, -0.03, -0.01) for matching in ("flops", "parameters")]
+    judged(tmp_path / "out", lines)
+    facts = table.corpus_facts(corpus(tmp_path / "out"))
+    russian = [row | {"corpus": "russian"} for row in all_rows() if row["size"] == "S" and row["model"] != "byte"]
+    behind = {"differences": [against("quilt", "S", "flops", 0.01, 0.03)], "fits": []}
+    (tmp_path / "ru").mkdir()
+    table.write(study(corpus="russian"), russian, tmp_path / "ru", "a box", facts, (), behind)
+    folder, page = tmp_path / "docs" / "mine", tmp_path / "docs" / "results.md"
+    folder.mkdir(parents=True)
+    page.write_text("<!-- mine: made -->\n<!-- mine: end -->\n")
+    assert script.main([str(folder), "--take", str(tmp_path / "out"), str(tmp_path / "ru")]) == 0
+    english, _, other = page.read_text().partition("### The same question asked on Russian text")
+    assert "ahead" in english
+    assert "behind" not in english.split("Runs done")[0]
+    assert "by the rule" in other
+    assert "| behind" in other
+    assert "| byte |" not in other
+    both = table.read(folder)
+    assert {row["corpus"] for row in both["rows"]} == {"english", "russian"}
+    assert [line["corpus"] for line in both["differences"]] == ["english", "english", "russian"]
+    assert markdown(script.of_corpus(both)) == (folder / "report.md").read_text()
+    assert script.of_corpus(both, "russian")["rows"] == russian
+    assert script.main([str(folder), "--check"]) == 0
+    assert script.main([str(folder), "--take", str(tmp_path / "out"), str(tmp_path / "out")]) == 2
+    assert "two studies to publish have the corpus english" in capsys.readouterr().err
+
+
 def test_plots_of_another_matplotlib_are_taken_as_they_are(tmp_path):
     path, text = tmp_path / "plot.svg", "<dc:title>Matplotlib v3.9.0, https</dc:title>"
     path.write_text(text.replace("9.0", "8.1") + "other letters")

@@ -13,6 +13,12 @@ ADVICE = {
     "open": "Bits per byte give no reason for or against it: take what is simpler or faster to you. {models}.",
     "behind": "Take the baseline, unless something else speaks for a BLT. {models}.",
 }
+KINDS = {
+    "english": "English text",
+    "russian": "Russian text",
+    "code": "code",
+    "multilingual": "text in many languages",
+}
 ELSE = """\
 What else speaks for a BLT is not in this table: it needs no tokenizer, reads any bytes, and its units can be made
 longer without a larger output head. Against it speaks that it has more parts: patches, tables, mostly an entropy
@@ -63,7 +69,7 @@ def _range(results: Mapping[str, Any]) -> str:
     parameters, text = ([row[field] for row in rows] for field in ("parameters", "trained_bytes"))
     sizes = " to ".join(dict.fromkeys(scaled(end(parameters)) for end in (min, max)))
     amounts = " to ".join(dict.fromkeys(scaled(end(text), "B") for end in (min, max)))
-    kind = {"english": "English text", "russian": "Russian text", "code": "code"}[rows[0]["corpus"]]
+    kind = KINDS[rows[0]["corpus"]]
     return (
         f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}. Of larger models, more text or "
         "other text it says nothing."
