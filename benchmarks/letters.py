@@ -2,14 +2,14 @@
 
     python benchmarks/letters.py records letters.jsonl --examples 1000000
     python benchmarks/letters.py measure letters --items 200
-    python benchmarks/letters.py compare runs/compare --sides blt own default llama3/tokenizer.model
+    python benchmarks/letters.py compare runs/compare --sides blt bytes default llama3/tokenizer.model
     python benchmarks/letters.py draw runs/compare/results.json docs/letters.svg
 
-`compare` trains the recipe `letters`, and transformers over the tokens of a BPE: `own`, learnt from the same questions,
-`default`, which ships with the package, or a file of the user's. All have the same examples in the same order, from
-random weights, and a transformer has the width whose FLOPs an example are nearest to the BLT's. Each answers held-out
-questions on the way, and all is in `OUT/results.json`. What is interrupted goes on where it was; several processes may
-each train other sides in one OUT.
+`compare` trains the recipe `letters` and transformers: over single bytes (`bytes`), or over the tokens of a BPE: `own`,
+learnt from the same questions, `default`, which ships with the package, or a file of the user's. All have the same
+examples in the same order, from random weights, and a transformer has the width whose FLOPs an example are nearest to
+the BLT's. Each answers held-out questions on the way, and all is in `OUT/results.json`. What is interrupted goes on
+where it was; several processes may each train other sides in one OUT.
 
 - Of a vocabulary those tokens are kept that occur in the questions, and single bytes; another token is cut into its
   bytes. Rows of the others would learn nothing, and of Llama 3's 128,000 they would be 95 % of the FLOPs.
@@ -140,7 +140,7 @@ class Compare:
 
     out: tyro.conf.Positional[Path]
     sides: tuple[str, ...] = ("blt", "own", "default")
-    """blt; or the tokens of a transformer: own, default, or a file of the user's."""
+    """blt; or the units of a transformer: bytes, or the tokens own, default, or a file of the user's."""
     examples: int = 376_000
     """As many as the shipped `letters` had."""
     items: int = 50
@@ -213,6 +213,8 @@ class Compare:
 
     def _tokens(self, side: str, texts: list[bytes]) -> "Tokens":
         """The vocabulary of a side, kept to what occurs in these texts."""
+        if side == "bytes":
+            return Tokens(SingleBytes(), texts)
         if side == "own":
             learnt = self.out / "own.model"
             if not learnt.is_file():
@@ -253,10 +255,17 @@ def like_tokens(vocabulary: "Tokens", texts: list[bytes], size: float, flops: fl
     return Baseline(build(config), vocabulary, config)
 
 
+class SingleBytes:
+    """A tokenizer without merges: each byte is a piece."""
+
+    def pieces(self, text: bytes) -> list[tuple[int, int]]:
+        return [(start, 1) for start in range(len(text))]
+
+
 class Tokens:
     """A tokenizer's tokens as ids of a baseline: those that occur in some texts, and every single byte."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Iterable[bytes]) -> None:
+    def __init__(self, tokenizer: Tokenizer | SingleBytes, texts: Iterable[bytes]) -> None:
         self.tokenizer = tokenizer
         often = Counter(piece for text in texts for piece in self._pieces(text))
         self._texts = [bytes([byte]) for byte in range(256)] + sorted(piece for piece in often if len(piece) > 1)

@@ -35,6 +35,12 @@ def test_any_text_comes_back_from_the_tokens_that_are_kept(text):
     assert b"".join(TOKENS.text(int(id)) for id in ids) == text
 
 
+def test_single_bytes_are_ids_of_their_own():
+    units = letters.Tokens(letters.SingleBytes(), [SEEN])
+    assert (units.encode(SEEN, bos=False) - letters.OFFSET).tolist() == list(SEEN)
+    assert units.size == 256 + letters.OFFSET
+
+
 def test_texts_that_were_seen_have_the_tokens_of_the_tokenizer():
     pieces = [SEEN[start : start + length] for start, length in Tokenizer.find("default").pieces(SEEN)]
     assert [TOKENS.text(int(id)) for id in TOKENS.encode(SEEN, bos=False)] == pieces
