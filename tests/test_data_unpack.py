@@ -11,8 +11,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytequilt.config import UserError
-from bytequilt.data import unpack
+from bytequilt.config import DataConfig, UserError
+from bytequilt.data import records, unpack
+from bytequilt.data.sources import documents
 
 TOOLS = {
     ".gz": ("gzip", gzip.compress),
@@ -98,6 +99,33 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(b"0123456789\n")
     with unpack.open_file(tmp_path / "x", "x") as stream, pytest.raises(UserError, match="line of more than 10 bytes"):
         list(unpack.lines(stream, "x"))
+
+
+ENDLESS = {
+    "a.txt.xz": b"a" * 20_000,
+    "a.jsonl.xz": b'{"text": "' + b"a" * 20_000,
+    "a.json.xz": b"[" + b"1," * 20_000,
+    "a.csv.xz": b"text\n" + b"a" * 20_000,
+    "quoted.csv.xz": b'text\n"' + b"a\n" * 10_000,
+    "wide.csv.xz": b"text\n" + b'"a\n",' * 10_000,
+    "blank.csv.xz": b"text\n" + b"\n" * 200,
+    "blank.jsonl.xz": b'{"text": "a"}\n' + b" \n" * 200,
+    "a.parquet.gz": b"PAR1" + bytes(20_000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_reading_stops_at_a_limit_whatever_the_kind_of_file(tmp_path, name, monkeypatch):
+    """A small compressed file may unpack to any size: no more than a limit is read or kept, and one line says so."""
+    for room, limit in ((unpack, "LARGEST"), (records, "LARGEST_ROW")):
+        monkeypatch.setattr(room, limit, 10_000)
+    for room in (unpack, records):
+        monkeypatch.setattr(room, "BLANKS", 100)
+    path = tmp_path / name
+    path.write_bytes((gzip if name.endswith("gz") else lzma).compress(ENDLESS[name]))
+    with pytest.raises(UserError, match=rf"{name}.* more than (10,000|100) ") as error:
+        list(documents(str(path), DataConfig()))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", TOOLS)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -99,6 +100,55 @@ def test_every_damage_is_one_line(tmp_path, monkeypatch, name, seen):
         lm.restore(path)
     assert len(str(caught.value)) < 300 + len(str(path))
     assert "\n" not in str(caught.value)
+
+
+TENSORS = [{"tensor": "state.patch"}, {"tensor": 3}]
+VALUES = [None, True, -1, 7, 10**9, 10**30, 1.5, float("nan"), "x", [], [[]], {}, *TENSORS]
+
+
+def places(state, at=()):
+    """The way to every field of a nested state."""
+    inside = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    for key, value in inside:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("kind", ["budget", "space-max"])
+def test_no_field_of_a_state_can_be_damaged_unnoticed(tmp_path, monkeypatch, kind):
+    """Where a digest is made to fit the damage: one line, or a session that goes on. A lost field is one line."""
+    monkeypatch.setattr(saved, "_digest", lambda state, tensors: None)
+    lm, path = LM(blt(), patcher(kind)), tmp_path / "text"
+    session = lm.session(3)
+    session.feed(IDS[:30])
+    session.save(path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["session"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for *way, last in places(about["state"]):
+        for value in [*VALUES, "lost"]:
+            changed = json.loads(json.dumps(about))
+            inside = changed["state"]
+            for key in way:
+                inside = inside[key]
+            if value == "lost":
+                del inside[last]
+            else:
+                inside[last] = value
+            save_file(tensors, path, {"session": json.dumps(changed)})
+            restored = restored_or_none(lm, path)
+            if restored is not None:
+                assert value != "lost" or way in (["counts"], ["rows", 0, "marks"]), (way, last)
+                restored.fork().feed(IDS[30:60])
+                restored.crop(0)
+
+
+def restored_or_none(lm, path):
+    """The session; None where it is refused with one line."""
+    with contextlib.suppress(UserError):
+        return lm.restore(path)
+    with pytest.raises(UserError, match=r"is damaged: [^\n]{1,200}$"):
+        lm.restore(path)
 
 
 def test_other_files_and_other_models_are_refused(tmp_path):

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 from ..config import DataConfig, UserError, foreign, one_line
 from ..config.base import UTF_16
 from .chat import chat
-from .unpack import COMPRESSIONS, LARGEST, lines, open_file, pyarrow, read_whole, reading
+from .unpack import BLANKS, COMPRESSIONS, lines, open_file, pyarrow, read_whole, reading, too_blank, unpack_to
 
 Record = tuple[str, bytes | dict[str, Any]]
 """(place for messages, such as file:line; the record as JSON bytes or as a dict of fields)."""
@@ -27,6 +26,8 @@ UNREAD = tuple(
     )
 )
 """Suffixes of archives, compressed files and tables that are refused. Otherwise they would be read as plain text."""
+LARGEST_ROW = 1 << 27
+"""Maximum number of characters of a table's row. The csv module needs several bytes of memory for each of them."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +86,42 @@ def _json_records(path: Path, name: str) -> Iterator[Record]:
 
 
 def _table_records(path: Path, name: str, config: DataConfig, delimiter: str) -> Iterator[Record]:
-    csv.field_size_limit(LARGEST)
     with reading(name), open_file(path, name) as stream:
         _check_utf8(stream, name)
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv.reader(text, delimiter=delimiter, strict=True)
         columns: list[str] = []
-        try:
-            for row in rows:
-                if not columns:
-                    columns = row
-                    _check_columns(columns, name, config)
-                elif len(row) > len(columns):
-                    raise UserError(f"{name}:{rows.line_num}: {len(row)} fields in a table of {len(columns)} columns")
-                elif row:
-                    yield f"{name}:{rows.line_num}", dict(zip(columns, row, strict=False))
-        except csv.Error as error:
-            raise UserError(f"{name}:{rows.line_num}: {one_line(error)}") from None
+        for place, row in _rows(text, name, delimiter):
+            if not columns:
+                columns = row
+                _check_columns(columns, name, config)
+            elif len(row) > len(columns):
+                raise UserError(f"{place}: {len(row)} fields in a table of {len(columns)} columns")
+            elif row:
+                yield place, dict(zip(columns, row, strict=False))
+
+
+def _rows(text: io.TextIOWrapper, name: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (place, fields) of each row. Raises UserError for a row that is too long, and for too many blank rows."""
+    size = blank = 0
+
+    def bounded() -> Iterator[str]:
+        nonlocal size
+        while line := text.readline(LARGEST_ROW + 1):
+            size += len(line)  # since the last row began: a quoted field may hold many lines
+            if size > LARGEST_ROW:
+                raise UserError(f"{name} has a row of more than {LARGEST_ROW:,} characters; is a quote left open?")
+            yield line
+
+    csv.field_size_limit(LARGEST_ROW)
+    rows = csv.reader(bounded(), delimiter=delimiter, strict=True)
+    try:
+        for row in rows:
+            size, blank = 0, 0 if row else blank + 1
+            if blank > BLANKS:
+                raise too_blank(name)
+            yield f"{name}:{rows.line_num}", row
+    except csv.Error as error:
+        raise UserError(f"{name}:{rows.line_num}: {one_line(error)}") from None
 
 
 def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Record]:
@@ -111,7 +131,7 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
     with reading(name), open_file(path, name) as stream, tempfile.TemporaryFile() as unpacked:
         packed = path.suffix.lower() in COMPRESSIONS
         if packed:  # Parquet is read from its end; a compressed stream cannot be
-            shutil.copyfileobj(stream, unpacked)
+            unpack_to(stream, unpacked, name)
         try:
             file = pq.ParquetFile(unpacked if packed else stream)
             columns = file.schema_arrow.names

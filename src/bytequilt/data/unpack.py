@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from ..config import UserError, one_line
 
@@ -18,6 +18,8 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 CHUNK = 1 << 20
 LARGEST = 1 << 30
 """Maximum number of bytes of a document or of a line."""
+BLANKS = 1_000_000
+"""Maximum number of blank lines in a row. No sound file has more, and a small compressed file may hold billions."""
 
 
 def open_file(path: Path, name: str) -> io.BufferedReader:
@@ -51,11 +53,28 @@ def read_whole(stream: BinaryIO, name: str) -> bytes:
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield the lines of a stream with their line ends. Raises UserError for a line of more than LARGEST bytes."""
+    """Yield the lines of a stream with their line ends. Raises UserError for a line of more than LARGEST bytes and for
+    more than BLANKS blank lines in a row."""
+    blank = 0
     while line := stream.readline(LARGEST + 1):
         if len(line) > LARGEST:
             raise UserError(f"{name} has a line of more than {LARGEST:,} bytes")
+        blank = 0 if line.strip() else blank + 1
+        if blank > BLANKS:
+            raise too_blank(name)
         yield line
+
+
+def too_blank(name: str) -> UserError:
+    return UserError(f"{name} has more than {BLANKS:,} blank lines in a row: it holds no text there; cut them away")
+
+
+def unpack_to(stream: BinaryIO, file: IO[bytes], name: str) -> None:
+    """Copy a decompressed stream to a file. Raises UserError if it has more than LARGEST bytes."""
+    while chunk := stream.read(CHUNK):
+        if file.tell() + len(chunk) > LARGEST:
+            raise UserError(f"{name} unpacks to more than {LARGEST:,} bytes; unpack it yourself and give the result")
+        file.write(chunk)
 
 
 @contextmanager

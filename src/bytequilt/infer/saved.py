@@ -47,7 +47,7 @@ def read(path: str | Path, model: str) -> dict[str, Any]:
     if digest != _digest(state, tensors):
         raise UserError(f"{path} is damaged: its contents are not those that were saved")
     with told_as_damage(path):
-        return _unpacked(state, tensors)
+        return _unpacked(state, "state", tensors)
 
 
 @contextmanager
@@ -71,12 +71,17 @@ def _packed(thing: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return thing
 
 
-def _unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
+def _unpacked(packed: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The reverse of `_packed`. Raises ValueError for a tensor that was saved for another place."""
     if isinstance(packed, dict):
         if set(packed) == {"tensor"}:
-            return tensors[packed["tensor"]]
-        return {key: _unpacked(value, tensors) for key, value in packed.items()}
-    return [_unpacked(value, tensors) for value in packed] if isinstance(packed, list) else packed
+            if packed["tensor"] != name:
+                raise ValueError(f"{name} is the tensor of another place")
+            return tensors[name]
+        return {key: _unpacked(value, f"{name}.{key}", tensors) for key, value in packed.items()}
+    if isinstance(packed, list):
+        return [_unpacked(value, f"{name}.{place}", tensors) for place, value in enumerate(packed)]
+    return packed
 
 
 def _digest(state: Any, tensors: dict[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError, as_kind, as_whole
 from ..model.blt import BLT
-from ..model.rows import Rows, restored, rows_of
+from ..model.rows import Rows, plain, restored, rows_of
 from ..model.segments import Patches, check_ids
 from ..patching.patcher import Patcher
 from . import saved
@@ -196,11 +196,13 @@ class Session:
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore a state with the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
-        for row, saved_row in zip(self.rows, state["rows"], strict=True):
-            row.load(saved_row)
         for name in ("boundaries", "encoder", "latent", "decoder"):
             getattr(self, name).load(state[name])
-        self.counts = Counter({str(name): int(count) for name, count in state["counts"].items()})
+        room = self.encoder.states.data_SRLd.shape[2]
+        caches = zip(self.encoder.stack.lengths, self.latent.lengths, strict=True)
+        for row, saved_row, lengths in zip(self.rows, state["rows"], caches, strict=True):
+            row.load(saved_row, *lengths, room)
+        self.counts = Counter(dict(zip(state["counts"], plain(list(state["counts"].values()), int), strict=True)))
         self.latents_RKD = restored(state, "latents", self.latents_RKD)
         self.patch_R = restored(state, "patch", self.patch_R)
 

@@ -86,3 +86,10 @@ def restored(state: dict[str, Any], name: str, like: Tensor, axis: int | None = 
     if any(a != b for at, (a, b) in enumerate(zip(saved.shape, like.shape, strict=True)) if at != axis):
         raise ValueError(f"{name} has shape {tuple(saved.shape)}, not {tuple(like.shape)}")
     return saved.to(like.device)
+
+
+def plain(values: Any, kind: type) -> list[Any]:
+    """A copy of a saved list of plain values. Raises ValueError if it is no list, or a value is of another kind."""
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise ValueError(f"a list of {kind.__name__} of a cache holds something else")
+    return list(values)
