@@ -93,7 +93,11 @@ def _hint(head: str, fields: list[str], name: str) -> str:
 
 
 def _value(annotation: Any, values: list[str], name: str) -> Any:
-    """The values in the form that the annotation needs, a list or one string; the recipe checks them later."""
+    """The values in the form that the annotation needs: a list or one string; None for the word none where it is
+    allowed; True for a flag without a value. The recipe checks the content later.
+
+    Raises UserError for a section, or if the number of values is wrong.
+    """
     options = _options_of(annotation)
     if type(None) in options and [value.lower() for value in values] == ["none"]:
         return None

@@ -34,7 +34,7 @@ class MambaCache:
         self.state_LRSE = torch.zeros(config.layers, rows, config.state, config.inner, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The `Rows` object of the given row numbers, or of all rows."""
+        """The cache rows of the given numbers, as a `Rows` object. None selects all rows."""
         count = self.state_LRSE.shape[1]
         return rows_of(tuple(range(count) if numbers is None else numbers), self.state_LRSE.device)
 

@@ -49,7 +49,7 @@ class NgramCache:
         self.ids = RecentIds(reach, rows, 0, network.embed.weight.device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The `Rows` object of the given row numbers, or of all rows."""
+        """The cache rows of the given numbers, as a `Rows` object. None selects all rows."""
         return self.network.rows(numbers)
 
     def clear(self, row: int) -> None:

@@ -19,7 +19,11 @@ def packed(
     config: TrainConfig,
     pad_patches: bool = False,
 ) -> list[Batch]:
-    """Batches of `config.rows` rows. With rule None, no id closes a patch. Some rules need `entropies`, in nats."""
+    """Cut documents into pieces, pack the pieces into rows, and return batches of `config.rows` rows.
+
+    The rule decides which ids close a patch; with None, no id does. Some rules need `entropies`, in nats, one array per
+    document. With `pad_patches`, P is `config.row_patches` in every batch.
+    """
     cut = []
     for number, data in enumerate(documents):
         ids, nats = encode(data, eos=True), None if entropies is None else torch.from_numpy(entropies[number])[None]

@@ -114,7 +114,8 @@ class Writer:
 
 
 class Meter:
-    """Measures one text: time from the creation of this object, counts from the end of the prompt."""
+    """Measures one text. The time begins when this object is created, so it includes the prompt. The counts of COUNTS
+    (patches, calls, drafts) begin at the end of the prompt."""
 
     def __init__(self) -> None:
         self._begun, self._before = time.perf_counter(), Counter[str]()

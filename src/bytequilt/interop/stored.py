@@ -161,7 +161,10 @@ def join(name: str, parts: list[Stored]) -> Stored:
 
 
 def mapped(path: Path) -> dict[str, Tensor]:
-    """The memory-mapped tensors of a file. Raises UserError if it is damaged or contains anything except weights."""
+    """The memory-mapped tensors of a file by name, without tables of rotary factors (RECOMPUTED).
+
+    Raises UserError if the file is damaged or contains anything except weights.
+    """
     tensors = _pickled(path) if path.suffix == ".pth" else _safetensors(path)
     return {name: weight for name, weight in tensors.items() if not RECOMPUTED.fullmatch(name)}
 

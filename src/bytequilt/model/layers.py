@@ -28,8 +28,8 @@ AttentionInputs = tuple[Spans, Tensor]
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias; initialised from a normal distribution of standard deviation inputs**-0.5, truncated
-    at three."""
+    """A linear layer without bias. Its weights are drawn from a normal distribution of standard deviation inputs**-0.5,
+    truncated at three standard deviations."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)

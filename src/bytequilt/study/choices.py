@@ -48,7 +48,8 @@ def rates(study: Study, rows: Sequence[Row]) -> str:
 
 
 def search(study: Study, rows: Sequence[Row]) -> str | None:
-    """Held-out bits per byte of all tries, one line per model and multiple; None if no learning rate is searched."""
+    """A table of the held-out bits per byte of all tries. It has one line per model, size and multiple
+    (`hash_lr_factor`), and one column per learning rate. None if there are no lines."""
     bpb, lines = held_out_bpb(rows), []
     grid_lr = sorted(study.sweep.lr) if study.sweep else []
     searches = [(name, size) for name in study.models for size in study.searched_sizes(name)]

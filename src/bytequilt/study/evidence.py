@@ -102,8 +102,9 @@ def verdict(lines: Iterable[Mapping[str, Any]]) -> str:
 def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -> list[dict[str, Any]]:
     """Slopes b of the fit ln bpb = a - b ln C over sizes, with C the training FLOPs; and differences between slopes.
 
-    A model needs three sizes, and two models are compared over the sizes of both. If `against` is None, the line gives
-    a slope; otherwise a BLT's slope minus that of another model.
+    A model needs three sizes, and two models are compared over the sizes of both. Each returned line has the keys
+    `model` and `against`. If `against` is None, `slope` is the slope of `model`. Otherwise `model` is a BLT, and
+    `slope` is its slope minus that of `against`.
     """
     groups = _groups(rows)
     cost = {key: _mean(group, "train_flops") for key, group in groups.items()}

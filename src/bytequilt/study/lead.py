@@ -32,7 +32,8 @@ def with_interval(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def plotted(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The differences in the plot, without counting models, whose distance may be too large for its scale."""
+    """The lines of `with_interval` that the plot shows. Differences to counting models are left out: they may be too
+    large for the scale of the plot."""
     return [line for line in with_interval(results) if line["matching"] != "bytes"]
 
 

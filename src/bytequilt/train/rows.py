@@ -124,7 +124,7 @@ class Rows(torch.optim.Optimizer):
         return [view.values_UD for view in self._merged(weight)]
 
     def rows_of(self, weight: Tensor) -> list[Tensor | slice]:
-        """The row numbers that belong to `leaves_of(weight)`."""
+        """For each tensor of `leaves_of(weight)`, the numbers of the table's rows that it holds."""
         return [view.rows_U for view in self._merged(weight)]
 
     @torch.no_grad()
