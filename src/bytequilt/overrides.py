@@ -52,7 +52,10 @@ def listing(recipe: Draft) -> str:
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Split arguments into options: `--a.b x y --c=z` gives ("a.b", ["x", "y"]), ("c", ["z"])."""
+    """Split arguments into options: `--a.b x y --c=z` gives ("a.b", ["x", "y"]), ("c", ["z"]).
+
+    Raises UserError for a value before the first option.
+    """
     options: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--") and len(argument) > 2:

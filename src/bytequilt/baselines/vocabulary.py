@@ -55,7 +55,7 @@ class Bytes:
 
 class BPE:
     """Byte pair encoding (Sennrich et al. 2016) with a rank for every token: the pair with the lowest rank merges
-    first. A byte that is not UTF-8 is a separate token."""
+    first. A byte that is not part of valid UTF-8 is never merged: it is a token of its own."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
         """Raises UserError unless ranks are 0, 1, 2, ... and every single byte has a rank."""

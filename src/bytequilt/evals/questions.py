@@ -157,7 +157,8 @@ class Draw:
         return (b, a) if self.random.random() < 0.5 else (a, b)
 
     def _number(self, digits: int, start: str = "") -> str:
-        """A random number of up to `digits` digits that begins with `start`; it may be zero."""
+        """A random number of at most `digits` digits, as text. Its digits begin with `start`, which counts towards
+        `digits`. Leading zeros are dropped, so the number may be shorter, or 0."""
         return str(int(start + "".join(self.random.choices(string.digits, k=digits - len(start)))))
 
 

@@ -260,7 +260,8 @@ class StackChunk:
         return k, v
 
     def _before(self, kv_2GCD: Tensor, length: int) -> Tensor:
-        """The newest cached columns of a row, oldest first; padded on the left with zeros if the text is shorter."""
+        """The newest `self.previous` cached columns of a row, oldest first. `length` is the length of the row's text
+        so far; if it is less than `previous`, zeros are added on the left."""
         columns, count = kv_2GCD.shape[1], min(self.previous, length)
         begin = (length - count) % columns
         first = min(count, columns - begin)

@@ -39,7 +39,8 @@ class Job:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def put(self, items: list[Any]) -> None:
-        """Set the result or the error, unless the future is already done or cancelled."""
+        """Give the future the first item: an ApiError as its error, anything else as its result. If the future is
+        already done or cancelled, do nothing."""
         if self.result.done():
             return
         if isinstance(items[0], ApiError):
