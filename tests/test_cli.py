@@ -379,6 +379,8 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["distill", "MODEL", __file__, "--kind", "window", "--steps", "99999999999"], "train.steps"),
         (["convert", "MODEL", "new", __file__, "--rule", "entropy", "--target-bytes", "99999999999"], "target-bytes"),
         (["convert", "MODEL", "new", __file__, "--rule", "entropy", "--target-bytes", "0"], "target-bytes"),
+        (["distill", "MODEL", "\udcff"], "train: must be text that UTF-8 can write"),
+        (["eval", "MODEL", "--field", "\udcff", __file__], "field: must be text that UTF-8 can write"),
         (["eval", "MODEL", "--device", "cuda:7", __file__], "cannot use device 'cuda:7'"),
         (["patch", "a", "--model"], "--model"),
         (["patch", "a", "--model", "absent"], "no model at absent"),

@@ -8,6 +8,7 @@ from conftest import blt, noise, patcher
 from bytequilt import LM, load
 from bytequilt.cli import main
 from bytequilt.evals import corpora
+from bytequilt.infer import score
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def test_a_context_is_read_and_stated(model, tmp_path, capfd):
     (tmp_path / "text").write_bytes(noise(200))
     result = measured(capfd, model, tmp_path / "text", "--context", "32")
     assert result["context"] == 32
-    (score,) = load(model).score_documents([noise(200)], context=32)
-    assert result["bpb"] == pytest.approx(score.bits_per_byte)
+    (wanted,) = load(model).score_documents([noise(200)], context=32)
+    assert result["bpb"] == pytest.approx(wanted.bits_per_byte)
     assert result["bpb"] != pytest.approx(load(model).bits_per_byte(noise(200)))
     assert result["bytes"] == 200
 
@@ -45,6 +46,17 @@ def test_a_long_document_is_cut_and_said_so(model, tmp_path, capfd, monkeypatch)
     assert measured(capfd, model, tmp_path / "text")["context"] == 100
     main(["eval", model, str(tmp_path / "text")])
     assert "context of at most 100" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("long", [8, 10**6], ids=["in chunks", "side by side"])
+def test_what_is_read_twice_is_counted_once(monkeypatch, long):
+    """The patches of windows that overlap, and the ids that the progress is told, are those of the text."""
+    monkeypatch.setattr(score, "LONG", long)
+    lm, counted = LM(blt(), patcher("fixed")), []
+    (whole,) = lm.score_documents([noise(300)])
+    (windows,) = lm.score_documents([noise(300)], counted.append, context=60)
+    assert sum(counted) == 302
+    assert windows.patches == pytest.approx(whole.patches, rel=0.05)
 
 
 @pytest.mark.parametrize("context", ["0", "1", "-5"])

@@ -101,6 +101,7 @@ def _run(arguments: list[str]) -> None:
 
 def _complaint(error: Exception) -> str | None:
     """The message for an error that the user can correct; None for a fault of the program."""
+    from pydantic import ValidationError
     from safetensors import SafetensorError
 
     from .config import UserError, one_line
@@ -108,6 +109,8 @@ def _complaint(error: Exception) -> str | None:
     match error:
         case UserError():
             return str(error)
+        case ValidationError():  # a value given that a configuration does not take
+            return one_line(error)
         case OSError():
             reason = error.strerror or str(error)
             return f"{str(error.filename)[:100]}: {reason}" if error.filename else reason

@@ -160,10 +160,12 @@ class Batches:
         return np.sum(documents, 0), np.sum(sizes, 0)
 
     def _check_size(self, ids: int, world: int) -> None:
-        batch = world * self.train.rows * self.train.row_bytes
-        if ids < batch:
+        rows, row_bytes = self.train.rows, self.train.row_bytes
+        if ids < (batch := world * rows * row_bytes):
+            fitting = 1 << max(ids // world, 1).bit_length() - 1
             raise UserError(
-                f"a corpus smaller than a batch: {ids:,} ids, and a batch has {batch:,}; lower rows or row_bytes"
+                f"a corpus smaller than a batch: {ids:,} ids, and a batch has {batch:,}, {world * rows:,} rows of "
+                f"{row_bytes:,}; lower rows or row_bytes, as to rows = 1 and row_bytes = {fitting}, or add text"
             )
 
     def _pipeline(

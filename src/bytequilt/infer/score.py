@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -244,8 +245,7 @@ def _windows(scorer: Scorer, document: bytes, context: int | None) -> list[Piece
     if context is None or len(ids_n) <= context + 1:
         return [Piece(ids_n)]
     bos, half = ids_n[:1], context // 2
-    pieces = [Piece(ids_n[: context + 1])]
-    done = context + 1
+    pieces, done = [Piece(ids_n[: context + 1])], context + 1
     while done < len(ids_n):
         end = min(len(ids_n), done + context - half)
         pieces.append(Piece(torch.cat([bos, ids_n[done - half : end]]), half + 1))
@@ -288,13 +288,13 @@ def _side_by_side(scorer: Scorer, pieces: Sequence[Piece]) -> list[Score]:
 
 @torch.inference_mode()
 def _in_chunks(scorer: Scorer, piece: Piece, advance: Callable[[int], None]) -> Score:
-    """Score one piece in chunks with a cache, so that memory is bounded. All its patches are counted."""
-    feed, ids_n, patches = scorer.context(), piece.ids_n, 0
-    costs = [torch.zeros(2, 1, dtype=torch.float64)]
-    for begin in range(0, len(ids_n), CHUNK):
-        part, targets = ids_n[begin : begin + CHUNK], ids_n[begin + 1 : begin + CHUNK + 1]
-        logits_nV, started = feed(part)
+    """Score one piece in chunks with a cache, so that memory is bounded. Only its targets count for patches."""
+    feed, ids_n, costs, patches, own = scorer.context(), piece.ids_n, [], 0, piece.begin if piece.begin > 1 else 0
+    for begin, end in pairwise([*range(0, own, CHUNK), *range(own, len(ids_n), CHUNK), len(ids_n)]):
+        targets = ids_n[begin + 1 : end + 1]
+        logits_nV, started = feed(ids_n[begin:end])
         costs.append(costs_of(logits_nV[: len(targets)], targets))
-        patches += started
-        advance(len(part))
-    return Score.of(torch.cat(costs, 1)[:, piece.begin :], piece.bytes, patches)
+        if begin >= own:
+            patches += started
+            advance(end - begin)
+    return Score.of(torch.cat(costs, 1)[:, piece.begin - 1 :], piece.bytes, patches)

@@ -63,7 +63,7 @@ def measure(lm: LM, records: list[Document]) -> dict[str, Any]:
     together = b"".join(documents)
     report: dict[str, Any] = {"held_out_documents": len(documents), "held_out_bytes": len(together)}
     with progress() as bar:
-        line = bar.add_task("score", total=len(together))
+        line = bar.add_task("score", total=len(together) + 2 * len(documents))  # plus BOS and EOS
         score, mean_patch = held_out_score(lm, records, lambda done: bar.update(line, advance=done))
     report |= {"mean_patch_bytes": mean_patch, "bpb": score.bits_per_byte}
     if lm.patcher.model is not None:

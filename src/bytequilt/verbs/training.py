@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import ValidationError
 
-from ..config import Draft, UserError, load_recipe, one_line, recipe_path
+from ..config import Draft, UserError, load_recipe, recipe_path
 from .shared import Files, Flag, Folder, Named, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -147,10 +146,7 @@ def distill(
     if not files:
         raise UserError("distill needs text: bytequilt distill MODEL FILE...")
     training = Lean().train.model_dump() | {"steps": steps}
-    try:
-        lean = Lean(kind=kind, sample_bytes=sample_bytes, val_every=val_every, train=training)
-    except ValidationError as error:
-        raise UserError(one_line(error)) from None
+    lean = Lean(kind=kind, sample_bytes=sample_bytes, val_every=val_every, train=training)
     with interruptible():
         report = make(model, files, lean, out or Path("runs") / "lean")
     print_json(report) if json else console().print(patchers(report))
