@@ -139,7 +139,7 @@ def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
     if readme.is_file() and lead.plotted(first):
         link = f"[report]({folder.parent.name}/{folder.name}/{REPORT})"
         row = re.compile(rf"^\| {folder.name} \|.*$", re.M)
-        renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, first), read_text(readme))
+        renewed[readme] = row.sub(lambda _: readme_row(folder.name, link, results), read_text(readme))
     return renewed
 
 
@@ -169,22 +169,38 @@ def section_of(name: str, results: dict[str, Any], plot: bool = True) -> str:
 
 
 def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
-    """The first BLT of the recipe against the best baseline at each size."""
-    study = Study.model_validate(results["study"])
-    sizes = progress(study, results["rows"])
-    blt = next(name for name, model in study.models.items() if model.patching)
-    said, values = lead.verdicts(study, results), []
-    for line in lead.with_interval(results):
-        if line["model"] == blt and line["matching"] == "flops":
-            size = line["size"]
-            ends, so_far = f"{line['low']:+.3f} to {line['high']:+.3f}", ", so far" if sizes[size].missing else ""
-            values.append(f"{size} {line['difference']:+.3f} ({ends}; {line['against']}): {said[size, blt]}{so_far}")
+    """The first BLT of each recipe against the best baseline at each size."""
+    first = of_corpus(results)
+    study = Study.model_validate(first["study"])
+    blt, sizes, values = first_blt(study), progress(study, first["rows"]), against_best(first)
+    for corpus in results.get("others", {}):
+        other = of_corpus(results, corpus)
+        if lead.plotted(other):
+            values.append(f"{KINDS[corpus]}, {first_blt(Study.model_validate(other['study']))}: ")
+            values[-1] += "; ".join(against_best(other))
     done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
     what = (
         f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, n-gram "
         f"tables on both sides, 95 % intervals, verdicts by a rule written beforehand; {done} of {all_runs} runs done"
     )
     return f"| {name} | {what}, {link} | {'; '.join(values)} | `bytequilt compare evidence` |"
+
+
+def first_blt(study: Study) -> str:
+    return next(name for name, model in study.models.items() if model.patching)
+
+
+def against_best(results: dict[str, Any]) -> list[str]:
+    """The first BLT of one recipe against the best baseline, one text for each size."""
+    study = Study.model_validate(results["study"])
+    sizes, said, values = progress(study, results["rows"]), lead.verdicts(study, results), []
+    for line in lead.with_interval(results):
+        if line["model"] == first_blt(study) and line["matching"] == "flops":
+            size = line["size"]
+            ends, so_far = f"{line['low']:+.3f} to {line['high']:+.3f}", ", so far" if sizes[size].missing else ""
+            verdict = said[size, line["model"]]
+            values.append(f"{size} {line['difference']:+.3f} ({ends}; {line['against']}): {verdict}{so_far}")
+    return values
 
 
 def made(results: dict[str, Any]) -> dict[str, str]:
