@@ -80,7 +80,8 @@ def read_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """The JSON files of a directory by name, and an empty list of changes: the layout can express every model."""
+    """The JSON files of a directory by name, and the changes made because the layout cannot express the model exactly:
+    none, because this layout can express every model. `dtypes` is not used."""
     return {"config.json": config.model_dump(mode="json")}, []
 
 

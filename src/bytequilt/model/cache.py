@@ -242,8 +242,8 @@ class StackChunk:
         self.selected.put(self.cache.opened_RE, opened_RE.scatter(1, at_BE, opened_BN[:, newest]))
 
     def extend(self, layer: int, k_BGND: Tensor, v_BGND: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of a layer. Returns keys and values (B, G, previous + N, head_dim), oldest
-        first."""
+        """Store the N new keys and values of a layer. Returns keys and values (B, G, previous + N, head_dim),
+        oldest first: the newest `self.previous` of those cached before, then the new ones."""
         new = torch.cat([k_BGND, v_BGND], 1)
         kv, columns = self.cache.kv[layer], self.cache.columns
         before = [

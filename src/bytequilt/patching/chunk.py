@@ -82,7 +82,8 @@ class Chunk:
 
     @cached_property
     def missing_BN(self) -> Tensor:
-        """Number of bytes still missing from the UTF-8 character at each byte: (B, N)."""
+        """Number of bytes that the current UTF-8 character still needs after each byte: (B, N). It is 0 where no
+        character is unfinished."""
         begin_BN = self._newest((self.kind_BN & CONTINUES) == 0, -1)
         end_BN = torch.cat([self.past[MISSING] - 1, self.position_N + (self.kind_BN >> NEEDS)], 1)
         return (end_BN.gather(1, begin_BN + 1) - self.position_N).clamp(min=0)

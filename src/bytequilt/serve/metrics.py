@@ -75,7 +75,7 @@ class Meters:
         self.refused = self._counters["requests_refused"]
 
     def load(self, running: int, waiting: int) -> None:
-        """Set the numbers of running and waiting texts."""
+        """Set the number of running texts and the number of waiting texts and computations."""
         if (running, waiting) != self._load:
             self._gauges["num_requests_running"].set(running)
             self._gauges["num_requests_waiting"].set(waiting)

@@ -18,7 +18,8 @@ Top = tuple[tuple[int | None, float], ...]
 
 
 class Entry(NamedTuple):
-    """The log-probability of one byte (None: the end of the text), and the most likely alternatives there."""
+    """One position of a text: the byte, its log-probability, and the most likely bytes at this position, which may
+    include the byte itself. `byte` is None at the end of the text."""
 
     byte: int | None
     logprob: float

@@ -198,7 +198,8 @@ def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[
 
 
 def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
-    """SVG of the tokens in each row, as a strip below the text."""
+    """One SVG string for each row of the figure: the boxes of the tokenizer's tokens, below the text. A string
+    is empty if its row has no tokens."""
     size = len(patched.data)
     strips: list[list[str]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
     if patched.tokens is None:

@@ -126,7 +126,8 @@ def _entropy_folder(folder: Path) -> Path | None:
 
 
 def _parameters(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of an entropy model, and the patching arguments that were used with it."""
+    """Two parts of params.json: the hyperparameters of an entropy model, and the arguments of the patcher that was used
+    with it. The second part is empty if the file has none."""
     params = read_object(folder / "params.json")
     return params["entropy_model"], (params.get("data") or {}).get("patcher_args") or {}
 
