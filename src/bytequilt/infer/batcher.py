@@ -122,7 +122,8 @@ class Batcher:
     def insert(self, prompt: bytes, sampling: Sampling) -> int:
         """Add a text, which starts as soon as a row is free. Returns its key: `step` marks the text's steps with it."""
         if not isinstance(prompt, bytes) or not isinstance(sampling, Sampling):
-            raise UserError(f"a prompt must be bytes and come with a Sampling, unlike {type(prompt).__name__}")
+            given = f"{type(prompt).__name__} and {type(sampling).__name__}"
+            raise UserError(f"a prompt must be bytes and come with a Sampling, not {given}")
         self._keys += 1
         ids = self.decoder.encode(prompt)
         writer = Writer(ids[1:].tolist(), sampling, self.decoder.data)
