@@ -84,6 +84,34 @@ def test_a_model_that_brings_its_patches_needs_no_entropy_model(place):
     assert planned["seconds"]["prepare"] >= 0
 
 
+@pytest.mark.parametrize("flops", [1.0, 1e4, 1e6, 1e9, 1e15])
+def test_a_measured_step_is_bounded_whatever_the_model(flops):
+    """Of a model as large as may be, a few bytes are measured; of a small one, the whole step."""
+    config = load_recipe("demo").train.model_copy(update={"rows": 64, "row_bytes": 8192, "accumulate": 16})
+    part = planning.cut(config, flops)
+    size = part.rows * part.row_bytes * part.accumulate
+    assert size * flops * 3 <= planning.WORK or (part.accumulate, part.rows, part.row_bytes) == (1, 1, 64)
+    assert (part == config) == (64 * 8192 * 16 * flops * 3 <= planning.WORK)
+
+
+def test_a_step_that_is_cut_is_told_whole(place, monkeypatch):
+    whole = plan(recipe())
+    monkeypatch.setattr(planning, "WORK", 1)
+    in_part = plan(recipe())
+    assert {**in_part, "seconds": 0, "memory_bytes": 0} == {**whole, "seconds": 0, "memory_bytes": 0}
+    assert in_part["memory_bytes"] == pytest.approx(whole["memory_bytes"], rel=0.3)
+    assert in_part["seconds"].keys() == whole["seconds"].keys()
+    with pytest.raises(UserError, match="smaller than a batch"):
+        plan(recipe("--train.rows", "4096"))
+
+
+@pytest.mark.parametrize("field", ["model.latent", "model.encoder", "entropy"])
+def test_layers_as_many_as_may_be_are_not_measured(place, monkeypatch, field):
+    monkeypatch.setattr(planning, "memory_of_machine", lambda: 10**8)
+    monkeypatch.setattr(planning, "measure", None)
+    assert plan(recipe(f"--{field}.layers", "4096"))["seconds"] is None
+
+
 def test_what_does_not_fit_is_not_measured(place, monkeypatch):
     monkeypatch.setattr(planning, "memory_of_machine", lambda: 1000)
     monkeypatch.setattr(planning, "measure", None)

@@ -50,5 +50,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What completion offers: the names that are imported on first use, too."""
-    return sorted({*globals(), *__all__})
+    """What completion offers: the names for users, most of which are imported on first use."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

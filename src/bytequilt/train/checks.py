@@ -42,18 +42,23 @@ def check_recipe(recipe: Recipe) -> None:
 
 def check_memory(recipe: Recipe) -> None:
     """Raises UserError where this machine has less memory than a training on its CPU takes at the very least."""
-    for part, network, config, stacks in _trainings(recipe):
-        if device_of(config).type != "cpu":
-            continue
-        weights = LEAST_OF_A_WEIGHT * network
-        kept = 0 if config.checkpoint_activations else sum(s.layers * (s.dim * 8 + s.hidden_dim * 3) for s in stacks)
-        batch = 2 * config.rows * config.row_bytes * kept
+    for part, network, weights, batch in least_memory(recipe):
         if weights + batch > (there := memory_of_machine()):
             raise UserError(
                 f"training the {part} takes {weights / 1e9:,.1f} GB for {network:,} parameters and {batch / 1e9:,.1f} "
                 f"GB for a batch, at least, and this machine has {there / 1e9:,.1f} GB; make the model, `rows` or "
                 "`row_bytes` smaller"
             )
+
+
+def least_memory(recipe: Recipe) -> Iterator[tuple[str, int, int, int]]:
+    """For each training on a CPU: its name, its parameters, and the least bytes of its weights and of a batch."""
+    for part, network, config, stacks in _trainings(recipe):
+        if device_of(config).type == "cpu":
+            kept = (
+                0 if config.checkpoint_activations else sum(s.layers * (s.dim * 8 + s.hidden_dim * 3) for s in stacks)
+            )
+            yield part, network, LEAST_OF_A_WEIGHT * network, 2 * config.rows * config.row_bytes * kept
 
 
 def _trainings(recipe: Recipe) -> Iterator[tuple[str, int, TrainConfig, list[StackConfig]]]:

@@ -20,8 +20,9 @@ from ..info import PATCH_BYTES, parameters
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
+from ..model.flops import CONTEXT, entropy_flops, flops_per_byte
 from ..patching.patcher import Patcher
-from .checks import check_recipe, described
+from .checks import check_recipe, described, least_memory
 from .device import device_of, memory_of_machine, uses_bf16
 from .loop import step
 from .optim import optimizers
@@ -35,7 +36,13 @@ BACKWARD = 2
 WEIGHT_BYTES = 16
 """Bytes per parameter in training: weight, gradient and two moments in fp32."""
 SCORED = 20_000
-"""Number of bytes on which entropy computation is timed."""
+"""Largest number of bytes on which entropy computation is timed."""
+WORK = 1e11
+"""Largest number of FLOPs of a measured step, so that a plan takes seconds. A larger step is cut, its time scaled."""
+LEAST_ROW = 64
+"""Smallest number of bytes of a row that is measured."""
+ENOUGH = 2.0
+"""Seconds of measuring after which no further step is timed."""
 
 Stage = tuple[TrainConfig, EntropyConfig | Recipe]
 
@@ -64,9 +71,9 @@ class Counts:
 def plan(draft: Draft) -> dict[str, Any]:
     """The plan of a recipe's run. It leaves no files: measurements use a temporary folder.
 
-    `memory_bytes` covers weights, gradients, moments and, as far as measured, activations, for the larger of the two
-    trainings. `seconds` is an estimate for this machine under its present load; it is None if the model does not fit
-    into memory. Raises UserError where the run itself would.
+    `memory_bytes` covers weights, gradients, moments and activations (measured, or else the least there can be), for
+    the larger of the two trainings. `seconds` is an estimate for this machine under its present load; it is None if the
+    model does not fit into memory. Raises UserError where the run itself would.
     """
     recipe = complete(draft)
     check_recipe(recipe)
@@ -77,11 +84,13 @@ def plan(draft: Draft) -> dict[str, Any]:
         raise UserError("no text is left to train on or to hold out: give more text, or sources in `val`")
     counted = _parameters(recipe)
     memory, seconds = WEIGHT_BYTES * max(counted["blt"] + counted["tables"], counted["entropy"]), None
-    if memory < memory_of_machine() / 2:
+    least = max((weights + batch for _, _, weights, batch in least_memory(recipe)), default=0)
+    if max(memory, least) < memory_of_machine() / 2:
         measured = _measured(stages, corpus)
         memory += max(activations for _, activations in measured.values())
         a_byte = scoring_seconds(recipe, corpus.sample[0][1].data[:SCORED])
         seconds = _seconds(corpus.bytes, stages, {name: time for name, (time, _) in measured.items()}, a_byte)
+    memory = max(memory, least)
     return {
         "documents": corpus.documents,
         "bytes": corpus.bytes,
@@ -136,19 +145,43 @@ def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, Ru
 
 
 def measure(config: TrainConfig, shape: EntropyConfig | Recipe, shards: Path) -> tuple[float, int]:
-    """Seconds per step of a training, and bytes of the activations of one batch."""
+    """Seconds per step of a training, and bytes of the activations of one batch. A large step is measured in part."""
     torch.manual_seed(config.seed)
+    part = cut(config, _flops(shape))
     task, rule = _task(shape)
-    network = task.network.to(device_of(config)).train()
-    chosen, bf16 = optimizers(network, config), uses_bf16(config, network)
-    batches, seconds = Batches(shards, config, rule), []
+    network = task.network.to(device_of(part)).train()
+    chosen, bf16 = optimizers(network, part), uses_bf16(part, network)
+    Batches(shards, config, rule)  # raises for a corpus smaller than a batch
+    batches = Batches(shards, part, rule)
+    begun = time.perf_counter()
     with saved_bytes(network) as saved:
-        step(task, [next(batches)], chosen, config, bf16)
-    for _ in range(MEASURED):
-        begun = time.perf_counter()
-        step(task, [next(batches) for _ in range(config.accumulate)], chosen, config, bf16)
-        seconds.append(time.perf_counter() - begun)
-    return sorted(seconds)[MEASURED // 2], sum(saved.values())
+        step(task, [next(batches)], chosen, part, bf16)
+    seconds = [(time.perf_counter() - begun) * part.accumulate]  # of a first step, where it is the only one
+    while len(seconds) <= MEASURED and time.perf_counter() - begun < ENOUGH:
+        before = time.perf_counter()
+        step(task, [next(batches) for _ in range(part.accumulate)], chosen, part, bf16)
+        seconds.append(time.perf_counter() - before)
+    later = sorted(seconds[1:] or seconds)
+    batch = config.rows * config.row_bytes / (part.rows * part.row_bytes)
+    return later[len(later) // 2] * batch * config.accumulate / part.accumulate, round(sum(saved.values()) * batch)
+
+
+def cut(config: TrainConfig, flops: float) -> TrainConfig:
+    """A training with fewer batches per step, fewer and shorter rows, if a step at `flops` per byte has more FLOPs than
+    WORK."""
+    room = WORK / ((1 + BACKWARD) * flops)
+    sizes = {"accumulate": config.accumulate, "rows": config.rows, "row_bytes": config.row_bytes}
+    for name, least in (("accumulate", 1), ("rows", 1), ("row_bytes", LEAST_ROW)):
+        others = math.prod(size for other, size in sizes.items() if other != name)
+        sizes[name] = min(sizes[name], max(least, int(room / others)))
+    return config.model_copy(update=sizes | ({} if sizes["row_bytes"] == config.row_bytes else {"row_patches": None}))
+
+
+def _flops(shape: EntropyConfig | Recipe) -> float:
+    """FLOPs per byte of a forward pass of a stage's network."""
+    if isinstance(shape, EntropyConfig):
+        return entropy_flops(shape, CONTEXT) / CONTEXT
+    return flops_per_byte(shape.model, None, shape.patching.target_bytes or PATCH_BYTES)["total"]
 
 
 @contextmanager
@@ -173,6 +206,7 @@ def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
     if shape is None or not recipe.patching.needs_entropy:
         return 0.0
     patcher = Patcher(RuleConfig(kind="entropy", threshold=0.0), EntropyModel(shape).to(device_of(recipe.train)))
+    sample = sample[: max(LEAST_ROW, int(WORK / _flops(shape)))]
     begun = time.perf_counter()
     patcher.entropies([sample])
     return (time.perf_counter() - begun) / max(1, len(sample))
