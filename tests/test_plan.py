@@ -64,8 +64,9 @@ def test_a_plan_counts_what_the_run_counts(place):
     assert planned["seconds"]["total"] == pytest.approx(sum(planned["seconds"].values()) / 2, abs=0.5)
 
 
-def test_a_plan_leaves_nothing(place, capfd, monkeypatch):
+def test_a_plan_leaves_nothing(place, capfd, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("torch")))  # made by PyTorch's import
     monkeypatch.setattr("tempfile.tempdir", None)
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     main(["train", "small.toml", "--data.train", "text.txt", "--plan", "--json"])
