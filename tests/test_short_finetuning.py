@@ -115,6 +115,17 @@ def test_an_empty_prompt_is_the_opening_of_held_out_text():
     assert len(opening([Document("a", "今日は".encode() * 99)])) <= 41
 
 
+def test_another_report_is_made_without_training_again(origin, pairs, tmp_path):
+    arguments = ["train", "finetune", "--init", str(origin), "--data.train", str(pairs), *SHORT]
+    main([*arguments, "--report.prompt", "1", "--out", str(tmp_path / "run")])
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    steps = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    main([*arguments, "--out", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["prompt"].endswith("=")
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == steps
+
+
 def test_the_same_command_goes_on(origin, pairs, tmp_path, capfd):
     arguments = ["train", "finetune", "--init", str(origin), "--data.train", str(pairs), *SHORT]
     for _ in range(2):
