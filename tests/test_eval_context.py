@@ -59,6 +59,16 @@ def test_what_is_read_twice_is_counted_once(monkeypatch, long):
     assert windows.patches == pytest.approx(whole.patches, rel=0.05)
 
 
+@pytest.mark.parametrize("text", ["a" * 100, "abc"])
+def test_documents_without_end_are_refused(model, tmp_path, capfd, monkeypatch, text):
+    """Each document is small; together they would fill the memory."""
+    monkeypatch.setattr(corpora, "LARGEST", 10_000)
+    (tmp_path / "a.jsonl").write_text((json.dumps({"text": text}) + "\n") * 1000)
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", model, str(tmp_path / "a.jsonl")])
+    assert "fill more than 10,000 bytes of memory" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("context", ["0", "1", "-5"])
 def test_a_context_of_nothing_is_refused(model, tmp_path, capfd, context):
     (tmp_path / "text").write_bytes(b"abc")

@@ -9,9 +9,10 @@ from bytequilt import LM, load
 from bytequilt.cli import main
 from bytequilt.config import DataConfig, Recipe, UserError, load_recipe
 from bytequilt.data.chat import chat
-from bytequilt.data.sources import documents
+from bytequilt.data.sources import Document, documents
 from bytequilt.overrides import override
 from bytequilt.train.origin import complete
+from bytequilt.train.report import opening
 from bytequilt.train.run import train
 
 SHORT = ["--train.steps", "2", "--train.rows", "1", "--train.row-bytes", "64", "--report.max-bytes", "5"]
@@ -91,15 +92,38 @@ def test_without_a_model_nothing_is_begun(fields, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_report_has_an_example_before_and_after(origin, pairs, tmp_path):
+def test_the_report_has_an_example_before_and_after(origin, pairs, tmp_path, capfd):
     arguments = ["train", "finetune", "--init", str(origin), "--data.train", str(pairs), *SHORT]
     main([*arguments, "--out", str(tmp_path / "run")])
-    example = json.loads((tmp_path / "run" / "report.json").read_text())["example"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    example = report["example"]
     assert example["prompt"].endswith("=")
+    assert report["prompt"] == example["prompt"]
+    assert f'next: bytequilt generate "{example["prompt"]}" --model' in capfd.readouterr().err
     assert example["wanted"] == str(2 * int(example["prompt"].partition("+")[0]))
     options = {"max_bytes": 5, "temperature": 0}
     assert example["before"] == load(origin).generate(example["prompt"], **options).text
     assert example["after"] == load(tmp_path / "run").generate(example["prompt"], **options).text
+
+
+def test_an_empty_prompt_is_the_opening_of_held_out_text():
+    """Of prompts the first; of text its first words; of a script without spaces, as much as a line holds."""
+    assert opening([Document("a", b"text"), Document("b", b"2+2=4", 4)]) == "2+2="
+    assert (
+        opening([Document("a", "Все счастливые семьи похожи друг на друга".encode())]) == "Все счастливые семьи похожи "
+    )
+    assert len(opening([Document("a", "今日は".encode() * 99)])) <= 41
+
+
+def test_another_report_is_made_without_training_again(origin, pairs, tmp_path):
+    arguments = ["train", "finetune", "--init", str(origin), "--data.train", str(pairs), *SHORT]
+    main([*arguments, "--report.prompt", "1", "--out", str(tmp_path / "run")])
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    steps = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    main([*arguments, "--out", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["prompt"].endswith("=")
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == steps
 
 
 def test_the_same_command_goes_on(origin, pairs, tmp_path, capfd):

@@ -131,6 +131,7 @@ class ReportConfig(Config):
     """Options of the text that the report at the end of a run shows."""
 
     prompt: str = "The "
+    """If it is empty, the first prompt in held-out text takes its place or, without one, the first words there."""
     max_bytes: Positive = 300
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
     seed: Seed = 0

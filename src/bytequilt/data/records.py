@@ -28,6 +28,8 @@ UNREAD = tuple(
 """Suffixes of archives, compressed files and tables that are refused. Otherwise they would be read as plain text."""
 LARGEST_ROW = 1 << 27
 """Maximum number of characters of a table's row. The csv module needs several bytes of memory for each of them."""
+BATCH = 16
+"""Number of rows of a Parquet file in memory at a time. A small file may hold the same long text many times."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _parquet_records(path: Path, name: str, config: DataConfig) -> Iterator[Reco
             needed = _check_columns(columns, name, config)
             used = {*needed, "id", *config.where} & set(columns)
             number = 0
-            for batch in file.iter_batches(batch_size=256, columns=sorted(used)):
+            for batch in file.iter_batches(batch_size=BATCH, columns=sorted(used)):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{name}:{number}", record

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..baselines.baseline import Baseline
-from ..config import DataConfig
+from ..config import DataConfig, UserError
 from ..data.sources import documents
+from ..data.unpack import LARGEST
 from ..infer.score import Score
 from ..lm import LM
 from ..view.progress import progress
@@ -13,6 +14,8 @@ from ..view.progress import progress
 FULL = 32_768
 """Default limit of the context in ids: scoring time grows with the square of the context, and some documents are very
 long."""
+OBJECT = 64
+"""Bytes of memory that a document takes besides its text. A small compressed file may hold millions of short ones."""
 
 
 def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], context: int | None = None) -> dict[str, Any]:
@@ -39,5 +42,11 @@ def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], contex
 
 
 def texts(path: str, field: str = "text") -> list[bytes]:
-    """The documents of a file as bytes."""
-    return [document.data for document in documents(path, DataConfig(field=field))]
+    """The documents of a file as bytes. Raises UserError if they fill more than LARGEST bytes of memory."""
+    kept, size = [], 0
+    for document in documents(path, DataConfig(field=field)):
+        size += len(document.data) + OBJECT
+        if size > LARGEST:
+            raise UserError(f"the documents of {path[-150:]} fill more than {LARGEST:,} bytes of memory; give a part")
+        kept.append(document.data)
+    return kept

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe, UserError, read_toml
+from ..config import Recipe, ReportConfig, UserError, read_toml
 from ..files import locked, read_json, read_text, remove_folder, sweep, write_json, write_text
 from ..view.progress import console
 
@@ -21,7 +21,7 @@ def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
     """Lock the run directory of a recipe while the context lasts.
 
     Raises UserError if the directory belongs to another recipe, or if another process works in it. A directory of the
-    same recipe with fewer steps is accepted: training continues there.
+    same recipe with fewer steps is accepted: training continues there. With another [report], only that is made again.
     """
     # also checked before locking, because a folder with other content must not get our lock file
     _stored_recipe(recipe, folder)
@@ -36,6 +36,8 @@ def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
             (folder / "report.json").unlink(missing_ok=True)
             if (folder / "model").exists():
                 remove_folder(folder / "model")
+        if former is not None and former.report != recipe.report:
+            (folder / "report.json").unlink(missing_ok=True)  # only the report is made again
         if former != recipe:
             write_text(folder / "recipe.toml", to_toml(recipe))
         yield
@@ -85,7 +87,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _stored_recipe(recipe: Recipe, folder: Path) -> Recipe | None:
     """The recipe stored in a run directory, or None in a new one. Raises UserError unless it equals `recipe`; only the
-    number of steps may be smaller."""
+    number of steps may be smaller, and [report] another."""
     path = folder / "recipe.toml"
     if not path.is_file() or not path.stat().st_size:
         if _occupied(folder):
@@ -93,7 +95,7 @@ def _stored_recipe(recipe: Recipe, folder: Path) -> Recipe | None:
         return None
     former = read_toml(path, Recipe)
     steps = min(former.train.steps, recipe.train.steps)
-    if _without_sharing(former, steps) != _without_sharing(recipe, steps):
+    if _trained_by(former, steps) != _trained_by(recipe, steps):
         if _data_serves(folder, former, recipe):
             return None
         raise UserError(
@@ -119,11 +121,14 @@ def _data_serves(folder: Path, former: Recipe, recipe: Recipe) -> bool:
     return former.data == recipe.data or not (folder / "corpus" / "manifest.json").exists()
 
 
-def _without_sharing(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with this number of steps, and without fields on distributed training, which do not change the
-    result."""
+def _trained_by(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with this number of steps, and without fields on distributed training and on the report's text, which
+    do not change the model."""
     plain = {"shard": "none", "timeout": 1}
-    change = {"train": recipe.train.model_copy(update=plain | {"steps": steps})}
+    change: dict[str, Any] = {
+        "report": ReportConfig(),
+        "train": recipe.train.model_copy(update=plain | {"steps": steps}),
+    }
     if recipe.entropy_train is not None:
         change["entropy_train"] = recipe.entropy_train.model_copy(update=plain)
     return recipe.model_copy(update=change)

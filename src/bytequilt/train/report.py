@@ -20,6 +20,8 @@ from . import metrics
 from .loop import Progress
 from .tasks import entropy_scores, held_out_score
 
+WORDS = 4  # of held-out text that make a prompt
+CHARACTERS = 40  # of such a prompt at most: some scripts have no spaces
 PARAGRAPH = 600  # characters of held-out text that the report shows in colour
 
 
@@ -33,8 +35,9 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     if report["mean_patch_bytes"]:
         report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
     shown = recipe.report
-    completion = lm.generate(shown.prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
-    report["sample"] = shown.prompt + completion.text
+    prompt = shown.prompt or opening(records)
+    completion = lm.generate(prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
+    report |= {"prompt": prompt, "sample": prompt + completion.text}
     if recipe.train.init is not None:
         report["example"] = example(load(recipe.train.init), lm, records, shown)
     patched = lm.patch(paragraph(documents))
@@ -45,11 +48,21 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     return report
 
 
+def opening(records: list[Document]) -> str:
+    """A prompt of the run's own kind: the first one in held-out text or, if there is none, its first words."""
+    for document in records:
+        if document.prompt:
+            return document.data[: document.prompt].decode("utf-8", "replace")
+    words = paragraph([document.data for document in records]).split()[:WORDS]
+    return f"{' '.join(words)[:CHARACTERS]} "
+
+
 def example(former: LM, lm: LM, records: list[Document], shown: ReportConfig) -> dict[str, str]:
     """A prompt with the expected continuation, and the continuations before and after training. The prompt is the first
-    one in held-out text or, if there is none, that of the recipe."""
+    one in held-out text or, if there is none, that of the recipe or the first words of held-out text."""
     prompted = next((document for document in records if document.prompt), None)
-    prompt = prompted.data[: prompted.prompt] if prompted else shown.prompt.encode("utf-8", "surrogateescape")
+    own = shown.prompt or opening(records)
+    prompt = prompted.data[: prompted.prompt] if prompted else own.encode("utf-8", "surrogateescape")
     options = {"max_bytes": shown.max_bytes, "temperature": shown.temperature, "seed": shown.seed}
     texts = {"prompt": prompt, "wanted": prompted.data[prompted.prompt :] if prompted else b""}
     texts |= {"before": former.generate(prompt, **options).data, "after": lm.generate(prompt, **options).data}

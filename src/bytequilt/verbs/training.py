@@ -84,7 +84,13 @@ def train(
         return
     print_json(report) if json else console().print(screen(report))
     print(f"in {folder}: model/, report.json, curve.png, patches.html", file=sys.stderr)
-    print(f'next: bytequilt generate "Once" --model {folder}', file=sys.stderr)
+    print(f'next: bytequilt generate "{_for_a_shell(report.get("prompt", ""))}" --model {folder}', file=sys.stderr)
+
+
+def _for_a_shell(prompt: str) -> str:
+    """The prompt of a report, if any shell takes it between double quotes as it is; otherwise another one."""
+    plain = prompt.isprintable() and not set(prompt) & set('"$`\\!%')
+    return prompt if plain and 0 < len(prompt) <= 60 else "Once"
 
 
 def prepare(recipe: RecipeName, out: Folder = None, ray: Address = None, fields: Fields = ()) -> None:

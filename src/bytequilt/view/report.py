@@ -45,7 +45,7 @@ def report(report: Mapping) -> RenderableType:
         screens.append(_panel("[bold]bytequilt", Group(*parts)))
     if values.get("paragraph"):
         screens.append(_panel("held-out text", coloured(PatchedText.from_json(values["paragraph"]))))
-    if values.get("sample"):
+    if values.get("sample") and not values.get("example"):  # which shows the same text, or one that says more
         screens.append(_panel("generated", Text(harmless(values["sample"]).strip("\n"))))
     if values.get("example"):
         screens.append(_panel("a held-out prompt, before and after", _example(values["example"])))

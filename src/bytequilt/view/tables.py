@@ -49,7 +49,7 @@ def evaluation(results: Mapping[str, Any]) -> RenderableType:
     if results.get("context"):
         notes.append(f"context of at most {results['context']:,}")
     if any(file["bpb"] > RAW for file in results["files"]):
-        notes.append(f"above {RAW} bits a byte is cheaper as it stands: the model has not learnt such text")
+        notes.append(f"a raw byte takes {RAW} bits: where it needs more, the model has not learnt such text")
     return Group(table, Text(f" {' · '.join(notes)}", "dim")) if notes else table
 
 

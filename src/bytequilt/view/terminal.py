@@ -80,7 +80,7 @@ def legend(words: str, scale: Scale | None, tokens: str = "", cut: bool = False)
         low, high = scale.ends
         text.append(f" · opened by {low} ", "dim")
         for at in scale.levels:
-            text.append("  ", Style(bgcolor=_tint(BITS[at], 0.5)))
+            text.append("██", Style(color=_tint(BITS[at], 0.5)))  # seen where there are no colours, too
         text.append(f" {high}, grey: not opened by entropy", "dim")
     if cut:
         text.append(f" · {CUT} cuts a character", "dim")
