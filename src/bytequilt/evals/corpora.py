@@ -15,7 +15,7 @@ FULL = 32_768
 """Default limit of the context in ids: scoring time grows with the square of the context, and some documents are very
 long."""
 OBJECT = 256
-"""Bytes of memory that a document and its score take besides the text. A small compressed file may hold millions of short ones."""
+"""Bytes of memory that a document and its score take besides the text. A small file may hold millions of them."""
 
 
 def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], context: int | None = None) -> dict[str, Any]:
