@@ -14,8 +14,8 @@ from ..view.progress import progress
 FULL = 32_768
 """Default limit of the context in ids: scoring time grows with the square of the context, and some documents are very
 long."""
-OBJECT = 64
-"""Bytes of memory that a document takes besides its text. A small compressed file may hold millions of short ones."""
+OBJECT = 256
+"""Bytes of memory that a document and its score take besides the text. A small file may hold millions of them."""
 
 
 def evaluate(lm: LM | Baseline, named: Sequence[tuple[str, list[bytes]]], context: int | None = None) -> dict[str, Any]:
