@@ -102,6 +102,18 @@ def test_every_damage_is_one_line(tmp_path, monkeypatch, name, seen):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("reserve", [0, 3])
+def test_counts_of_single_steps_are_saved(tmp_path, reserve):
+    lm = LM(blt(), patcher("budget"))
+    session = lm.session(reserve)
+    for id in IDS[:30].tolist():
+        session.step([id])
+    session.save(tmp_path / "text")
+    again, text = lm.restore(tmp_path / "text").rows[0], session.rows[0]
+    assert vars(again) == vars(text)
+    assert again.ids == 30
+
+
 TENSORS = [{"tensor": "state.patch"}, {"tensor": 3}]
 VALUES = [None, True, -1, 7, 10**9, 10**30, 1.5, float("nan"), "x", [], [[]], {}, *TENSORS]
 

@@ -47,9 +47,8 @@ class Row:
         self.closed = bool(closed)
         self.patches += self.closed
         self.ids += 1
-        if self.reserve:
-            self.marks.append(self._mark())
-            del self.marks[: -self.reserve - 1]
+        self.marks.append(self._mark())
+        del self.marks[: -self.reserve - 1]
 
     def feed(self, ids: np.ndarray, closed: np.ndarray) -> None:
         """Count the next ids (n,). Only the newest `reserve` ids are counted one by one, since a crop may remove
