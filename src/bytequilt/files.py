@@ -129,40 +129,16 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
 
     With `wait`, this waits until the folder is free. The lock is the file `lock` in the folder.
     """
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+b") as file:
-        taken = _lock(file, wait)
-        try:
-            yield taken
-        finally:
-            if taken:
-                _unlock(file)
-
-
-def _lock(file: BinaryIO, wait: bool) -> bool:
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _unlock(file: BinaryIO) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
+        lock = FileLock(folder / "lock", timeout=-1 if wait else 0).acquire()
+    except Timeout:
+        yield False
+        return
+    with lock:
+        yield True
 
 
 def _partial(path: Path) -> Path:
