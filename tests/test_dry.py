@@ -9,7 +9,7 @@ from conftest import blt, blt_config
 from bytequilt.cli import main
 from bytequilt.codec import encode
 from bytequilt.config import Recipe, RuleConfig, StackConfig, TrainConfig, UserError, load_recipe
-from bytequilt.data.packed import packed
+from bytequilt.data.batches import packed
 from bytequilt.lm import LM
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train.arrange import arrange

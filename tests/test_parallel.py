@@ -16,8 +16,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
-from bytequilt.data.batches import Batch, Batches, held_out
-from bytequilt.data.packed import packed
+from bytequilt.data.batches import Batch, Batches, held_out, packed
 from bytequilt.data.prepare import ingest
 from bytequilt.data.streams import Streams
 from bytequilt.lm import LM
@@ -127,9 +126,8 @@ def gradients(task, micro, config, world):
     for optimizer in rows:
         for weight in optimizer.moments:
             dense = torch.zeros_like(own(weight.detach()))
-            for places, leaf in zip(optimizer.rows_of(weight), optimizer.leaves_of(weight), strict=True):
-                places = torch.arange(len(dense))[places]
-                dense.index_add_(0, places, leaf.grad)
+            for view in optimizer.merged(weight):
+                dense.index_add_(0, torch.arange(len(dense))[view.rows_U], view.values_UD.grad)
             found[names[id(weight)]] = whole(like(dense, weight))
     norm = float(clip_(task.network, chosen, 1e9))
     return {name: grad.clone() for name, grad in found.items()}, norm
@@ -198,7 +196,7 @@ def full_disk(corpus, folder, world):
 
     config, task = TRAIN.model_copy(update=WAYS["full"]), task_of(corpus)
     spread(task.network, config, world, "cpu")
-    saver = Saver.of(folder / "full disk", task.network, optimizers(task.network, config), 2, world)
+    saver = Saver(folder / "full disk", task.network, optimizers(task.network, config), 2, world)
     before, FileSystemWriter.finish = FileSystemWriter.finish, finish
     saver.save(1, {})
     with pytest.raises(UserError) as caught:

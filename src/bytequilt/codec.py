@@ -65,6 +65,20 @@ def _several(things: Any) -> Iterator[Any] | None:
         return None
 
 
+def grouped(texts: Iterable[bytes], limit: int) -> Iterator[list[bytes]]:
+    """Consecutive texts in groups of at most `limit` bytes; a longer text is a group of its own."""
+    group: list[bytes] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > limit:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
+
+
 def as_pairs(pairs: Any) -> list[tuple[bytes, bytes]]:
     """Pairs of texts as bytes. Raises UserError for anything else."""
     several = _several(pairs)

@@ -70,6 +70,14 @@ class Batch:
         fixed = room is not None
         return cls(ids_BN, closes_BN, learn_BN, targets, ids, patches, room or longest, single, fixed)
 
+    @classmethod
+    def of_rows(cls, rows_BN3: np.ndarray, room: int | None) -> "Batch":
+        """Create a batch from rows of packed pieces (see `pieces`)."""
+        rows = torch.from_numpy(rows_BN3)
+        ids, closes = rows[..., ID].long(), rows[..., CLOSES].bool()
+        closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not start a patch: the row may already have all its patches
+        return cls.of(ids, closes, rows[..., LEARN].bool(), room)
+
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to the device, without waiting for the copy to finish."""
         if device == self.ids_BN.device:
@@ -127,10 +135,7 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        rows = torch.from_numpy(next(self._rows)["piece"])
-        ids, closes = rows[..., ID].long(), rows[..., CLOSES].bool()
-        closes[:, :-1] &= ids[:, 1:] != BOE  # padding must not start a patch: the row may already have all its patches
-        return Batch.of(ids, closes, rows[..., LEARN].bool(), self.room)
+        return Batch.of_rows(next(self._rows)["piece"], self.room)
 
     def state(self) -> dict[str, Any]:
         """The position of the iterator, as a small value for JSON."""
@@ -187,14 +192,8 @@ class Batches:
         streams = [grain.MapDataset.source(order).to_iter_dataset(options) for order in orders]
         # Grain draws by number of documents, so weights are divided by the mean bytes per document of the source.
         drawn = [w * n / size for w, n, size in zip(weights, documents_S, bytes_S, strict=True)] if weights else None
-        budget = {"piece": train.row_bytes} | ({"patches": train.row_patches} if train.row_patches else {})
-        packed = FirstFitPackIterDataset(
-            FlatMapIterDataset(grain.IterDataset.mix(streams, drawn), _EachPiece()),
-            length_struct=budget,
-            num_packing_bins=PACKED_BATCHES * train.rows,
-            seed=seed,
-        )
-        return packed.batch(train.rows)
+        mixed = FlatMapIterDataset(grain.IterDataset.mix(streams, drawn), _EachPiece())
+        return _in_rows(mixed, train, seed=seed).batch(train.rows)
 
     @property
     def _columns(self) -> list[str]:
@@ -202,26 +201,62 @@ class Batches:
         return ["prompt", "data", "entropies"] if scored else ["prompt", "data"]
 
     def _pieces(self, prompt: Any, data: Any, entropies: Any = None) -> list[dict[str, np.ndarray]]:
-        """The pieces of a document. In each, the array under `patches` has as many entries as the piece has patches."""
+        """The pieces of a document, for packing."""
         text, size = data.as_py(), prompt.as_py()
         ids = self.encode(text, eos=True)
         if size:  # inference encodes a prompt without its answer, so both are encoded separately here
             before = self.encode(text[:size])
             ids, size = np.concatenate([before, self.encode(text[size:], bos=False, eos=True)]), len(before) - 1
-        if self.rule is None:
-            closes = np.zeros(len(ids), dtype=bool)
-        else:
-            entropy = None if entropies is None else torch.from_numpy(entropies.values.to_numpy().copy())[None]
-            closes = rules.closes(self.rule, torch.from_numpy(ids)[None], entropy)[0].numpy()
-        cut = pieces(ids, size, closes, self.train.row_bytes, self.train.row_patches)
-        if self.train.row_patches is None:
-            return [{"piece": piece} for piece in cut]
-        return [{"piece": piece, "patches": np.zeros(patch_count(piece), dtype=np.int8)} for piece in cut]
+        nats = None if entropies is None else entropies.values.to_numpy().copy()
+        return _for_packing(ids, size, self.rule, nats, self.train)
 
 
 class _EachPiece(FlatMapTransform):
     def flat_map(self, element: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         return element
+
+
+def _for_packing(
+    ids: np.ndarray, prompt: int, rule: RuleConfig | None, entropies: np.ndarray | None, train: TrainConfig
+) -> list[dict[str, np.ndarray]]:
+    """The pieces of a document. In each, the array under `patches` has as many entries as the piece has patches."""
+    closes = np.zeros(len(ids), dtype=bool)
+    if rule is not None:
+        nats = None if entropies is None else torch.from_numpy(entropies)[None]
+        closes = rules.closes(rule, torch.from_numpy(ids)[None], nats)[0].numpy()
+    cut = pieces(ids, prompt, closes, train.row_bytes, train.row_patches)
+    if train.row_patches is None:
+        return [{"piece": piece} for piece in cut]
+    return [{"piece": piece, "patches": np.zeros(patch_count(piece), dtype=np.int8)} for piece in cut]
+
+
+def _in_rows(parts: grain.IterDataset, train: TrainConfig, **options: Any) -> FirstFitPackIterDataset:
+    """Pack pieces into rows: each into the first row that has room for it."""
+    budget = {"piece": train.row_bytes} | ({"patches": train.row_patches} if train.row_patches else {})
+    bins = PACKED_BATCHES * train.rows
+    return FirstFitPackIterDataset(parts, length_struct=budget, num_packing_bins=bins, **options)
+
+
+def packed(
+    documents: Sequence[bytes],
+    rule: RuleConfig | None,
+    entropies: Sequence[np.ndarray] | None,
+    train: TrainConfig,
+    pad_patches: bool = False,
+) -> list[Batch]:
+    """Pack held-out documents into batches like training documents, but in order and only once.
+
+    The rule decides which ids close a patch; with None, no id does. Some rules need `entropies`, in nats, one array per
+    document. With `pad_patches`, P is `train.row_patches` in every batch.
+    """
+    parts = []
+    for data, nats in zip(documents, entropies or [None] * len(documents), strict=True):
+        parts += _for_packing(encode(data, eos=True), 0, rule, nats, train)
+    rows = _in_rows(grain.MapDataset.source(parts).to_iter_dataset(), train, shuffle_bins=False)
+    rows_RN3 = np.stack([row["piece"] for row in rows])
+    rows_RN3 = np.pad(rows_RN3, [(0, -len(rows_RN3) % train.rows), (0, 0), (0, 0)])
+    room = train.row_patches if pad_patches else None
+    return [Batch.of_rows(part, room) for part in np.split(rows_RN3, len(rows_RN3) // train.rows)]
 
 
 def held_out(folder: Path, limit: int | None = None) -> list[Document]:

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from ..config import DataConfig, foreign
+from ..files import replacing
 from .sources import Document, Part, files, nothing, parts
 from .walk import Identity, identity
 
@@ -73,6 +75,25 @@ class Corpus:
         _, read_part = self.parts[number]
         texts = [(len(d.data), _kept(d.id, self.config.share)) for d in read_part(dropped) if d.data]
         return np.array([dropped["where"], *(size if kept else -size for size, kept in texts)], np.int64)
+
+    def counts(self, folder: Path, rank: int, world: int) -> dict[int, np.ndarray]:
+        """Part number -> `count` for all parts; `folder` keeps the results.
+
+        Every process needs the counts of all files. It loads those that are there and makes the others itself, so no
+        process waits for another, even if one has died. Ranks start at different parts.
+        """
+        size = len(self.parts)
+        begin = rank * size // world
+        counts = {}
+        for number in [*range(begin, size), *range(begin)]:
+            path = folder / f"{number:06d}.npy"
+            try:
+                counts[number] = np.load(path)
+            except (OSError, ValueError, EOFError):  # the file is missing or damaged
+                counts[number] = self.count(number)
+                with replacing(path) as file:
+                    np.save(file, counts[number])
+        return counts
 
     def not_utf8(self) -> str:
         """A one-line message about the documents read by this process that are not UTF-8; empty if there are none."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from .prepare import Scorer, score_shard, unscored
+from ..patching.patcher import Patcher
+from .prepare import score_shard, unscored
 
 RETRIES = 3
 """Maximum number of restarts of a task after its worker has died."""
@@ -14,7 +15,7 @@ LOCAL = "local"
 
 
 def score_on_ray(
-    corpus: Path, folder: Path, patcher: Scorer, address: str, progress: Callable[[int], object] = lambda _: None
+    corpus: Path, folder: Path, patcher: Patcher, address: str, progress: Callable[[int], object] = lambda _: None
 ) -> None:
     """Like `score`, on a Ray cluster. Every machine must see both folders. `address` is as in `ray.init`, or LOCAL.
 
@@ -22,7 +23,8 @@ def score_on_ray(
     """
     ray = _joined(address)
     try:
-        task = ray.remote(max_retries=RETRIES, num_gpus=int(_on_gpu(patcher)))(score_shard)
+        on_gpu = patcher.model is not None and patcher.device.type == "cuda"
+        task = ray.remote(max_retries=RETRIES, num_gpus=int(on_gpu))(score_shard)
         shared = ray.put(patcher)  # sent to each machine once
         waiting = {}
         for path, about, missing in unscored(corpus, folder, patcher):
@@ -38,17 +40,8 @@ def score_on_ray(
         ray.shutdown()
 
 
-def check_ray() -> None:
-    """Raises UserError if Ray is not installed."""
-    _ray()
-
-
-def _on_gpu(patcher: Any) -> bool:
-    return patcher.model is not None and next(patcher.model.parameters()).device.type == "cuda"
-
-
 def _joined(address: str) -> Any:
-    ray = _ray()
+    ray = check_ray()
     try:
         ray.init(address=None if address == LOCAL else address, include_dashboard=False, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -56,7 +49,8 @@ def _joined(address: str) -> Any:
     return ray
 
 
-def _ray() -> Any:
+def check_ray() -> Any:
+    """The package Ray. Raises UserError if it is not installed."""
     try:
         import ray
     except ImportError:

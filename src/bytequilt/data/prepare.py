@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..config import DataConfig, RuleConfig, UserError
+from ..codec import grouped
+from ..config import DataConfig, UserError
 from ..files import read_json, write_json
+from ..patching.patcher import Patcher
 from .corpus import Corpus, Counted
-from .deal import counts_of
 from .shards import (
     FORMAT,
     SCORED_SCHEMA,
@@ -35,17 +36,6 @@ COUNTS = "counts.partial"
 SPLITS = ("train", "val")
 CALL_BYTES = 100_000
 """Maximum text bytes in one call of the patcher. A longer text has a call of its own."""
-
-
-class Scorer(Protocol):
-    """The interface of a patcher that `score` needs."""
-
-    rule: RuleConfig
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def entropies(self, texts: list[bytes], advance: Callable[[int], object] = ..., /) -> list[np.ndarray]: ...
 
 
 # ----------------------------------------------------------------------------------------------------------- ingest
@@ -108,7 +98,7 @@ def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> di
     rank, world = rank_and_world()
     if world == 1 or len(corpus.parts) == 1:
         return {}
-    counted = counts_of(corpus, folder / COUNTS / mark[:16], rank, world)
+    counted = corpus.counts(folder / COUNTS / mark[:16], rank, world)
     if not corpus.config.val and sum(len(counts) - 1 for counts in counted.values()) < corpus.config.val_every:
         return {}  # too few documents for `val_every`: bytes are cut off, so all must be read
     outline = _splits(corpus.config, folder, mark)
@@ -225,7 +215,7 @@ def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None
 # ------------------------------------------------------------------------------------------------------------ score
 
 
-def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int], object] = lambda _: None) -> None:
+def score(corpus: Path, folder: Path, patcher: Patcher, progress: Callable[[int], object] = lambda _: None) -> None:
     """Copy the training shards of `corpus` to `folder` with a new column `entropies`: fp32 nats, one after each id.
 
     Each rank scores its own shards and skips shards that this patcher has already scored. `progress` is called with the
@@ -244,7 +234,7 @@ def score(corpus: Path, folder: Path, patcher: Scorer, progress: Callable[[int],
             done += ours
 
 
-def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path, dict[str, Any], bool]]:
+def unscored(corpus: Path, folder: Path, patcher: Patcher) -> Iterator[tuple[Path, dict[str, Any], bool]]:
     """For each training shard: (its path, the metadata of its scored copy, True if `folder` lacks this copy).
 
     Raises UserError if the corpus is not finished.
@@ -262,32 +252,22 @@ def unscored(corpus: Path, folder: Path, patcher: Scorer) -> Iterator[tuple[Path
 
 
 def score_shard(
-    path: Path, target: Path, about: dict[str, Any], patcher: Scorer, progress: Callable[[int], object] = lambda _: None
+    path: Path,
+    target: Path,
+    about: dict[str, Any],
+    patcher: Patcher,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Write the scored copy of a shard. It appears at `target` only when it is complete, so a retry is safe."""
     with shard_writer(target, SCORED_SCHEMA, about) as writer:
         for table in row_groups(path):
-            calls = _calls(table["data"].to_pylist())
+            calls = grouped(table["data"].to_pylist(), CALL_BYTES)
             values = [entropies for texts in calls for entropies in _entropies(texts, patcher, progress)]
             column = pa.array(values, SCORED_SCHEMA.field("entropies").type)
             writer.write_table(table.append_column("entropies", column), row_group_size=len(table))
 
 
-def _calls(texts: list[bytes]) -> Iterator[list[bytes]]:
-    """Group the texts into calls of at most CALL_BYTES bytes. A longer text is a group of its own."""
-    group: list[bytes] = []
-    size = 0
-    for text in texts:
-        if group and size + len(text) > CALL_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(text)
-        size += len(text)
-    if group:
-        yield group
-
-
-def _entropies(texts: list[bytes], patcher: Scorer, progress: Callable[[int], object]) -> list[np.ndarray]:
+def _entropies(texts: list[bytes], patcher: Patcher, progress: Callable[[int], object]) -> list[np.ndarray]:
     if len(texts[0]) > CALL_BYTES:  # a single long text: report progress within it
         entropies = patcher.entropies(texts, progress)
     else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..codec import OFFSET, VOCAB_SIZE, encode
+from ..codec import OFFSET, VOCAB_SIZE, encode, grouped
 from ..config import as_whole
 from ..model.blt import BLT
 from ..patching.patcher import Patcher
@@ -20,7 +20,7 @@ from .session import CHUNK, Session
 
 BATCH = 16_384  # largest number of ids in a batch, padding included; limits the memory of logits
 LONG = 8_192  # a text of at least this many ids is read in chunks with a cache
-WAITING = 262_144  # ids of documents that are collected first, so that documents of similar length share a batch
+WAITING = 262_144  # bytes of documents that are collected first, so that documents of similar length share a batch
 BLOCK = 2**24  # largest number of logits that are converted to float64 at once
 
 
@@ -150,7 +150,7 @@ def score_documents(
     """
     context = None if context is None else as_whole("context", context, 2)
     scores: list[Score] = []
-    for group in _groups(documents):
+    for group in grouped(documents, WAITING):
         cut = [_windows(scorer, document, context) for document in group]
         parts = iter(score_pieces(scorer, [piece for pieces in cut for piece in pieces], advance))
         for document, pieces in zip(group, cut, strict=True):
@@ -251,20 +251,6 @@ def _windows(scorer: Scorer, document: bytes, context: int | None) -> list[Piece
         pieces.append(Piece(torch.cat([bos, ids_n[done - half : end]]), half + 1))
         done = end
     return pieces
-
-
-def _groups(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Groups of consecutive documents with about WAITING ids at most, or one longer document."""
-    group: list[bytes] = []
-    size = 0
-    for document in documents:
-        if group and size + len(document) > WAITING:
-            yield group
-            group, size = [], 0
-        group.append(document)
-        size += len(document) + 2
-    if group:
-        yield group
 
 
 def _targets(piece: Piece) -> int:

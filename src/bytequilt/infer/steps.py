@@ -1,6 +1,6 @@
-"""The functions that advance rows of caches by one position through each network, in PyTorch or compiled."""
+"""The functions that advance rows of caches by one position through each network of a BLT and its entropy model."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 
 import torch
 from torch import Tensor
@@ -8,44 +8,13 @@ from torch import Tensor
 from ..model.blt import BLT
 from ..model.cache import StackCache
 from ..model.encoder_cache import EncoderCache
-from ..model.ngram import NgramCache
 from ..model.rows import Rows
 from ..patching.patcher import Patcher
 
+if TYPE_CHECKING:
+    from ..native.steps import CompiledSteps
 
-class Steps(Protocol):
-    """The networks of a BLT and its entropy model, as functions that continue n rows of their caches."""
-
-    def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        """Entropies in nats (n,) after the next id (n,) of each row; None if the rule needs none. `text` promises that
-        no id is a BOS."""
-        ...
-
-    def nats_feed(
-        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
-    ) -> Tensor | None:
-        """Entropies in nats (N,) after each of the next ids (N,) of one row; None if the rule needs none. `single`
-        promises that the only BOS of the row is its first id."""
-        ...
-
-    def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to.
-
-        `opens_n` is True where a new document starts; None means that none does.
-        """
-        ...
-
-    def patch(
-        self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Process the newest patch of each row; `lengths` are the patches' lengths in bytes. Returns latents (n, D)
-        and the decoder's inputs from them (n, ...)."""
-        ...
-
-    def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) from byte states (n, d). A row reads its entry of `patch_R`, the decoder's input from the
-        row's last patch. `x_nd` may be overwritten."""
-        ...
+Steps = Union["TorchSteps", "CompiledSteps"]
 
 
 def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
@@ -58,25 +27,23 @@ def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
 
 
 class TorchSteps:
-    """The steps in PyTorch, by the step functions of the networks."""
+    """The steps in PyTorch, by the step functions of the networks. `CompiledSteps` has the same methods."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
-        self.model, self.patcher = model, patcher
-
-    def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        return self.patcher.nats_step(ids_n, cache, rows, text)
-
-    def nats_feed(
-        self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
-    ) -> Tensor | None:
-        return self.patcher.nats_feed(ids_N, cache, rows, single)
+        self.model, self.nats, self.nats_feed = model, patcher.nats_step, patcher.nats_feed
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
+        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to.
+
+        `opens_n` is True where a new document starts; None means that none does.
+        """
         return self.model.encoder.step(ids_n, cache, rows, opens_n)[-1]
 
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """Process the newest patch of each row; `lengths` are the patches' lengths in bytes. Returns latents (n, D)
+        and the decoder's inputs from them (n, ...)."""
         longest, absent_nL = max(lengths), None
         states = bytes.states.newest(rows, rows.take(bytes.stack.position_R), longest)
         if min(lengths) < longest:
@@ -87,4 +54,6 @@ class TorchSteps:
         return latent_nD, self.model.decoder.read(latent_nD[:, None])[:, 0]
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
+        """Logits (n, V) from byte states (n, d). A row reads its entry of `patch_R`, the decoder's input from the
+        row's last patch. `x_nd` may be overwritten."""
         return self.model.decoder.step(x_nd, rows.take(patch_R), cache.step(rows, opens_n))

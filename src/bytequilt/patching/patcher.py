@@ -69,6 +69,12 @@ class Patcher:
         with exact(ids_BN.device):
             return self.model.nats(ids_BN)
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the entropy model; the CPU without one."""
+        weights = chain(self.model.parameters(), self.model.buffers()) if self.model is not None else iter(())
+        return next((weight.device for weight in weights), torch.device("cpu"))
+
     def cache(self, rows: int = 1, reserve: int = 0) -> StackCache | NgramCache | None:
         """An empty cache of the entropy model for `rows` texts; None if the rule needs no entropy."""
         return self.model.cache(rows, reserve) if self.model is not None and self.rule.needs_entropy else None
@@ -104,16 +110,15 @@ class Patcher:
         processed.
         """
         assert self.model is not None
-        device = next(chain(self.model.parameters(), self.model.buffers())).device
         ids = [encode(document, eos=True) for document in documents]
         if not ids:
             return []
         stream, cache = torch.from_numpy(np.concatenate(ids)), self.model.cache()
         # allocated once: small results between large temporary tensors would fragment memory
         nats = torch.empty(len(stream))
-        with exact(device):
+        with exact(self.device):
             for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
-                out.copy_(self.model.nats(part[None].to(device), cache)[0])
+                out.copy_(self.model.nats(part[None].to(self.device), cache)[0])
                 advance(int((part >= OFFSET).sum()))
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
 

@@ -138,8 +138,8 @@ async def _events(plan: Plan, streams: list[Stream]) -> AsyncIterator[bytes]:
 async def _chunks(plan: Plan, streams: list[Stream]) -> AsyncIterator[str | None]:
     """Yield the chunks of a stream as JSON, or None (send a keep-alive comment) after a long time without a step."""
     choices, envelope, form = _Choices(plan), Envelope(plan.form, plan.engine.name), plan.form
-    if (opening := form.opening()) is not None:
-        yield envelope.chunk([opening(index) for index in range(len(streams))])
+    if openings := [opening for index in range(len(streams)) if (opening := form.opening(index))]:
+        yield envelope.chunk(openings)
     if plan.echo:
         for index in range(len(streams)):
             yield envelope.chunk([form.chunk(index, choices.echo(index))])

@@ -58,20 +58,19 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, error.headers())
+        return error.answer()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return await api_error(request, _invalid(list(error.errors())))
+        return _invalid(list(error.errors())).answer()
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        formed = refusal(error.status_code, str(error.detail))
-        return JSONResponse(formed.body(), error.status_code, {**(error.headers or {}), **formed.headers()})
+        return refusal(error.status_code, str(error.detail)).answer(error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(ApiError("the server failed; its log says why").body(), 500)
+        return ApiError("the server failed; its log says why").answer()
 
 
 def _invalid(errors: list[dict[str, Any]]) -> ApiError:

@@ -1,6 +1,9 @@
 """Errors of requests, in the form that OpenAI's clients expect."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
+
+from fastapi.responses import JSONResponse
 
 from ..config.base import shorten
 
@@ -24,6 +27,10 @@ class ApiError(Exception):
         """HTTP headers. `x-should-retry` stops OpenAI's client from repeating what would take as long again."""
         retry = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
         return retry | {"x-should-retry": "true" if retry else "false"}
+
+    def answer(self, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The whole answer. A library's own status and headers may be kept."""
+        return JSONResponse(self.body(), status or self.status, {**(headers or {}), **self.headers()})
 
 
 class BadRequest(ApiError):

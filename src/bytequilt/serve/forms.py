@@ -3,7 +3,6 @@
 import json
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..infer.writer import Stats
@@ -24,8 +23,8 @@ class Form(Protocol):
     top: int | None
     """Number of most likely bytes to list at each byte; None: no log-probabilities."""
 
-    def opening(self) -> Callable[[int], dict[str, Any]] | None:
-        """A function from a choice's index to its first chunk in a stream, before any text; None if there is none."""
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The first chunk of a choice in a stream, before any text; None if there is none."""
 
     def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         """The JSON of a whole choice."""
@@ -60,7 +59,7 @@ class CompletionForm:
     def __init__(self, top: int | None) -> None:
         self.top = top
 
-    def opening(self) -> None:
+    def opening(self, index: int) -> None:
         return None
 
     def choice(self, index: int, piece: Piece) -> dict[str, Any]:
@@ -92,8 +91,8 @@ class ChatForm:
     def __init__(self, top: int | None) -> None:
         self.top = top
 
-    def opening(self) -> Callable[[int], dict[str, Any]]:
-        return lambda index: self._choice(index, Piece(), "delta", {"role": "assistant", "content": ""})
+    def opening(self, index: int) -> dict[str, Any]:
+        return self._choice(index, Piece(), "delta", {"role": "assistant", "content": ""})
 
     def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return self._choice(index, piece, "message", {"role": "assistant", "content": piece.text, "refusal": None})

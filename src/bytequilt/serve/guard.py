@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,16 +51,12 @@ class Formed:
                 return await send(message)
             text += message.get("body", b"")
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                await _in_form(plain, text)(scope, receive, send)
+                headers = Headers(raw=plain["headers"]).items()
+                kept = {name: value for name, value in headers if not name.startswith("content-")}
+                error = refusal(plain["status"], text.decode("utf-8", "replace"))
+                await error.answer(plain["status"], kept)(scope, receive, send)
 
         await self.app(scope, receive, formed)
-
-
-def _in_form(plain: Message, text: bytes) -> JSONResponse:
-    """Convert a plain-text error to OpenAI's form. Headers other than `content-*` are kept."""
-    error = refusal(plain["status"], text.decode("utf-8", "replace"))
-    headers = {name: value for name, value in Headers(raw=plain["headers"]).items() if not name.startswith("content-")}
-    return JSONResponse(error.body(), plain["status"], headers | error.headers())
 
 
 class Guard:
@@ -88,8 +83,7 @@ class Guard:
             self._check(scope)
         except ApiError as error:
             await _discard(receive, 16 * self.most)
-            answer = JSONResponse(error.body(), error.status, error.headers())
-            return await answer(scope, receive, with_headers)
+            return await error.answer()(scope, receive, with_headers)
         self.open += 1
         try:
             await self.app(scope, _in_time(receive), with_headers)

@@ -123,6 +123,6 @@ def health(models: Models) -> APIRouter:
         if models.fault is None and not models.draining:
             return JSONResponse({"status": "ok"})
         why = "the engine has failed" if models.fault is not None else "the server is about to end"
-        return JSONResponse(Unavailable(why).body(), 503)
+        return Unavailable(why).answer()
 
     return routes

@@ -31,6 +31,9 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
 Bias = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
+SHARED = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "utf8", "logit_bias"}
+SHARED |= {"frequency_penalty", "presence_penalty"}
+"""Fields of a request that are options of `Sampling` as they are."""
 
 
 class Fields(BaseModel):
@@ -74,13 +77,7 @@ class Generation(Request):
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Field(strict=True, ge=0.01, le=100)] = 1.0
-    logit_bias: (
-        dict[
-            Annotated[Byte, BeforeValidator(_byte)],
-            Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)],
-        ]
-        | None
-    ) = None
+    logit_bias: dict[Annotated[Byte, BeforeValidator(_byte)], Bias] | None = None
     """Byte values, "0" to "255", each with a number that is added to its logit."""
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -92,20 +89,11 @@ class Generation(Request):
 
     def sampling(self, index: int, max_bytes: int, top: int | None, stops: Sequence[str] = ()) -> Sampling:
         """Options of choice `index` of a prompt. `top`: number of most likely bytes to report, None for no logprobs."""
-        fields = {
+        fields = self.model_dump(include=SHARED) | {
             "max_bytes": max_bytes,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
             "seed": None if self.seed is None else (self.seed + index + 2**63) % 2**64 - 2**63,
             "stop": (*([self.stop] if isinstance(self.stop, str) else self.stop or ()), *stops),
-            "utf8": self.utf8,
             "logprobs": top is not None,
-            "logit_bias": self.logit_bias,
-            "frequency_penalty": self.frequency_penalty,
-            "presence_penalty": self.presence_penalty,
             "top_logprobs": top or 0,
         }
         try:

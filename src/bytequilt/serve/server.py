@@ -134,7 +134,7 @@ def serve(
         http=Protocol,
         ws="none",
     )
-    code = asyncio.run(_serve(config, served, listener))
+    code = asyncio.run(Server(config, served, listener).run_until_end())
     leave_together(served, code)
     return code
 
@@ -148,7 +148,3 @@ def leave_together(models: Models, code: int) -> None:
     if not all(engine.joined(LAST_WORDS) for engine in models.engines.values()):
         logging.shutdown()
         os._exit(code)
-
-
-async def _serve(config: uvicorn.Config, models: Models, listener: socket.socket) -> int:
-    return await Server(config, models, listener).run_until_end()

@@ -3,7 +3,6 @@
 import asyncio
 
 import h11
-from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .errors import BadRequest
@@ -55,11 +54,10 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def send_400_response(self, msg: str) -> None:
         """Answer 400, unless another answer has already started, and close the connection."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            error = BadRequest("this is no valid HTTP")
-            answer = JSONResponse(error.body(), error.status, {"Connection": "close", **error.headers()})
+            answer = BadRequest("this is no valid HTTP").answer(headers={"Connection": "close"})
             writer = h11.Connection(h11.SERVER)
             for event in (
-                h11.Response(status_code=error.status, headers=answer.raw_headers, reason=b"Bad Request"),
+                h11.Response(status_code=answer.status_code, headers=answer.raw_headers, reason=b"Bad Request"),
                 h11.Data(data=answer.body),
                 h11.EndOfMessage(),
             ):

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from ..config import Config, DataConfig, Recipe, StackConfig, TrainConfig, UserError
+from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
 from ..data.sources import documents
-from ..infer.sampling import Sampling
 from ..info import parameters
 from ..interop import Directory
 from ..interop.devices import choose_device
@@ -35,9 +34,6 @@ def check_recipe(recipe: Recipe) -> None:
         check_shape(recipe.entropy_train.init, EntropyModel, recipe.entropy, "entropy")
     if recipe.entropy_init is not None:
         check_entropy(recipe.entropy_init)
-    shown = recipe.report
-    Sampling(max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)
-    shown.prompt.encode("utf-8", "surrogateescape")
 
 
 def check_memory(recipe: Recipe) -> None:
@@ -53,20 +49,16 @@ def check_memory(recipe: Recipe) -> None:
 
 def least_memory(recipe: Recipe) -> Iterator[tuple[str, int, int, int]]:
     """For each training on a CPU: its name, its parameters, and the least bytes of its weights and of a batch."""
-    for part, network, config, stacks in _trainings(recipe):
-        if device_of(config).type == "cpu":
-            kept = (
-                0 if config.checkpoint_activations else sum(s.layers * (s.dim * 8 + s.hidden_dim * 3) for s in stacks)
-            )
-            yield part, network, LEAST_OF_A_WEIGHT * network, 2 * config.rows * config.row_bytes * kept
-
-
-def _trainings(recipe: Recipe) -> Iterator[tuple[str, int, TrainConfig, list[StackConfig]]]:
-    """What is trained: its name, its parameters, how, and the stacks that read every byte."""
     counted = parameters(recipe.model, recipe.entropy)
-    yield "BLT", counted["total"], recipe.train, [recipe.model.encoder, recipe.model.decoder]
+    # the stacks that read every byte
+    trained = [("BLT", counted["total"], recipe.train, [recipe.model.encoder, recipe.model.decoder])]
     if recipe.entropy is not None and recipe.entropy_train is not None:
-        yield "entropy model", counted["entropy"], recipe.entropy_train, [recipe.entropy]
+        trained.append(("entropy model", counted["entropy"], recipe.entropy_train, [recipe.entropy]))
+    for part, network, config, stacks in trained:
+        if device_of(config).type == "cpu":
+            numbers = sum(stack.layers * (stack.dim * 8 + stack.hidden_dim * 3) for stack in stacks)
+            kept = 0 if config.checkpoint_activations else numbers
+            yield part, network, LEAST_OF_A_WEIGHT * network, 2 * config.rows * config.row_bytes * kept
 
 
 def check_training(config: TrainConfig) -> None:

@@ -17,27 +17,20 @@ WIDE_ENOUGH = 64  # smallest width of a network for which bf16 on a CPU is not s
 
 def device_of(config: TrainConfig) -> torch.device:
     """The device of a configuration. `auto` is CUDA if available, otherwise the CPU; the local rank chooses the GPU."""
-    if config.device == "auto":
-        return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    device = torch.device(config.device)
-    return torch.device("cuda", _local_rank()) if device.type == "cuda" and device.index is None else device
+    name = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
 
 
-def fast_bf16(device: torch.device) -> bool:
-    """True if the hardware multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and _cpu_has_bf16()
-
-
-def uses_bf16(config: TrainConfig, network: nn.Module | None = None) -> bool:
+def uses_bf16(config: TrainConfig, network: nn.Module) -> bool:
     """True if training uses bf16. With precision `auto`, it does if bf16 is faster on this device for the network's
     widths."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    device = device_of(config)
-    widths = [weight.shape[1] for weight in network.parameters() if weight.ndim == 2] if network is not None else []
-    return fast_bf16(device) and (device.type != "cpu" or not widths or max(widths) >= WIDE_ENOUGH)
+    kind = device_of(config).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    width = max(weight.shape[1] for weight in network.parameters() if weight.ndim == 2)
+    return kind == "cpu" and _cpu_has_bf16() and width >= WIDE_ENOUGH
 
 
 def keep_freed_memory() -> None:
@@ -55,10 +48,6 @@ def memory_of_machine() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system tells
         return sys.maxsize
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @cache

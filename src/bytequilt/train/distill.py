@@ -113,24 +113,21 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
     ids = [torch.from_numpy(encode(document))[None].to(device) for document in documents]
     # without the BOS, which always closes
     closes = [torch.cat([model.patcher(i).closes_BN[0, 1:] for i in ids]) for model in (lm, lean)]
-    both = int((closes[0] & closes[1]).sum())
-    sides = {}
-    for side, model, own in zip(("full", "lean"), (lm, lean), closes, strict=True):
+    both, full, own = (int(x.sum()) for x in (closes[0] & closes[1], *closes))
+    report: dict[str, Any] = {
+        "test_bytes": sum(map(len, documents)),
+        "same_decisions": float((closes[0] == closes[1]).float().mean()),
+        "boundaries_found": both / max(1, full),
+        "boundaries_right": both / max(1, own),
+    }
+    for side, model in (("full", lm), ("lean", lean)):
         score = Score.total(model.score_documents(documents))
-        sides[side] = {
+        report[side] = {
             "bpb": score.bits_per_byte,
             "mean_patch_bytes": score.patch_bytes,
             "microseconds_per_byte": _step_time(model.patcher, ids[0][0]) * 1e6,
-            "found": both / max(1, int(own.sum())),
         }
-    result, right = (sides[side].pop("found") for side in ("full", "lean"))
-    return {
-        "test_bytes": sum(map(len, documents)),
-        "same_decisions": float((closes[0] == closes[1]).float().mean()),
-        "boundaries_found": result,
-        "boundaries_right": right,
-        **sides,
-    }
+    return report
 
 
 def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -82,7 +82,10 @@ def fit(task: Task, batches: Source, config: TrainConfig, folder: Path, stage: s
         arrange(task.network, config)
         columns = ("[bold]{task.fields[bpb]}[/] bpb", "{task.fields[speed]}", "{task.fields[note]}")
         with progress(*columns) as bar, stop_requested() as stop, ExitStack() as stack:
-            log = _log(folder, stage, done.step, config, stack) if world.first else None
+            log = None
+            if world.first:
+                options = config.tracker, config.model_dump()
+                log = stack.enter_context(closing(Metrics(folder / "metrics.jsonl", stage, done.step, *options))).log
             line = bar.add_task(stage, total=config.steps, completed=done.step, bpb="-", speed="", note="")
             for record in training.records(stop):
                 if log is not None:
@@ -140,7 +143,7 @@ class Training:
         """Run steps and yield the metrics of each, until `config.steps` or until `stop()` is true."""
         config, done = self.config, self.done
         bf16 = uses_bf16(config, self.task.network)
-        saver = Saver.of(self.saved, self.task.network, self.optimizers, config.keep, self.world)
+        saver = Saver(self.saved, self.task.network, self.optimizers, config.keep, self.world)
         while done.step < config.steps:
             record = self._step(bf16)
             last = done.step == config.steps
@@ -246,11 +249,6 @@ def evaluate(task: Task) -> dict[str, float]:
     measured = task.evaluate()
     task.network.train()
     return measured
-
-
-def _log(folder: Path, stage: str, step: int, config: TrainConfig, stack: ExitStack) -> Callable[[dict], None]:
-    metrics = Metrics(folder / "metrics.jsonl", stage, step, config.tracker, config.model_dump())
-    return stack.enter_context(closing(metrics)).log
 
 
 def _speed(record: dict[str, Any]) -> str:

@@ -138,9 +138,9 @@ def clip_sharded_(network: nn.Module, rows: list[Rows], largest: float) -> Tenso
             squares.append(grad.float().square().sum() / copies.get(id(weight), 1))
     for optimizer in rows:
         for weight in optimizer.moments:
-            for leaf in optimizer.leaves_of(weight):
-                scaled.append(leaf.grad)
-                squares.append(leaf.grad.square().sum() / copies[id(weight)])
+            for view in optimizer.merged(weight):
+                scaled.append(view.values_UD.grad)
+                squares.append(view.values_UD.grad.square().sum() / copies[id(weight)])
     total = torch.stack(squares).sum()
     dist.all_reduce(total)
     norm = total.sqrt()
@@ -162,19 +162,19 @@ def _sum_flat(grads: list[Tensor], group: dist.ProcessGroup | None) -> None:
 def sum_rows(optimizer: Rows, group: dist.ProcessGroup | None) -> None:
     """Sum the gradients of the table rows that the processes of a group have read; afterwards each row occurs once."""
     for weight in optimizer.moments:
-        for leaf, rows_U in zip(optimizer.leaves_of(weight), optimizer.rows_of(weight), strict=True):
-            size = own(weight).shape
+        for view in optimizer.merged(weight):
+            rows_U, grads_UD, size = view.rows_U, view.values_UD.grad, own(weight).shape
             if size.numel() <= DENSE or isinstance(rows_U, slice):
-                grads_RD = leaf.new_zeros(size)
+                grads_RD = grads_UD.new_zeros(size)
                 if isinstance(rows_U, slice):
-                    grads_RD[rows_U] = leaf.grad
+                    grads_RD[rows_U] = grads_UD
                 else:
-                    grads_RD.index_add_(0, rows_U, leaf.grad)
+                    grads_RD.index_add_(0, rows_U, grads_UD)
                 dist.all_reduce(grads_RD, group=group)
                 optimizer.put(weight, [(slice(None), grads_RD)])
             else:
                 more = 0 if optimizer.fixed else _most(len(rows_U), group) - len(rows_U)
-                optimizer.put(weight, _everybodys(rows_U, leaf.grad, more, group))
+                optimizer.put(weight, _everybodys(rows_U, grads_UD, more, group))
 
 
 def _most(count: int, group: dist.ProcessGroup | None) -> int:

@@ -48,24 +48,18 @@ Stage = tuple[TrainConfig, EntropyConfig | Recipe]
 
 
 class Counts:
-    """Number of documents and bytes of a corpus, and its first documents as a sample."""
+    """Number of documents and bytes of a corpus, and its first `enough` bytes of documents as a sample."""
 
-    def __init__(self, enough: int) -> None:
-        self.enough = enough
+    def __init__(self, corpus: Corpus, enough: int) -> None:
         self.documents = {"train": 0, "held_out": 0}
         self.bytes = {"train": 0, "held_out": 0}
-        self.sample: list[tuple[int, Document]] = []
-
-    def counted(self, rows: Iterator[tuple[bool, int, Document]]) -> "Counts":
-        kept = 0
-        for apart, source, document in rows:
+        self.sample: list[Document] = []
+        for apart, _, document in corpus.documents():
             part = "held_out" if apart else "train"
+            if not apart and self.bytes["train"] < enough:
+                self.sample.append(document)
             self.documents[part] += 1
             self.bytes[part] += len(document.data)
-            if not apart and kept < self.enough:
-                self.sample.append((source, document))
-                kept += len(document.data)
-        return self
 
 
 def plan(draft: Draft) -> dict[str, Any]:
@@ -79,7 +73,7 @@ def plan(draft: Draft) -> dict[str, Any]:
     check_recipe(recipe)
     stages = _stages(recipe)
     room = max(config.rows * config.accumulate * config.row_bytes for config, _ in stages.values())
-    corpus = Counts((MEASURED + 2) * room).counted(Corpus(recipe.data).documents())
+    corpus = Counts(Corpus(recipe.data), (MEASURED + 2) * room)
     if not corpus.documents["train"] or not corpus.documents["held_out"]:
         raise UserError("no text is left to train on or to hold out: give more text, or sources in `val`")
     counted = _parameters(recipe)
@@ -88,7 +82,7 @@ def plan(draft: Draft) -> dict[str, Any]:
     if max(memory, least) < memory_of_machine() / 2:
         measured = _measured(stages, corpus)
         memory += max(activations for _, activations in measured.values())
-        a_byte = scoring_seconds(recipe, corpus.sample[0][1].data[:SCORED])
+        a_byte = scoring_seconds(recipe, corpus.sample[0].data[:SCORED])
         seconds = _seconds(corpus.bytes, stages, {name: time for name, (time, _) in measured.items()}, a_byte)
     memory = max(memory, least)
     return {
@@ -104,10 +98,10 @@ def plan(draft: Draft) -> dict[str, Any]:
 
 def _measured(stages: dict[str, Stage], corpus: Counts) -> dict[str, tuple[float, int]]:
     """For each stage: seconds per step, and bytes of activations."""
-    size = sum(len(document.data) for _, document in corpus.sample)
+    size = sum(len(document.data) for document in corpus.sample)
     about = {"corpus": "plan", "documents": [len(corpus.sample)], "bytes": [size]}
     with TemporaryDirectory(prefix="bytequilt-") as folder:
-        write_corpus_shard(Path(folder) / "000000.parquet", [(0, document) for _, document in corpus.sample], about)
+        write_corpus_shard(Path(folder) / "000000.parquet", [(0, document) for document in corpus.sample], about)
         return {name: measure(config, shape, Path(folder)) for name, (config, shape) in stages.items()}
 
 

@@ -117,15 +117,16 @@ class Rows(torch.optim.Optimizer):
 
     def leaves(self) -> list[Tensor]:
         """One tensor per table that was read; its `grad` is the gradient of the rows read, each row once."""
-        return [leaf for weight in self.reads for leaf in self.leaves_of(weight)]
+        return [view.values_UD for weight in self.reads for view in self.merged(weight)]
 
-    def leaves_of(self, weight: Tensor) -> list[Tensor]:
-        """The tensor of one table in a list; an empty list if none of its rows was read."""
-        return [view.values_UD for view in self._merged(weight)]
-
-    def rows_of(self, weight: Tensor) -> list[Tensor | slice]:
-        """For each tensor of `leaves_of(weight)`, the numbers of the table's rows that it holds."""
-        return [view.rows_U for view in self._merged(weight)]
+    @torch.no_grad()
+    def merged(self, weight: Tensor) -> list[Read]:
+        """All reads of a table that have a gradient, merged into one; an empty list if there are none."""
+        reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
+        if len(reads) > 1:
+            self.put(weight, [(view.rows_U, view.values_UD.grad) for view in reads])
+            reads = self.reads[weight]
+        return reads
 
     @torch.no_grad()
     def put(self, weight: Tensor, parts: list[Part]) -> None:
@@ -141,7 +142,7 @@ class Rows(torch.optim.Optimizer):
         self.param_groups[0]["step"] += 1
         now = self._step
         for weight, moments in self.moments.items():
-            for view in self._merged(weight):
+            for view in self.merged(weight):
                 update_(own(weight.detach()), moments, view.rows_U, view.values_UD.detach(), view.grads_UD, now)
             moments.drift_S = next_drift(moments.drift_S, now)
         self.reads.clear()
@@ -188,16 +189,7 @@ class Rows(torch.optim.Optimizer):
                 return reads[0].values_UD, where_M.view(places.shape)  # the whole table again: its gradient is summed
             with torch.no_grad():
                 values_UD = caught_up(own(weight), self.moments[weight], rows_U, self._step.eps)
-            self.reads[weight] = [*self._merged(weight), Read(rows_U, values_UD.requires_grad_(), slot_U)]
+            self.reads[weight] = [*self.merged(weight), Read(rows_U, values_UD.requires_grad_(), slot_U)]
             return values_UD, where_M.view(places.shape)
 
         return gather
-
-    @torch.no_grad()
-    def _merged(self, weight: Tensor) -> list[Read]:
-        """All reads of a table that have a gradient, merged into one; an empty list if there are none."""
-        reads = [view for view in self.reads.get(weight, []) if view.values_UD.grad is not None]
-        if len(reads) > 1:
-            self.put(weight, [(view.rows_U, view.values_UD.grad) for view in reads])
-            reads = self.reads[weight]
-        return reads

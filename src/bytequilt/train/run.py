@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ..config import Config, DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
-from ..data.batches import Batches, held_out
+from ..data.batches import Batches, held_out, packed
 from ..data.on_ray import check_ray, score_on_ray
-from ..data.packed import packed
 from ..data.prepare import ingest, read_manifest, score
 from ..data.streams import Streams, check_deal
 from ..files import read_json, write_json
@@ -167,21 +166,8 @@ def _trained_entropy(
     if train.init is not None:
         start_from(network, _entropy_of(train.init), train.init)
     documents = [document.data for document in held_out(folder / "corpus", train.eval_bytes)]
-    task: Task = EntropyTask(network, documents)
-    if is_cut(train, world):
-        task = PackedTask(task, packed(documents, None, None, train), world, uses_bf16(train, network))
-    streams = 1 if train.accumulate % data.streams else data.streams  # the same in a world of any size
-
-    def make(rank: int, count: int) -> Batches:
-        return Batches(folder / "corpus" / "train", train, None, weights=data.weights, rank=rank, world=count)
-
-    batches = Streams(make, streams, train.accumulate, world.rank, world.size, world.gathered)
-    fit(task, batches, train, folder, "entropy", world)
-    model = ModelConfig(format=FORMAT, entropy=config)
-    if is_sharded(network):
-        export(folder / "entropy", model, {"entropy": network}, world)
-    elif world.first:
-        write_model(folder / "entropy", model, None, network)
+    _fit(EntropyTask(network, documents), documents, None, train, data, folder, "entropy", world)
+    _write(folder / "entropy", ModelConfig(format=FORMAT, entropy=config), None, network, world)
     return network
 
 
@@ -228,46 +214,49 @@ def blt_stage(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALO
         start_from(network, load(config.init).model, config.init)
     lm = LM(network, patcher, recipe.patching.target_bytes or recipe.patching.stride)
     records = held_out(folder / "corpus", config.eval_bytes)
-    task: Task = LanguageTask(lm, records)
-    if is_cut(config, world):
-        documents = [document.data for document in records]
-        nats = patcher.entropies(documents) if patcher.rule.needs_entropy else None
-        batches = packed(documents, patcher.rule, nats, config, _fixed(config))
-        task = PackedTask(task, batches, world, uses_bf16(config, network))
-    done = fit(task, blt_batches(recipe, folder, patcher, world), config, folder, "blt", world)
+    documents = [document.data for document in records]
+    done = _fit(LanguageTask(lm, records), documents, patcher, config, recipe.data, folder, "blt", world)
     network.eval()
-    if is_sharded(network):
-        export(folder / "model", lm.stored_config, {"blt": network, "entropy": patcher.model}, world)
-        return (load(folder, str(device)) if world.first else lm), done
-    if world.first:
-        lm.save(folder / "model")
-    world.wait()
-    return lm, done
+    _write(folder / "model", lm.stored_config, network, patcher.model, world)
+    return (load(folder, str(device)) if is_sharded(network) and world.first else lm), done
 
 
-def blt_batches(recipe: Recipe, folder: Path, patcher: Patcher, world: World = ALONE) -> Streams:
-    """This process's share of the training batches of the BLT. P is fixed if the device or compilation needs fixed
-    shapes."""
-    needs_entropy, config = patcher.rule.needs_entropy, recipe.train
-    fingerprint = patcher.fingerprint if needs_entropy else None
+def _fit(
+    task: Task,
+    documents: list[bytes],
+    patcher: Patcher | None,
+    train: TrainConfig,
+    data: DataConfig,
+    folder: Path,
+    stage: str,
+    world: World,
+) -> Progress:
+    """Train a task on this process's share of the batches, which have patches if there is a patcher. `documents` are
+    held out. P is fixed if the device or compilation needs fixed shapes."""
+    rule, fixed = patcher and patcher.rule, train.compile or device_of(train).type != "cpu"
+    scored = patcher if rule is not None and rule.needs_entropy else None
+    if is_cut(train, world):
+        nats = scored.entropies(documents) if scored else None
+        batches = packed(documents, rule, nats, train, fixed)
+        task = PackedTask(task, batches, world, uses_bf16(train, task.network))
+    shards = folder / ("shards" if scored else "corpus/train")
+    options = {"weights": data.weights, "fingerprint": scored and scored.fingerprint, "pad_patches": fixed}
 
     def make(rank: int, count: int) -> Batches:
-        return Batches(
-            folder / ("shards" if needs_entropy else "corpus/train"),
-            config,
-            patcher.rule,
-            weights=recipe.data.weights,
-            rank=rank,
-            world=count,
-            fingerprint=fingerprint,
-            pad_patches=_fixed(config),
-        )
+        return Batches(shards, train, rule, rank=rank, world=count, **options)
 
-    return Streams(make, recipe.data.streams, config.accumulate, world.rank, world.size, world.gathered)
+    streams = 1 if train.accumulate % data.streams else data.streams  # the same in a world of any size
+    shares = Streams(make, streams, train.accumulate, world.rank, world.size, world.gathered)
+    return fit(task, shares, train, folder, stage, world)
 
 
-def _fixed(config: TrainConfig) -> bool:
-    return config.compile or device_of(config).type != "cpu"
+def _write(folder: Path, config: ModelConfig, blt: BLT | None, entropy: nn.Module | None, world: World) -> None:
+    """Write a model directory: the first process alone, or all together if the trained network is sharded."""
+    if is_sharded(blt or entropy):
+        export(folder, config, {"blt": blt, "entropy": entropy}, world)
+    elif world.first:
+        write_model(folder, config, blt, entropy)
+    world.wait()
 
 
 def built(kind: type[nn.Module], shape: Config, train: TrainConfig, world: World) -> nn.Module:

@@ -32,46 +32,27 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 class Saver:
-    """Writes unsharded checkpoints, in the first process only."""
+    """Writes the checkpoints of a training: the first process an unsharded one, all processes a sharded one."""
 
     def __init__(self, folder: Path, network: nn.Module, optimizers: Optimizers, keep: int, world: World) -> None:
         self.folder, self.network, self.optimizers = folder, network, optimizers
-        self.keep, self.world = keep, world
-
-    @staticmethod
-    def of(folder: Path, network: nn.Module, optimizers: Optimizers, keep: int, world: World) -> "Saver":
-        """The saver for this network: a `ShardedSaver` if it is sharded."""
-        kind = ShardedSaver if is_sharded(network) else Saver
-        return kind(folder, network, optimizers, keep, world)
-
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Start writing a checkpoint of the present weights."""
-        if self.world.first:
-            checkpoint.save(self.folder, step, self.network, self.optimizers, state, self.keep)
-
-    def part_written(self) -> bool:
-        """True if this process has finished its part of a checkpoint that has not been published."""
-        return False
-
-    def publish(self) -> None:
-        """Wait for the checkpoint that is being written, and rename it to its final name."""
-
-
-class ShardedSaver(Saver):
-    """Writes sharded checkpoints; each process writes its own part."""
-
-    writing: tuple[Path, Future] | None = None
-
-    def __init__(self, *options: Any) -> None:
-        super().__init__(*options)
-        # own process group: a thread writes, and its messages must not mix with those of the steps
-        self.group = dist.new_group(backend="gloo")
-        if self.world.first:
-            for path in self.folder.glob(".step-*.partial"):
-                shutil.rmtree(path)
-        self.world.total([0])
+        self.keep, self.world, self.sharded = keep, world, is_sharded(network)
+        self.writing: tuple[Path, Future] | None = None
+        """The sharded checkpoint that is being written, and when it is done."""
+        if self.sharded:
+            # own process group: a thread writes, and its messages must not mix with those of the steps
+            self.group = dist.new_group(backend="gloo")
+            if world.first:
+                for path in folder.glob(".step-*.partial"):
+                    shutil.rmtree(path)
+            world.total([0])
 
     def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write an unsharded checkpoint of the present weights, or start writing a sharded one."""
+        if not self.sharded:
+            if self.world.first:
+                checkpoint.save(self.folder, step, self.network, self.optimizers, state, self.keep)
+            return
         self.publish()
         final = self.folder / f"step-{step:08d}"
         partial = self.folder / f".{final.name}.partial"
@@ -84,10 +65,12 @@ class ShardedSaver(Saver):
         self.writing = final, dcp.async_save(tensors, checkpoint_id=partial, process_group=self.group)
 
     def part_written(self) -> bool:
+        """True if this process has finished its part of a checkpoint that has not been published."""
         return self.writing is not None and self.writing[1].done()
 
     def publish(self) -> None:
-        """As in `Saver`. Raises UserError if a process could not write its part."""
+        """Wait for the checkpoint that is being written, if any, and rename it to its final name. Raises UserError if a
+        process could not write its part."""
         if self.writing is None:
             return
         (final, future), self.writing = self.writing, None

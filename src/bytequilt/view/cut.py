@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -70,9 +70,7 @@ class _Cutter:
     def __init__(self, patcher: Patcher) -> None:
         self.patcher, self.cache = patcher, patcher.cache()
         self.rules = patcher.rule, _by_entropy(patcher.rule)
-        weights = chain(patcher.model.parameters(), patcher.model.buffers()) if patcher.model is not None else ()
-        self.device = next((weight.device for weight in weights), torch.device("cpu"))
-        self.states = [rules.start(rule, 1, self.device) for rule in self.rules]
+        self.states = [rules.start(rule, 1, patcher.device) for rule in self.rules]
         self.place, self.data = 0, bytearray()
         self.decided = 0
         """Number of positions, from the first byte of `data`, at which the rule has decided about a patch start. The
@@ -118,7 +116,7 @@ class _Cutter:
         return place, PatchedText(data, patches, limit, bits, summed=self.rules[0].kind == "budget")
 
     def _decide(self, ids: np.ndarray) -> None:
-        ids_N = torch.from_numpy(ids).to(self.device)
+        ids_N = torch.from_numpy(ids).to(self.patcher.device)
         nats_N = self.patcher.nats_feed(ids_N, self.cache)
         both = [rules.feed(rule, state, ids_N, nats_N) for rule, state in zip(self.rules, self.states, strict=True)]
         self.states = [states_NF[-1:] for _, states_NF in both]
