@@ -28,7 +28,7 @@ from bytequilt.data.batches import Batch
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import flops_per_byte
-from bytequilt.train.arrange import arrange
+from bytequilt.train.device import arrange
 from bytequilt.train.loop import step
 from bytequilt.train.optim import optimizers
 from bytequilt.train.tasks import LanguageTask

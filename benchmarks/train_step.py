@@ -181,7 +181,7 @@ class Task:
         from bytequilt.data.batches import Batch
         from bytequilt.evals.peers import hugging_face, lengths_with_next
         from bytequilt.model.blt import BLT
-        from bytequilt.train.arrange import arrange
+        from bytequilt.train.device import arrange
 
         torch.manual_seed(options.seed)
         self.network: Any = BLT(peers.SMALL)  # the same seed, so the same weights on both sides

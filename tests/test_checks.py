@@ -12,8 +12,8 @@ from conftest import blt
 from test_train import TRAIN, recipe
 
 from bytequilt.config import DataConfig, PatchingConfig, RuleConfig, UserError, load_recipe
-from bytequilt.data.batches import held_out
 from bytequilt.data.prepare import ingest
+from bytequilt.data.shards import documents_to_take, held_out, sample_documents
 from bytequilt.data.sources import Document
 from bytequilt.files import locked
 from bytequilt.lm import LM, load
@@ -21,7 +21,6 @@ from bytequilt.overrides import listing, override
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train.claim import to_toml
 from bytequilt.train.run import train
-from bytequilt.train.sample import documents_to_take, sample_documents
 from bytequilt.train.tasks import held_out_score
 
 
@@ -60,7 +59,6 @@ HOPELESS = [
     ("data", {"field": "missing"}, "no field 'missing'"),
     ("data", {"prompt_field": "missing"}, "no field 'missing'"),
     ("data", {"where": {"ask": ("nobody",)}}, "no documents with ask = nobody"),
-    ("report", {"temperature": -1.0}, "temperature"),
 ]
 
 

@@ -12,7 +12,7 @@ from bytequilt.data.batches import Batch
 from bytequilt.infer.session import Session
 from bytequilt.lm import LM
 from bytequilt.model.attention import Spans, blocked, causal, flex
-from bytequilt.train.arrange import arrange
+from bytequilt.train.device import arrange
 from bytequilt.train.loop import step
 from bytequilt.train.optim import optimizers, release
 from bytequilt.train.tasks import LanguageTask

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from bytequilt.config import DataConfig, NgramConfig, RuleConfig, UserError
 from bytequilt.data import prepare, shards
 from bytequilt.data import sources as sources_module
-from bytequilt.data.batches import held_out
 from bytequilt.data.corpus import paragraph, split_by_bytes
 from bytequilt.data.prepare import ingest, score
+from bytequilt.data.shards import held_out
 from bytequilt.data.sources import Document
 from bytequilt.model.ngram import NgramEntropy
 from bytequilt.patching.patcher import Patcher

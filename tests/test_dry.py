@@ -12,7 +12,7 @@ from bytequilt.config import Recipe, RuleConfig, StackConfig, TrainConfig, UserE
 from bytequilt.data.batches import packed
 from bytequilt.lm import LM
 from bytequilt.patching.patcher import Patcher
-from bytequilt.train.arrange import arrange
+from bytequilt.train.device import arrange
 from bytequilt.train.dry import GPUS, activations, dry_run, memory_of
 from bytequilt.train.optim import optimizers
 from bytequilt.train.rehearsal import rehearse

@@ -16,8 +16,9 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
-from bytequilt.data.batches import Batch, Batches, held_out, packed
+from bytequilt.data.batches import Batch, Batches, packed
 from bytequilt.data.prepare import ingest
+from bytequilt.data.shards import held_out
 from bytequilt.data.streams import Streams
 from bytequilt.lm import LM
 from bytequilt.model import initial

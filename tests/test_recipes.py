@@ -4,8 +4,7 @@ import pytest
 
 from bytequilt.config import Recipe, load_recipe, recipe_path
 from bytequilt.info import parameters
-from bytequilt.train.checks import described
-from bytequilt.train.origin import complete
+from bytequilt.train.checks import complete, described
 
 SHIPPED = sorted(path.stem for path in recipe_path("demo").parent.glob("*.toml"))
 PUBLISHED = ("blt-400m", "blt-1b", "blt-2b", "blt-4b", "blt-8b")

@@ -11,7 +11,7 @@ from serving import limits, untrained
 
 from bytequilt.cli import main
 from bytequilt.config import UserError
-from bytequilt.serve import guard, wire
+from bytequilt.serve import guard
 from bytequilt.serve.app import application
 from bytequilt.serve.guard import Guard
 from bytequilt.serve.models import Models, short_name
@@ -182,7 +182,7 @@ def test_a_body_that_does_not_come_takes_nobodys_place_for_long(monkeypatch):
 
 
 def test_a_connection_without_a_request_is_closed(monkeypatch):
-    monkeypatch.setattr(wire, "HEAD", 0.3)
+    monkeypatch.setattr(guard, "HEAD", 0.3)
 
     async def slow(scope, receive, send):
         await asyncio.sleep(0.6)  # an answer may take longer than the first lines of a request
@@ -200,7 +200,7 @@ def test_a_connection_without_a_request_is_closed(monkeypatch):
 
     async def main():
         listener = bind("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(slow, log_config=None, http=wire.Protocol, lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(slow, log_config=None, http=guard.Protocol, lifespan="off"))
         running = asyncio.create_task(server.serve([listener]))
         whole = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
         sent = [(), (b"GET / HT", b"TP/1.1\r\n"), (whole, b""), (whole, whole[:9])]

@@ -11,7 +11,7 @@ from bytequilt.config import DataConfig, Recipe, UserError, load_recipe
 from bytequilt.data.chat import chat
 from bytequilt.data.sources import Document, documents
 from bytequilt.overrides import override
-from bytequilt.train.origin import complete
+from bytequilt.train.checks import complete
 from bytequilt.train.report import opening
 from bytequilt.train.run import train
 

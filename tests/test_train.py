@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 
 from bytequilt.codec import decode
 from bytequilt.config import DataConfig, EntropyConfig, Recipe, RuleConfig, StackConfig, TrainConfig, UserError
-from bytequilt.data.batches import Batch, Batches, held_out
+from bytequilt.data.batches import Batch, Batches
 from bytequilt.data.prepare import ingest
+from bytequilt.data.shards import held_out
 from bytequilt.lm import LM, load
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.loss import target_nats
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train import checkpoint, metrics
-from bytequilt.train.arrange import arrange
+from bytequilt.train.device import arrange
 from bytequilt.train.loop import Interrupted, fit, step
 from bytequilt.train.optim import lr_factor, optimizers
 from bytequilt.train.run import train

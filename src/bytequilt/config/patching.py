@@ -72,6 +72,11 @@ class PatchOptions(Config):
     def needs_entropy(self) -> bool:
         return self.kind in ENTROPY_KINDS
 
+    @property
+    def limit(self) -> str | None:
+        """Name of the field that limits the entropies: `threshold`, or `rise` of kind `monotonic`; None without one."""
+        return ("rise" if self.kind == "monotonic" else "threshold") if self.needs_entropy else None
+
 
 class RuleConfig(PatchOptions):
     """A complete rule for where patches start. Entropies are in nats here and in files; users see bits."""
@@ -130,8 +135,7 @@ class PatchingConfig(PatchOptions):
     @property
     def calibrated(self) -> str | None:
         """Name of the field that calibration must set; None if the rule is complete without it."""
-        name = "rise" if self.kind == "monotonic" else "threshold" if self.needs_entropy else None
-        return name if name and getattr(self, name) is None else None
+        return self.limit if self.limit and getattr(self, self.limit) is None else None
 
     @model_validator(mode="after")
     def _target_fits(self) -> "PatchingConfig":

@@ -18,8 +18,7 @@ from ..model.segments import starts_of
 from ..patching import rules
 from .order import Index, Order
 from .pieces import CLOSES, ID, LEARN, patch_count, pieces
-from .shards import check_patcher, read_about, row_groups, shard_paths
-from .sources import Document
+from .shards import check_patcher, read_about, shard_paths
 
 try:
     from absl import logging
@@ -257,19 +256,3 @@ def packed(
     rows_RN3 = np.pad(rows_RN3, [(0, -len(rows_RN3) % train.rows), (0, 0), (0, 0)])
     room = train.row_patches if pad_patches else None
     return [Batch.of_rows(part, room) for part in np.split(rows_RN3, len(rows_RN3) // train.rows)]
-
-
-def held_out(folder: Path, limit: int | None = None) -> list[Document]:
-    """The held-out documents of a corpus, in order. A limit keeps the first `limit` bytes and may cut a document."""
-    documents: list[Document] = []
-    left = limit
-    for path in shard_paths(folder / "val"):
-        read_about(path)
-        for table in row_groups(path):
-            for row in table.to_pylist():
-                if left is not None and left <= 0:
-                    return documents
-                data = row["data"][:left]
-                documents.append(Document(row["id"], data, min(row["prompt"], len(data))))
-                left = None if left is None else left - len(data)
-    return documents

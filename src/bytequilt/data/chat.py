@@ -1,8 +1,14 @@
 """Converts chats to plain text, with one template for fine-tuning and for prompts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 SPEAKER = "Assistant"
+
+
+def plain(turns: Sequence[tuple[str, str]]) -> str:
+    """A conversation in the plain template, up to where the assistant answers. Turns are (role, content)."""
+    return "\n\n".join([*(f"{role}: {content}" for role, content in turns), f"{SPEAKER}: "])
 
 
 def chat(messages: Any) -> tuple[str, str]:
@@ -18,7 +24,7 @@ def chat(messages: Any) -> tuple[str, str]:
     speaker, answer = turns.pop()
     if speaker != SPEAKER:
         raise ValueError(f"the last message of a chat must be the assistant's, not of role '{speaker.lower()}'")
-    return "\n\n".join([*(f"{role}: {content}" for role, content in turns), f"{SPEAKER}: "]), answer
+    return plain(turns), answer
 
 
 def _turn(message: Any) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import UserError
+from ..config import UserError, library
 from ..patching.patcher import Patcher
 from .prepare import score_shard, unscored
 
@@ -51,8 +51,4 @@ def _joined(address: str) -> Any:
 
 def check_ray() -> Any:
     """The package Ray. Raises UserError if it is not installed."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--ray needs Ray: pip install 'bytequilt[ray]'") from None
-    return ray
+    return library("ray", "--ray needs Ray: pip install 'bytequilt[ray]'")

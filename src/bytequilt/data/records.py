@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import DataConfig, UserError, foreign, one_line
+from ..config import DataConfig, UserError, foreign, library, one_line
 from ..config.base import UTF_16
 from .chat import chat
 from .unpack import BLANKS, COMPRESSIONS, lines, open_file, pyarrow, read_whole, reading, too_blank, unpack_to
@@ -169,15 +169,12 @@ def _check_columns(columns: list[str], name: str, config: DataConfig) -> list[st
 
 def hub_records(name: str, source: str) -> Iterator[Record]:
     """The rows of a data set of the Hugging Face hub, named NAME or NAME:SPLIT."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UserError(f"{source} needs the datasets package: pip install 'bytequilt[data]'") from None
+    datasets = library("datasets", f"{source} needs the datasets package: pip install 'bytequilt[data]'")
     name, _, split = name.partition(":")
     if not name:
         raise UserError(f"{source} names no data set: give hf:NAME or hf:NAME:SPLIT")
     try:
-        for number, record in enumerate(load_dataset(name, split=split or "train", streaming=True), 1):
+        for number, record in enumerate(datasets.load_dataset(name, split=split or "train", streaming=True), 1):
             yield f"{source}:{number}", record
     except Exception as error:  # the hub, the network and the data format raise many kinds of errors
         raise UserError(one_line(Exception(f"cannot read {source}: {one_line(error)}"))) from None

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ..config import UserError, one_line
+from ..config import UserError, library, one_line
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 CHUNK = 1 << 20
@@ -93,11 +93,7 @@ def reading(name: str) -> Generator[None]:
 
 
 def pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise UserError("Parquet and .zst files need pyarrow: pip install 'bytequilt[train]'") from None
-    return pyarrow
+    return library("pyarrow", "Parquet and .zst files need pyarrow: pip install 'bytequilt[train]'")
 
 
 # ------------------------------------------------------------------------------------------------------------ members

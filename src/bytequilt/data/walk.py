@@ -3,7 +3,6 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -44,66 +43,42 @@ def identity(path: Path) -> Identity:
 
 
 def _reached(root: Path, parts: list[str]) -> list[Path]:
-    """The files below `root` that match the parts of a pattern. A file with several names has the first of them."""
+    """The files below `root` that match the parts of a pattern; `**` matches any number of folders.
+
+    Links to folders are followed last, so that a name without links is preferred. A file with several names has the
+    first of them.
+    """
     paths: dict[Identity, Path] = {}
-    walk = _Walk()
-    waiting = [(root, parts)]
-    while waiting:
-        for path in walk.matches(*waiting.pop(0)):
-            if _is_file(path):
-                paths.setdefault(identity(path), path)
-            elif path.is_symlink() and not path.exists():
-                print(f"{path} is a link to nothing; passed over", file=sys.stderr)
-        if not waiting:  # links come last, so that a name without links is preferred
-            waiting, walk.links = walk.links, []
+    been: set[tuple[Identity, int]] = set()  # folders below which `**` and what follows it have been matched
+    waiting, links = [(root, parts)], []
+    while waiting or links:
+        path, (head, *tail) = (waiting or links).pop(0)
+        below: list[tuple[Path, list[str]]] = []
+        if head == "**":
+            if (mark := (identity(path), len(tail))) in been:
+                continue
+            been.add(mark)
+            below.append((path, tail or ["*"]))
+            for folder in (path / name for name in _names(path) if not name.startswith(".")):
+                if folder.is_dir():
+                    (links if folder.is_symlink() else below).append((folder, [head, *tail]))
+        elif glob.has_magic(head):
+            shown = [name for name in _names(path) if head.startswith(".") or not name.startswith(".")]
+            below = [(path / name, tail) for name in shown if fnmatchcase(name, head)]
+        elif os.path.lexists(path / head):
+            below = [(path / head, tail)]
+        for place, _ in (pair for pair in below if not pair[1]):
+            if _is_file(place):
+                paths.setdefault(identity(place), place)
+            elif place.is_symlink() and not place.exists():
+                print(f"{place} is a link to nothing; passed over", file=sys.stderr)
+        waiting = [(place, later) for place, later in below if later and place.is_dir()] + waiting
     return sorted(paths.values())
 
 
 def _is_file(path: Path) -> bool:
     with reading(str(path)):  # access to some names may be denied
         return path.is_file()
-
-
-class _Walk:
-    """Walks down folders. It enters a folder only once for the same position in a pattern."""
-
-    def __init__(self) -> None:
-        self.links: list[tuple[Path, list[str]]] = []
-        """Links to folders, each with the parts of the pattern to match below. They are walked last."""
-        self._been: set[tuple[Identity, int]] = set()
-
-    def matches(self, folder: Path, parts: list[str]) -> Iterator[Path]:
-        """Yield the paths below a folder that match the parts of a pattern. `**` matches any number of folders."""
-        head, *tail = parts
-        if head == "**":
-            yield from self._anywhere(folder, parts)
-        elif glob.has_magic(head):
-            for name in _names(folder):
-                if fnmatchcase(name, head) and (head.startswith(".") or not name.startswith(".")):
-                    yield from self._below(folder / name, tail)
-        elif os.path.lexists(folder / head):
-            yield from self._below(folder / head, tail)
-
-    def _below(self, path: Path, tail: list[str]) -> Iterator[Path]:
-        if not tail:
-            yield path
-        elif path.is_dir():
-            yield from self.matches(path, tail)
-
-    def _anywhere(self, folder: Path, parts: list[str]) -> Iterator[Path]:
-        mark = (identity(folder), len(parts))
-        if mark in self._been:
-            return
-        self._been.add(mark)
-        yield from self.matches(folder, parts[1:] or ["*"])
-        for name in _names(folder):
-            path = folder / name
-            if name.startswith(".") or not path.is_dir():
-                continue
-            if path.is_symlink():
-                self.links.append((path, parts))
-            else:
-                yield from self._anywhere(path, parts)
 
 
 def _names(folder: Path) -> list[str]:

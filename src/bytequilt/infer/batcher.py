@@ -65,12 +65,7 @@ class BLTDecoder:
     def __init__(self, session: Session) -> None:
         self.session, self.size, self.device, self.vocabulary = session, len(session.rows), session.device, VOCAB_SIZE
         self.clear, self.prefill, self.advance = session.clear, session.prefill, session.advance
-
-    def encode(self, prompt: bytes) -> np.ndarray:
-        return encode(prompt)
-
-    def data(self, id: int) -> bytes:
-        return byte_of(id)
+        self.encode, self.data = encode, byte_of
 
     def lookahead(self, ids_n: Tensor, rows: Sequence[int]) -> Tensor:
         return self.session.lookahead(ids_n, rows, text=True)

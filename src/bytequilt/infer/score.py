@@ -91,9 +91,7 @@ class BLTScorer:
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         self.model, self.patcher, self.device = model, patcher, model.decoder.head.weight.device
-
-    def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        return encode(text, bos=bos, eos=eos)
+        self.encode = encode
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
         ids_BN = ids_BN.to(self.device)

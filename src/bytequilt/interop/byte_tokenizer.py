@@ -1,5 +1,6 @@
 """Tokenizer files for Transformers: a tokenizer of single bytes with the ids of this package."""
 
+import json
 from typing import Any
 
 from ..codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
@@ -30,38 +31,16 @@ def tokenizer_files() -> dict[str, dict[str, Any]]:
 
 
 def _tokenizer() -> dict[str, Any]:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
     units = {unit: byte + OFFSET for byte, unit in enumerate(byte_units())}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    first = {"SpecialToken": {"id": SPECIAL[BOS], "type_id": 0}}
-    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": index, "content": name} | plain for index, name in SPECIAL.items()],
-        "normalizer": None,
-        "pre_tokenizer": level,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [first, text],
-            "pair": [first, text, other],
-            "special_tokens": {SPECIAL[BOS]: {"id": SPECIAL[BOS], "ids": [BOS], "tokens": [SPECIAL[BOS]]}},
-        },
-        "decoder": level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {name: index for index, name in SPECIAL.items()} | units,
-            "merges": [],
-        },
-    }
+    tokenizer = Tokenizer(models.BPE({name: index for index, name in SPECIAL.items()} | units, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    first = SPECIAL[BOS]
+    tokenizer.post_processor = processors.TemplateProcessing(f"{first} $A", f"{first} $A $B", [(first, BOS)])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL.values()])
+    return json.loads(tokenizer.to_str())
 
 
 def byte_units() -> list[str]:

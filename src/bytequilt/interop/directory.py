@@ -152,28 +152,21 @@ def write_model(
     `dtype` is the stored type of the BLT's weights; int8 applies to matrices only, and None keeps the present type.
     Raises UserError if writing fails, or if a weight cannot be stored in int8.
     """
-    tensors = {f"blt.{name}": weight for name, weight in _recoded(_weights(blt), dtype).items()}
-    tensors |= {f"entropy.{name}": weight for name, weight in _weights(entropy).items()}
-    write_directory(folder, config, tensors)
-
-
-def write_directory(folder: Path, config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Write config.json and model.safetensors as `write_model` does, from tensors by name."""
-    eight = EightBits.of(name for name, weight in tensors.items() if weight.dtype is torch.int8)
+    weights = {}
+    for part, network, kind in (("blt", blt, dtype), ("entropy", entropy, None)):
+        if network is not None:
+            weights |= {f"{part}.{name}": weight for name, weight in _recoded(network.state_dict(), kind).items()}
+    eight = EightBits.of(name for name, weight in weights.items() if weight.dtype is torch.int8)
     config = config.model_copy(update={"int8": eight})
-    plain = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     with replacing_folder(folder, stale=STALE) as partial:
         try:
-            save_file(plain, partial / "model.safetensors", metadata={"format": "pt"})
+            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # safetensors raises this when the disk is full
             raise UserError(f"cannot write {folder}: {one_line(error)}") from None
         write_json(partial / "config.json", config.model_dump(mode="json"), indent=2)
         # safetensors makes its file readable for the owner only
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
-
-
-def _weights(network: nn.Module | None) -> dict[str, torch.Tensor]:
-    return network.state_dict() if network is not None else {}
 
 
 def _recoded(weights: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:

@@ -34,31 +34,32 @@ class Calibration:
 def calibrated(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor, target: float) -> tuple[RuleConfig, Calibration]:
     """The rule with the threshold that gives mean patches closest to `target` bytes on a row of documents.
 
-    The patch of a BOS, and an EOS that is a patch by itself, are not counted. Raises UserError if no threshold comes
-    within 5 % of the target.
+    Raises UserError if no threshold comes within 5 % of the target.
     """
-    field = "rise" if rule.kind == "monotonic" else "threshold"
-    total = int((ids_1N >= OFFSET).sum())
 
     def with_threshold(threshold: float) -> RuleConfig:
-        return rule.model_copy(update={field: threshold})
+        return rule.model_copy(update={rule.limit: threshold})
 
-    def mean_bytes(threshold: float) -> float:
-        start_1N = rules.patches(with_threshold(threshold), ids_1N, nats_1N).start_BN
-        return total / int((start_1N & (ids_1N >= OFFSET)).sum())
+    def mean(threshold: float) -> float:
+        return mean_bytes(with_threshold(threshold), ids_1N, nats_1N)
 
     steps = _Steps(rule, nats_1N)
-    first = bisect_left(
-        range(len(steps) - 1), target, key=lambda i: mean_bytes(steps[i])
-    )  # the mean length grows with the threshold
-    best = min((steps[i] for i in (first - 1, first) if i >= 0), key=lambda t: abs(mean_bytes(t) - target))
-    reached = mean_bytes(best)
+    first = bisect_left(range(len(steps) - 1), target, key=lambda i: mean(steps[i]))  # it grows with the threshold
+    best = min((steps[i] for i in (first - 1, first) if i >= 0), key=lambda t: abs(mean(t) - target))
+    reached = mean(best)
     if abs(reached / target - 1) > TOLERANCE:
         raise UserError(
             f"a mean of {target:g} bytes per patch is out of reach: on this text, the mean can be "
-            f"{mean_bytes(-math.inf):.2f} to {mean_bytes(math.inf):.2f}, and {reached:.2f} comes nearest"
+            f"{mean(-math.inf):.2f} to {mean(math.inf):.2f}, and {reached:.2f} comes nearest"
         )
-    return with_threshold(best), Calibration(best, reached, total)
+    return with_threshold(best), Calibration(best, reached, int((ids_1N >= OFFSET).sum()))
+
+
+def mean_bytes(rule: RuleConfig, ids_1N: Tensor, nats_1N: Tensor | None) -> float:
+    """Mean bytes per patch on a row of documents. The patch of a BOS, and an EOS that is a patch by itself, are not
+    counted."""
+    start_1N, text_1N = rules.patches(rule, ids_1N, nats_1N).start_BN, ids_1N >= OFFSET
+    return int(text_1N.sum()) / int((start_1N & text_1N).sum())
 
 
 class _Steps:

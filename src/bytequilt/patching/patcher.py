@@ -18,7 +18,7 @@ from ..model.ngram import NgramCache, NgramEntropy
 from ..model.rows import Rows
 from ..model.segments import Patches, check_ids
 from . import rules
-from .calibration import Calibration, calibrated
+from .calibration import Calibration, calibrated, mean_bytes
 
 LONGEST_MEAN = 2**32  # largest mean bytes per patch that a caller may ask for; a larger number is a mistake
 CHUNK = 8192  # ids per forward pass when many documents are read as one stream
@@ -135,10 +135,17 @@ class Patcher:
         target_bytes_per_patch = as_real("target_bytes_per_patch", target_bytes_per_patch, 0, LONGEST_MEAN)
         if not texts:
             raise UserError("calibration needs text, but the sample has none")
-        ids_1N = torch.from_numpy(np.concatenate([encode(text, eos=True) for text in texts]))[None]
-        nats_1N = torch.from_numpy(np.concatenate(self.entropies(texts)))[None]
-        self.rule, reached = calibrated(self.rule, ids_1N, nats_1N, target_bytes_per_patch)
+        self.rule, reached = calibrated(self.rule, *self._row(texts), target_bytes_per_patch)
         return reached
+
+    def mean_bytes(self, texts: list[bytes]) -> float:
+        """Mean bytes per patch of these documents under a rule that needs entropies."""
+        return mean_bytes(self.rule, *self._row(texts))
+
+    def _row(self, texts: list[bytes]) -> tuple[Tensor, Tensor]:
+        """Ids and entropies of documents as one row: (1, N) and (1, N)."""
+        ids_N = np.concatenate([encode(text, eos=True) for text in texts])
+        return torch.from_numpy(ids_N)[None], torch.from_numpy(np.concatenate(self.entropies(texts)))[None]
 
     @property
     def fingerprint(self) -> str:

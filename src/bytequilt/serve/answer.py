@@ -16,7 +16,7 @@ from .choice import Choice, Piece, entries_of, finish_reason_of
 from .engine import Engine
 from .errors import ApiError, Unavailable
 from .forms import Envelope, Form, dumps, usage_of
-from .scoring import Scored
+from .scoring import Entry, Scored
 from .stream import Stream, steps_of
 
 T = TypeVar("T")
@@ -94,11 +94,10 @@ class _Choices:
 
     def echo(self, index: int) -> Piece:
         """The first piece of a choice: its prompt."""
-        score = self._score(index)
-        return self.choices[index].add(self.plan.texts[index][0], score.entries if score is not None else ())
+        return self.choices[index].add(*self._prompt(index))
 
-    def add(self, index: int, steps: list[Step]) -> Piece:
-        """Convert new steps of a choice to a piece."""
+    def add(self, index: int, steps: list[Step], echo: bool = False) -> Piece:
+        """Convert new steps of a choice to a piece, with `echo` behind its prompt."""
         data, last = b"".join(step.data for step in steps), steps[-1]
         entries = [] if self.plan.form.top is None else entries_of(steps)
         score = self._score(index)
@@ -107,7 +106,12 @@ class _Choices:
             self.stats.append(last.stats)
         if score is not None and last.finish_reason == "eos" and not self.written[index]:
             entries.append(score.end)  # clients that score texts ask for one byte and drop the last entry
-        return self.choices[index].add(data, entries, finish_reason_of(last))
+        before, scored = self._prompt(index) if echo else (b"", [])
+        return self.choices[index].add(before + data, scored + entries, finish_reason_of(last))
+
+    def _prompt(self, index: int) -> tuple[bytes, list[Entry]]:
+        score = self._score(index)
+        return self.plan.texts[index][0], score.entries if score is not None else []
 
     def _score(self, index: int) -> Scored | None:
         scores = self.plan.scores
@@ -115,12 +119,10 @@ class _Choices:
 
 
 async def _whole(plan: Plan, streams: list[Stream]) -> dict[str, Any]:
-    choices = _Choices(plan)
-    parts = [[choices.echo(index)] if plan.echo else [] for index in range(len(streams))]
+    choices, gathered = _Choices(plan), [[] for _ in streams]
     async for index, steps in steps_of(streams):
-        if steps:
-            parts[index].append(choices.add(index, steps))
-    pieces = [sum(of_choice, Piece()) for of_choice in parts]
+        gathered[index] += steps
+    pieces = [choices.add(index, steps, plan.echo) for index, steps in enumerate(gathered)]
     return Envelope(plan.form, plan.engine.name).whole(pieces, usage_of(plan.prompts, choices.stats))
 
 

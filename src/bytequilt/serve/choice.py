@@ -24,15 +24,6 @@ class Piece:
     """Position of each entry, in characters of the choice's text."""
     finish_reason: str | None = None
 
-    def __add__(self, other: "Piece") -> "Piece":
-        return Piece(
-            self.text + other.text,
-            self.data + other.data,
-            self.entries + other.entries,
-            self.offsets + other.offsets,
-            other.finish_reason,
-        )
-
 
 class Choice:
     """Converts the bytes of a choice to pieces of text, as the bytes arrive."""

@@ -1,4 +1,5 @@
-"""Middleware: API keys, rates and limits before a request is read; error form and security headers of every answer."""
+"""What stands before the routes: middleware for API keys, rates, limits, error form and security headers, and the
+handling of connections with invalid HTTP or none."""
 
 import asyncio
 import hmac
@@ -7,14 +8,17 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from .errors import ApiError, Expired, Overloaded, TooLarge, Unauthorized, refusal
+from .errors import ApiError, BadRequest, Expired, Overloaded, TooLarge, Unauthorized, refusal
 from .limits import Limits
 
 PATIENCE = 2  # seconds to read the body of a refused request
+HEAD = 30.0  # seconds within which the head of a request must arrive
 BODY = 60.0  # seconds within which the whole body of a request must arrive
 CALLERS = 10_000  # maximum number of callers with a stored rate; the caller seen longest ago is removed first
 
@@ -159,3 +163,58 @@ class Rates:
         if tokens < 1:
             wait = math.ceil((1 - tokens) / self.per_second)
             raise Overloaded(f"more than {self.size:g} requests a minute", retry_after=wait)
+
+
+class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's protocol, with a time limit for the head of a request and errors in OpenAI's form for invalid HTTP."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A client has connected: start the time limit."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Process data. A new request stops the time limit; data between requests starts it again."""
+        request = self.cycle
+        super().data_received(data)
+        if self.cycle is not request:
+            self._forget()
+        elif self._between and self._late is None:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has disconnected."""
+        self._forget()
+        super().connection_lost(exc)
+
+    @property
+    def _between(self) -> bool:
+        """True if no request is being read or answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._late = self.loop.call_later(HEAD, self._hang_up)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _hang_up(self) -> None:
+        if self._between:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400, unless another answer has already started, and close the connection."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answer = BadRequest("this is no valid HTTP").answer(headers={"Connection": "close"})
+            writer = h11.Connection(h11.SERVER)
+            for event in (
+                h11.Response(status_code=answer.status_code, headers=answer.raw_headers, reason=b"Bad Request"),
+                h11.Data(data=answer.body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(writer.send(event) or b"")
+        self.transport.close()

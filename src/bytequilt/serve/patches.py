@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Generator
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codec import OFFSET, encode
 from ..config import RuleConfig
 from ..patching import rules
-from ..patching.patcher import Patcher, exact
+from ..patching.patcher import Patcher
 from .errors import BadRequest
 from .schema import to_base64
 
@@ -81,13 +81,11 @@ class Patching:
         if self.patcher.model is None:
             return None
         if data not in self._entropies:
-            model, parts = self.patcher.model, []
-            cache, device = model.cache(), next(chain(model.parameters(), model.buffers())).device
-            for part in torch.from_numpy(encode(data))[None].split(CHUNK, 1):
-                with torch.inference_mode(), exact(device):
-                    parts.append(model.nats(part.to(device), cache).cpu())
+            cache, parts = self.patcher.model.cache(), []
+            for part in torch.from_numpy(encode(data)).split(CHUNK):
+                parts.append(self.patcher.nats_feed(part.to(self.patcher.device), cache).cpu())
                 yield
-            self._entropies[data] = torch.cat(parts, 1)
+            self._entropies[data] = torch.cat(parts)[None]
         self._entropies.move_to_end(data)
         while len(self._entropies) > KEPT:
             self._entropies.popitem(last=False)
@@ -129,25 +127,16 @@ def _starts(rule: RuleConfig, ids: Tensor, nats: Tensor | None) -> list[int]:
     return [start - 1 for start in rules.patches(rule, ids, nats if rule.needs_entropy else None).starts[0][1:]]
 
 
-def _field(rule: RuleConfig) -> str | None:
-    """Name of the field that is shown as the threshold; None if the rule has none."""
-    if rule.kind == "monotonic":
-        return "rise"
-    return "threshold" if rule.threshold is not None else None
-
-
 def _threshold_bits(rule: RuleConfig) -> float | None:
-    field = _field(rule)
-    return None if field is None else getattr(rule, field) / NATS
+    return None if rule.limit is None else getattr(rule, rule.limit) / NATS
 
 
 def _with_threshold(rule: RuleConfig, bits: float) -> RuleConfig:
     """The rule with another threshold. Raises BadRequest if the rule has no threshold, or for an invalid value."""
-    field = _field(rule)
-    if field is None:
+    if rule.limit is None:
         raise BadRequest(f"patching of kind '{rule.kind}' has no threshold", param="threshold_bits")
     try:
-        return RuleConfig(**(rule.model_dump() | {field: bits * NATS}))
+        return RuleConfig(**(rule.model_dump() | {rule.limit: bits * NATS}))
     except ValueError:
         raise BadRequest(f"no threshold of patching of kind '{rule.kind}'", param="threshold_bits") from None
 
@@ -158,17 +147,16 @@ def _others(rule: RuleConfig, ids: Tensor, nats: Tensor | None, count: int) -> l
     others = [RuleConfig(kind="words"), RuleConfig(kind="fixed", stride=max(1, round(size / max(count, 1))))]
     if nats is not None:
         kinds = {"budget": "threshold", "entropy": "threshold", "monotonic": "rise"}
-        guesses = [RuleConfig(kind=kind, **{field: 0.0}) for kind, field in kinds.items() if kind != rule.kind]
-        others = [_matched(guess, ids, nats, count) for guess in guesses] + others
+        guesses = [RuleConfig(kind=kind, **{field: 0.0}) for kind, field in kinds.items()]
+        others = [_matched(guess, ids, nats, count) for guess in guesses if guess.kind != rule.kind] + others
     return [other for other in others if other.kind != rule.kind]
 
 
 def _matched(rule: RuleConfig, ids: Tensor, nats: Tensor, count: int) -> RuleConfig:
     """The rule with the lowest threshold that gives at most `count` patches, found by bisection."""
-    field = _field(rule) or "threshold"
     low, high = -LARGEST, LARGEST
     for _ in range(17):  # precise to 0.001 nats
         middle = (low + high) / 2
-        fewer = len(_starts(rule.model_copy(update={field: middle}), ids, nats)) <= count
+        fewer = len(_starts(rule.model_copy(update={rule.limit: middle}), ids, nats)) <= count
         low, high = (low, middle) if fewer else (middle, high)
-    return rule.model_copy(update={field: high})
+    return rule.model_copy(update={rule.limit: high})

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..config import UserError
+from ..data.chat import plain
 from ..infer.sampling import Sampling
 from .errors import BadRequest
 from .limits import Limits
@@ -125,16 +126,9 @@ class CompletionRequest(Generation):
 
     def prompts(self) -> list[bytes]:
         """Each prompt as bytes."""
-        if (self.prompt is None) == (self.prompt_b64 is None):
-            raise BadRequest("give either prompt or prompt_b64", param="prompt")
-        if self.prompt_b64 is not None:
-            return [from_base64(self.prompt_b64, "prompt_b64")]
         prompt = self.prompt
-        if isinstance(prompt, str):
-            return [prompt.encode()]
-        if prompt and not isinstance(prompt[0], int):
-            return [text.encode() if isinstance(text, str) else bytes(text) for text in prompt]
-        return [bytes(prompt or ())]
+        several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+        return [data_of(text, self.prompt_b64, "prompt") for text in (prompt if several else [prompt])]
 
     def check(self, limits: Limits) -> list[bytes]:
         """The prompts as bytes. Raises BadRequest if the request exceeds the limits or cannot be carried out."""
@@ -178,8 +172,7 @@ class ChatRequest(Generation):
 
     def prompt(self) -> bytes:
         """The messages in the plain template: `Role: content` for each, separated by empty lines."""
-        lines = [f"{message.name or message.role.capitalize()}: {message.text}" for message in self.messages]
-        return "\n\n".join([*lines, "Assistant: "]).encode()
+        return plain([(message.name or message.role.capitalize(), message.text) for message in self.messages]).encode()
 
     def check(self, limits: Limits) -> bytes:
         """The prompt. Raises BadRequest if the request exceeds the limits or cannot be carried out."""
@@ -204,23 +197,22 @@ class PatchesRequest(Request):
 
     def check(self, limits: Limits) -> bytes:
         """The text as bytes. Raises BadRequest if it is missing, given twice or too long."""
-        if (self.input is None) == (self.input_b64 is None):
-            raise BadRequest("give either input or input_b64", param="input")
-        if self.input_b64 is not None:
-            data = from_base64(self.input_b64, "input_b64")
-        else:
-            data = self.input.encode() if isinstance(self.input, str) else bytes(self.input or ())
+        data = data_of(self.input, self.input_b64, "input")
         if len(data) > limits.patch_bytes:
             raise BadRequest(f"a text of {len(data)} bytes is longer than {limits.patch_bytes}", param="input")
         return data
 
 
-def from_base64(text: str, param: str) -> bytes:
-    """Decode base64. Raises BadRequest if it is invalid."""
+def data_of(text: str | list[int] | None, base_64: str | None, param: str) -> bytes:
+    """The bytes of a text, given as it is or in base64. Raises BadRequest unless exactly one is given and valid."""
+    if (text is None) == (base_64 is None):
+        raise BadRequest(f"give either {param} or {param}_b64", param=param)
+    if base_64 is None:
+        return text.encode() if isinstance(text, str) else bytes(text or ())
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(base_64, validate=True)
     except (binascii.Error, ValueError):
-        raise BadRequest(f"{param} is no base64", param=param) from None
+        raise BadRequest(f"{param}_b64 is no base64", param=f"{param}_b64") from None
 
 
 def to_base64(data: bytes) -> str:

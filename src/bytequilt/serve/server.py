@@ -17,9 +17,9 @@ import uvicorn
 from ..config import UserError
 from .app import application
 from .errors import Unavailable
+from .guard import Protocol
 from .limits import Limits
 from .models import Models
-from .wire import Protocol
 
 if TYPE_CHECKING:
     from ..baselines.tokenizer import Tokenizer

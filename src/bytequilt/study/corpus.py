@@ -4,14 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.batches import held_out
 from ..data.prepare import ingest, score
+from ..data.shards import documents_in, held_out, sample_documents
 from ..data.sources import documents
 from ..files import locked
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..train.run import entropy_stage
-from ..train.sample import documents_in, sample_documents
 from ..view.progress import console, progress
 from .jobs import keep_recipe
 from .recipe import Contender, Study

@@ -1,16 +1,17 @@
-"""Checks before any work: an error that can be known in advance is reported at once, in one line."""
+"""Before any work: complete a recipe from the model it starts from, and report errors that can be known in advance."""
 
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-import torch
+from pydantic import ValidationError
 
-from ..config import Config, DataConfig, Recipe, TrainConfig, UserError
+from ..config import Config, DataConfig, Draft, PatchingConfig, Recipe, TrainConfig, UserError, one_line
 from ..data.sources import documents
-from ..info import parameters
+from ..info import PATCH_BYTES, parameters
 from ..interop import Directory
 from ..interop.devices import choose_device
+from ..interop.names import unfilled
 from ..interop.native import ModelConfig
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
@@ -82,8 +83,7 @@ def check_shape(name: str, kind: Any, config: Config | None, part: str) -> None:
     theirs = getattr(described(name), part)
     if theirs is None:
         raise UserError(f"`init` {name} has no {'entropy model' if part == 'entropy' else 'BLT'}")
-    with torch.device("meta"):
-        ours, stored = (kind(shape).state_dict() for shape in (config, theirs))
+    ours, stored = (unfilled(kind, shape).state_dict() for shape in (config, theirs))
     for key in ours.keys() | stored.keys():
         a, b = (tuple(weights[key].shape) if key in weights else None for weights in (ours, stored))
         if a != b:
@@ -101,6 +101,45 @@ def check_entropy(name: str) -> None:
 def described(name: str) -> ModelConfig:
     """The configuration of the model `name`. Raises UserError if there is no such model."""
     return Directory.find(name).config
+
+
+def complete(recipe: Draft) -> Recipe:
+    """The complete recipe: a missing [model] or [patching] is copied from the model `train.init`. Raises UserError if
+    the recipe needs a model and names none, or if that model has no BLT."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = recipe.train.init
+    if name is None:
+        raise UserError(
+            "the recipe has no [model] or no [patching]: name a model from which to copy them, by --init MODEL"
+        )
+    origin = described(name)
+    if origin.blt is None or origin.patching is None:
+        raise UserError(f"`init` {name} has no BLT")
+    fields = recipe.model_dump(exclude_unset=True)
+    patching = _patching(origin, recipe.patching)
+    if patching.needs_entropy and not (patching.calibrated and patching.kind == origin.patching.kind):
+        fields |= {"entropy_init": name} if recipe.entropy is None and recipe.entropy_init is None else {}
+    try:
+        return Recipe.model_validate(fields | {"model": recipe.model or origin.blt, "patching": patching})
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+
+
+def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
+    """The rule of the original model, changed by the fields that the recipe gives. Its threshold is not copied, since
+    it belongs to the model's own patcher."""
+    if given is not None and "kind" in given.model_fields_set:
+        return given
+    rule, chosen = origin.patching, given.model_dump(exclude_unset=True) if given is not None else {}
+    assert rule is not None
+    options = rule.model_dump(exclude={rule.limit or ""}, exclude_none=True)
+    if rule.limit is not None and rule.limit not in chosen:
+        options["target_bytes"] = origin.patch_bytes or PATCH_BYTES
+    try:
+        return PatchingConfig(**(options | chosen))
+    except ValidationError as error:
+        raise UserError(f"patching: {one_line(error)}") from None
 
 
 def tracker_of(name: str) -> Any:

@@ -1,15 +1,22 @@
-"""The device of training, and the precision of its matrix products."""
+"""How a training runs on its device: precision, compilation, recomputation of activations, memory."""
 
 import ctypes
 import os
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from ..config import TrainConfig
+from ..model.cross import CrossAttention
+from ..model.layers import Block
+
+Forward = Callable[..., Any]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # constants of <malloc.h>
 WIDE_ENOUGH = 64  # smallest width of a network for which bf16 on a CPU is not slower than fp32
@@ -31,6 +38,29 @@ def uses_bf16(config: TrainConfig, network: nn.Module) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     width = max(weight.shape[1] for weight in network.parameters() if weight.ndim == 2)
     return kind == "cpu" and _cpu_has_bf16() and width >= WIDE_ENOUGH
+
+
+def arrange(network: nn.Module, config: TrainConfig, backend: str = "inductor") -> None:
+    """Compile the transformer blocks of a network, and recompute blocks and cross-attention in the backward pass.
+
+    The configuration decides which of the two is done. Both apply only while gradients are computed, because shapes
+    vary elsewhere. A previous call on the same network is undone first.
+    """
+    for module in network.modules():
+        if not isinstance(module, Block | CrossAttention):
+            continue
+        module.__dict__.pop("forward", None)
+        plain = training = partial(type(module).forward, module)
+        if config.compile and isinstance(module, Block):
+            training = torch.compile(plain, dynamic=False, backend=backend)
+        if config.checkpoint_activations:
+            training = partial(recompute, training, use_reentrant=False)
+        if training is not plain:
+            module.forward = _either(training, plain)  # type: ignore[method-assign]
+
+
+def _either(training: Forward, plain: Forward) -> Forward:
+    return lambda *inputs, **options: (training if torch.is_grad_enabled() else plain)(*inputs, **options)
 
 
 def keep_freed_memory() -> None:

@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..codec import OFFSET, encode
-from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, RuleConfig, TrainConfig
-from ..data.batches import Batch, Batches, held_out
+from ..codec import encode
+from ..config import Config, DataConfig, EntropyConfig, NgramConfig, Positive, TrainConfig
+from ..data.batches import Batch, Batches
 from ..data.prepare import ingest
+from ..data.shards import held_out, sample_documents
 from ..files import write_json
 from ..infer.score import Score
 from ..lm import LM, load
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramEntropy
-from ..patching import rules
 from ..patching.calibration import first_bytes
 from ..patching.patcher import Patcher
 from ..view.progress import progress
@@ -27,10 +27,10 @@ from .checks import check_data, check_entropy, check_training
 from .claim import claimed_for
 from .device import device_of
 from .loop import fit
-from .sample import sample_documents
 from .tasks import EntropyTask
 
 EVERY = 8  # every eighth document of the sample calibrates the threshold; an n-gram table is filled from the others
+CALIBRATED = 500_000  # bytes of the sample on which both patchers get the same mean patch size, at most
 PIECE = 200_000  # bytes per piece in which documents are scored to fill the tables
 TIMED = 500  # number of steps over which the median time per byte is taken
 
@@ -99,7 +99,9 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
     else:
         student = EntropyModel(lean.window)
         fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
-    result = LM(lm.model, _calibrated(lm, student, sample[::EVERY]), lm.patch_bytes)
+    documents, patcher = list(first_bytes(sample[::EVERY], CALIBRATED)), Patcher(lm.patcher.rule, student.eval())
+    patcher.calibrate(documents, lm.patcher.mean_bytes(documents))
+    result = LM(lm.model, patcher, lm.patch_bytes)
     result.save(folder / "model")
     report = {"kind": lean.kind} | compare(lm, result, test)
     write_json(folder / "report.json", report, indent=2)
@@ -139,23 +141,6 @@ def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, 
                 data = document[at : at + PIECE]
                 yield torch.from_numpy(encode(data, eos=True)), torch.from_numpy(patcher.entropies([data])[0])
                 bar.update(line, advance=len(data))
-
-
-def _calibrated(lm: LM, student: EntropyModel | NgramEntropy, sample: list[bytes]) -> Patcher:
-    """A patcher with the student model; its mean patch size on the sample equals that of the model's own patcher."""
-    documents, rule = list(first_bytes(sample, 500_000)), lm.patcher.rule
-    patcher = Patcher(rule, student.eval())
-    patcher.calibrate(documents, _mean_patch(rule, lm.patcher, documents))
-    return patcher
-
-
-def _mean_patch(rule: RuleConfig, patcher: Patcher, documents: list[bytes]) -> float:
-    starts = 0
-    for document, nats in zip(documents, patcher.entropies(documents), strict=True):
-        ids_BN = torch.from_numpy(encode(document, eos=True))[None]
-        start_BN = rules.patches(rule, ids_BN, torch.from_numpy(nats)[None]).start_BN
-        starts += int((start_BN & (ids_BN >= OFFSET)).sum())
-    return sum(map(len, documents)) / starts
 
 
 def _step_time(patcher: Patcher, ids_n: Tensor) -> float:

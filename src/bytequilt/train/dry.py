@@ -9,17 +9,17 @@ the buffers of collectives.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from ..config import Draft, Recipe, StackConfig, TrainConfig, UserError
 from ..data.streams import check_deal
 from ..info import PATCH_BYTES
+from ..interop.names import unfilled
 from ..model.blt import BLT
 from ..model.flops import entropy_flops, flops_per_byte
 from ..model.layers import Block
+from .checks import complete
 from .columns import group_size, tables_of
-from .origin import complete
 from .parallel import DENSE, check_parallel
 from .rehearsal import look_ups, rehearse
 from .world import World
@@ -123,7 +123,7 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
 
 def memory_of(recipe: Recipe, world: int) -> Memory:
     """Memory in bytes of the first of `world` processes."""
-    state, network = rehearse(recipe, world), _network(recipe)
+    state, network = rehearse(recipe, world), unfilled(BLT, recipe.model)
     cut = world if recipe.train.shard == "full" and world > 1 else 1
     columns = group_size(cut, [table.weight.shape[1] for table in tables_of(network)])
     largest = max(state.touched, default=0)
@@ -137,12 +137,6 @@ def memory_of(recipe: Recipe, world: int) -> Memory:
         sum(state.touched) + largest + (_exchange(recipe, columns) if cut > 1 else 0),
         5 * largest,
     )
-
-
-def _network(recipe: Recipe) -> BLT:
-    """The BLT of a recipe, without values."""
-    with torch.device("meta"):
-        return BLT(recipe.model)
 
 
 def _exchange(recipe: Recipe, columns: int) -> int:
@@ -199,7 +193,7 @@ def sent(recipe: Recipe, world: int) -> int:
     """Bytes that one process sends in a step."""
     if world == 1:
         return 0
-    config, network = recipe.train, _network(recipe)
+    config, network = recipe.train, unfilled(BLT, recipe.model)
     tables = sum(table.weight.numel() for table in tables_of(network))
     dense = sum(weight.numel() for weight in network.parameters()) - tables
     others = (world - 1) / world

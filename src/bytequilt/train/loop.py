@@ -15,14 +15,12 @@ from ..config import TrainConfig, UserError
 from ..data.batches import Batch
 from ..view.progress import console, progress
 from . import checkpoint
-from .arrange import arrange
-from .device import device_of, keep_freed_memory, uses_bf16
+from .device import arrange, device_of, keep_freed_memory, uses_bf16
 from .metrics import Metrics
 from .optim import catch_up, clip_, lr_factor, optimizers, release, row_optimizers, set_lr
 from .parallel import check_parallel, fill, is_sharded, spread, sum_gradients
 from .saver import Saver, restore
-from .signals import Interrupted, stop_requested
-from .world import ALONE, World
+from .world import ALONE, Interrupted, World, stop_requested
 
 
 class Task(Protocol):

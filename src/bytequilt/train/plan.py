@@ -22,11 +22,10 @@ from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..model.flops import CONTEXT, entropy_flops, flops_per_byte
 from ..patching.patcher import Patcher
-from .checks import check_recipe, described, least_memory
+from .checks import check_recipe, complete, described, least_memory
 from .device import device_of, memory_of_machine, uses_bf16
 from .loop import step
 from .optim import optimizers
-from .origin import complete
 from .tasks import EntropyTask, LanguageTask
 
 MEASURED = 3

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ..config import Recipe, TrainConfig
+from ..interop.names import unfilled
 from ..model.blt import BLT
 from ..model.hashing import HashEmbedding
 from . import checkpoint
@@ -39,9 +40,7 @@ class TrainingMemory:
 
 def rehearse(recipe: Recipe, size: int) -> TrainingMemory:
     """Bytes that training a recipe's BLT needs on the first of `size` GPUs, exactly."""
-    config = recipe.train
-    with torch.device("meta"):
-        network = BLT(recipe.model)
+    config, network = recipe.train, unfilled(BLT, recipe.model)
     with _fake_world(size) as world:
         spread(network, config, world, "cpu")
         with FakeTensorMode(allow_non_fake_inputs=True):

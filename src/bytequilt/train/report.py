@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Recipe, ReportConfig
-from ..data.batches import held_out
+from ..data.shards import held_out
 from ..data.sources import Document
 from ..files import write_json, write_text
 from ..infer.score import Score

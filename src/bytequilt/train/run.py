@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from ..config import Config, DataConfig, Draft, EntropyConfig, PatchingConfig, Recipe, TrainConfig, UserError
-from ..data.batches import Batches, held_out, packed
+from ..data.batches import Batches, packed
 from ..data.on_ray import check_ray, score_on_ray
 from ..data.prepare import ingest, read_manifest, score
+from ..data.shards import held_out, sample_documents
 from ..data.streams import Streams, check_deal
 from ..files import read_json, write_json
 from ..interop.directory import load_entropy, write_model
@@ -23,15 +24,13 @@ from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
-from .checks import check_memory, check_recipe
+from .checks import check_memory, check_recipe, complete
 from .claim import claimed, share_claim
 from .device import device_of, uses_bf16
-from .export import export
 from .loop import Progress, Task, fit
-from .origin import complete
 from .parallel import check_parallel, is_cut, is_sharded
 from .report import write_report
-from .sample import sample_documents
+from .saver import export
 from .tasks import EntropyTask, LanguageTask, PackedTask
 from .world import ALONE, World, join_world
 

@@ -1,14 +1,15 @@
-"""Checkpoints of distributed training: unsharded ones, written by the first process, and sharded ones, written by all.
+"""What a distributed training writes: checkpoints, by the first process or in parts by all, and model directories.
 
-Both can be loaded by any number of processes. A sharded checkpoint uses torch.distributed.checkpoint (DCP). It is
-written to a temporary folder while training continues, and renamed when every process has written its part. DCP uses
-pickle, which model directories never do; these files stay in the run directory.
+Both kinds of checkpoints can be loaded by any number of processes. A sharded one uses torch.distributed.checkpoint
+(DCP). It is written to a temporary folder while training continues, and renamed when every process has written its
+part. DCP uses pickle, which model directories never do; these files stay in the run directory.
 """
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from ..config import UserError, one_line
-from ..files import read_json, remove_folder, sync, write_json
+from ..files import read_json, remove_folder, replacing_folder, sync, write_json
+from ..interop.native import STALE, ModelConfig
+from ..interop.stored import safetensors_header
 from . import checkpoint
 from .checkpoint import DAMAGED, damaged, finished
 from .optim import row_optimizers
@@ -29,6 +33,7 @@ from .rows import own
 from .world import World
 
 Optimizers = list[torch.optim.Optimizer]
+ROWS = 1 << 16  # rows of a sharded table that are gathered at a time
 
 
 class Saver:
@@ -159,3 +164,46 @@ def _read_part(stored: Any, x: Tensor) -> None:
         return
     if own(x).numel():
         own(x).copy_(stored[place_of(x)])
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None], world: World) -> None:
+    """Write a model directory of the networks `parts`, by the prefix of their weights' names. All processes must call
+    this."""
+    tensors = {
+        f"{prefix}.{name}": weight.detach()
+        for prefix, network in parts.items()
+        if network is not None
+        for name, weight in network.state_dict().items()
+    }
+    with replacing_folder(folder, stale=STALE) if world.first else nullcontext() as partial, torch.no_grad():
+        _write(partial / "model.safetensors" if partial else None, tensors)
+        if partial:
+            write_json(partial / "config.json", config.model_dump(mode="json"), indent=2)
+            shutil.copymode(partial / "config.json", partial / "model.safetensors")
+    world.total([0])
+
+
+def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file in fp32. A process without a path only takes part in gathering."""
+    with path.open("wb") if path else nullcontext() as file:
+        if file:
+            file.write(safetensors_header({name: ("F32", x.shape) for name, x in tensors.items()}, {"format": "pt"}))
+        for x in tensors.values():
+            for piece in _pieces(x):
+                if file:
+                    file.write(piece.float().cpu().contiguous().numpy().data)
+
+
+def _pieces(x: Tensor) -> Iterator[Tensor]:
+    """The rows of a tensor in order, in pieces. A table sharded by columns is gathered in several pieces, other tensors
+    in one."""
+    if not isinstance(x, DTensor):
+        yield x
+    elif not any(placement.is_shard(1) for placement in x.placements):
+        yield x.full_tensor()
+    else:
+        for rows in own(x).split(ROWS):
+            yield DTensor.from_local(rows.contiguous(), x.device_mesh, x.placements).full_tensor()

@@ -1,7 +1,9 @@
-"""The processes of a distributed training: all-reduce, gathering and waiting. A single process is a world too."""
+"""The processes of a training: all-reduce, gathering, waiting, stopping. A single process is a world too."""
 
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,12 +16,15 @@ from torch import Tensor
 from ..config import UserError, one_line
 from ..data.shards import rank_and_world
 from ..view.progress import console
-from .signals import Interrupted
 
 # limit while one process works and the others wait; if it dies, the launcher ends the others
 PATIENCE = timedelta(days=30)
 LOST = ("connection", "timed out", "timeout", "peer", "socket", "broken pipe", "nccl")
 """Words in the error messages of collectives that fail because another process has ended."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; its state is saved in a checkpoint."""
 
 
 class ProcessLost(UserError):
@@ -150,3 +155,23 @@ def _report_once(world: World) -> Iterator[None]:
             f"rank {world.rank} lost another process ({one_line(error)[:120]}); torchrun --max-restarts, or the same "
             "command, continues from the last checkpoint"
         ) from None
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """A context whose value is a function: it returns True after SIGINT or SIGTERM. A second signal stops at once."""
+    signals: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+        console.print("stopping after this step")
+
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in heard}
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
