@@ -30,7 +30,7 @@ from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import flops_per_byte
 from bytequilt.train.device import arrange
 from bytequilt.train.loop import step
-from bytequilt.train.optim import optimizers
+from bytequilt.train.optim import optimizers_of
 from bytequilt.train.tasks import LanguageTask
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def training(shape: str, compiled: bool, options: Options) -> dict[str, Any]:
     changes = {"rows": rows, "accumulate": 1, "compile": compiled, "precision": "bf16", "device": DEVICE}
     train = given.model_copy(update=changes)
     task = LanguageTask(model(config, None), [])
-    chosen = optimizers(task.network.train(), train)
+    chosen = optimizers_of(task.network.train(), train)
     arrange(task.network, train)
     ids_BN, closes_BN = random_batch(rows, train.row_bytes, options.mean_patch)
     batch = Batch.of(ids_BN, closes_BN, torch.ones_like(closes_BN), train.row_patches)

@@ -39,7 +39,7 @@ from bytequilt.study.recipe import load_study
 from bytequilt.train import tasks
 from bytequilt.train.device import keep_freed_memory
 from bytequilt.train.loop import Task, step
-from bytequilt.train.optim import optimizers
+from bytequilt.train.optim import optimizers_of
 from bytequilt.train.rows import Rows
 
 
@@ -218,7 +218,7 @@ def entropy_side(config: EntropyConfig, options: Options) -> Side:
 def learner(task: Task, batch: Batch, flops: dict[str, float], options: Options) -> Side:
     """A side that takes training steps on one batch."""
     train = TrainConfig(steps=1, rows=options.rows, row_bytes=options.row_bytes, lr=1e-4)
-    found = optimizers(task.network.to(options.device).train(), train)
+    found = optimizers_of(task.network.to(options.device).train(), train)
     bf16 = options.precision == "bf16"
     return Side(task.network, flops, lambda: step(task, [batch], found, train, bf16)["learnt"])
 

@@ -17,7 +17,7 @@ from bytequilt.lm import load_any
 from bytequilt.model.hashing import PRIMES, wrapped
 from bytequilt.study.models import leak
 from bytequilt.train.loop import step
-from bytequilt.train.optim import optimizers, release
+from bytequilt.train.optim import optimizers_of, release
 from bytequilt.train.tasks import LanguageTask
 
 TEXT = b"The cat sat on the mat, and the dog sat on the cat; the mat was flat.\n" * 20
@@ -113,7 +113,7 @@ def test_training_moves_tables_and_a_tied_head_and_leaves_frozen_tables_alone(mo
     for frozen in (False, True):
         model.network.hash.weight.requires_grad_(not frozen)
         before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
-        chosen = optimizers(model.network, config)
+        chosen = optimizers_of(model.network, config)
         step(LanguageTask(model, []), [batch], chosen, config, False)
         release(chosen)
         moved = {name for name, weight in model.network.state_dict().items() if not torch.equal(weight, before[name])}

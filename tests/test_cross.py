@@ -52,7 +52,7 @@ def test_a_byte_reads_the_slots_of_one_patch(kv_heads):
     cross, (slots, x_BNd) = ByteReadsPatch(blt_config(cross_kv_heads=kv_heads)), states()
     reads_BNP = PATCHES.read_BN[..., None] == torch.arange(6)
     slow = dense(cross, x_BNd, slots.flatten(1, 2), reads_BNP.repeat_interleave(SLOTS, 2))
-    assert_same(cross(x_BNd, cross.read(slots), flat(PATCHES.read_BN, 6)), slow, cross, (slots, x_BNd))
+    assert_same(cross(x_BNd, cross.keys_values(slots), flat(PATCHES.read_BN, 6)), slow, cross, (slots, x_BNd))
 
 
 def test_encoder_and_decoder_may_differ_in_heads():
@@ -67,4 +67,4 @@ def test_the_residual_is_that_of_the_configuration():
     for residual in (1.0, 2.0):
         cross, (slots, x_BNd) = ByteReadsPatch(blt_config(cross_residual=residual)), states()
         torch.nn.init.zeros_(cross.out.weight)
-        torch.testing.assert_close(cross(x_BNd, cross.read(slots), flat(PATCHES.read_BN, 6)), residual * x_BNd)
+        torch.testing.assert_close(cross(x_BNd, cross.keys_values(slots), flat(PATCHES.read_BN, 6)), residual * x_BNd)

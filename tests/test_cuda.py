@@ -14,7 +14,7 @@ from bytequilt.lm import LM
 from bytequilt.model.attention import Spans, blocked, causal, flex
 from bytequilt.train.device import arrange
 from bytequilt.train.loop import step
-from bytequilt.train.optim import optimizers, release
+from bytequilt.train.optim import optimizers_of, release
 from bytequilt.train.tasks import LanguageTask
 
 pytestmark = [
@@ -99,7 +99,7 @@ def test_training_steps(change, tables):
     costs = {}
     for device, network in networks.items():
         task = LanguageTask(LM(network, patcher("space")), [])
-        chosen = optimizers(network.train(), config)
+        chosen = optimizers_of(network.train(), config)
         arrange(network, config if device == "cuda" else TrainConfig(steps=1))
         costs[device] = [step(task, [batch()], chosen, config, bf16=False)["bpb"] for _ in range(5)]
         release(chosen)

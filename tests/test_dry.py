@@ -14,7 +14,7 @@ from bytequilt.lm import LM
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train.device import arrange
 from bytequilt.train.dry import GPUS, activations, dry_run, memory_of
-from bytequilt.train.optim import optimizers
+from bytequilt.train.optim import optimizers_of
 from bytequilt.train.rehearsal import rehearse
 
 LOCAL = StackConfig(dim=32, layers=2, heads=2, window=64)
@@ -99,7 +99,7 @@ def test_no_fake_tensor_is_left_behind():
     rehearse(Recipe(patching={"kind": "space"}, model=blt_config(**SHAPE), train=train), 2)
     lm = LM(blt(0, **SHAPE), Patcher(RuleConfig(kind="space")))
     (batch,) = packed([b"some words"], lm.patcher.rule, None, train)
-    chosen = optimizers(lm.model, train)
+    chosen = optimizers_of(lm.model, train)
     lm.loss(batch).backward()
     for optimizer in chosen:
         optimizer.step()

@@ -29,7 +29,7 @@ from bytequilt.train import checkpoint, metrics, parallel
 from bytequilt.train.columns import group_size
 from bytequilt.train.dry import memory_of
 from bytequilt.train.loop import Interrupted, counted, fit
-from bytequilt.train.optim import clip_, optimizers, row_optimizers
+from bytequilt.train.optim import clip_, optimizers_of, row_optimizers
 from bytequilt.train.parallel import fill, is_cut, is_sharded, spread, sum_gradients
 from bytequilt.train.rows import like, own
 from bytequilt.train.run import entropy_stage
@@ -110,7 +110,7 @@ def whole(x):
 
 def gradients(task, micro, config, world):
     """The gradient of every weight and its norm before clipping, as all processes together have them."""
-    chosen = optimizers(task.network, config)
+    chosen = optimizers_of(task.network, config)
     targets, *_ = counted(task, micro, world)
     types = set()
     for block in (module for module in task.network.modules() if isinstance(module, Block)):
@@ -162,7 +162,7 @@ def real_bytes(corpus, way, world):
     config = TRAIN.model_copy(update=WAYS[way])
     task, stream = task_of(corpus), streams_of(corpus, config, world)
     spread(task.network, config, world, "cpu")
-    chosen = optimizers(task.network, config)
+    chosen = optimizers_of(task.network, config)
     for rows in row_optimizers(chosen):
         rows.fixed = True  # as on a GPU
     for _ in range(config.accumulate // world.size):
@@ -197,7 +197,7 @@ def full_disk(corpus, folder, world):
 
     config, task = TRAIN.model_copy(update=WAYS["full"]), task_of(corpus)
     spread(task.network, config, world, "cpu")
-    saver = Saver(folder / "full disk", task.network, optimizers(task.network, config), 2, world)
+    saver = Saver(folder / "full disk", task.network, optimizers_of(task.network, config), 2, world)
     before, FileSystemWriter.finish = FileSystemWriter.finish, finish
     saver.save(1, {})
     with pytest.raises(UserError) as caught:

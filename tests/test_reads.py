@@ -16,7 +16,7 @@ from bytequilt.lm import LM
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.patching.patcher import Patcher
 from bytequilt.train.loop import step
-from bytequilt.train.optim import optimizers
+from bytequilt.train.optim import optimizers_of
 from bytequilt.train.rows import Rows
 from bytequilt.train.tasks import EntropyTask, LanguageTask
 
@@ -68,7 +68,7 @@ def bytes_task():
 @pytest.mark.parametrize("change", [{}, {"checkpoint_activations": True}, {"table_optimizer": "dense"}], ids=str)
 def test_an_optimizer_step_reads_the_device_once(make, packed, change):
     task, config = make(), TrainConfig(steps=1, accumulate=3, **change)
-    chosen = optimizers(task.network.train(), config)
+    chosen = optimizers_of(task.network.train(), config)
     for optimizer in chosen:
         if isinstance(optimizer, Rows):
             optimizer.fixed = True  # as on a device that costs something to read

@@ -11,7 +11,7 @@ from bytequilt.config import StackConfig, TrainConfig
 from bytequilt.model.embedding import Embedding
 from bytequilt.model.hashing import HashEmbedding
 from bytequilt.train.drift import Moments
-from bytequilt.train.optim import clip_, lr_factor, optimizers, set_lr
+from bytequilt.train.optim import clip_, lr_factor, optimizers_of, set_lr
 from bytequilt.train.rows import Rows, distinct
 
 SIZE, DIM, STEPS = 40, 6, 120
@@ -42,7 +42,7 @@ def reads(step, count):
 def train(network, kind, count, steps=STEPS, chosen=None, begin=0, fixed=False, parts=1, clip=1e9):
     """Trains and returns the optimizers and the gradient norms."""
     config = CONFIG.model_copy(update={"table_optimizer": kind})
-    chosen = chosen or optimizers(network.train(), config)
+    chosen = chosen or optimizers_of(network.train(), config)
     for optimizer in chosen:
         if isinstance(optimizer, Rows):
             optimizer.fixed = fixed
@@ -138,7 +138,7 @@ def test_going_on_is_exact_bit_for_bit(when):
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in first]
     other = Lookup()
     other.load_state_dict(half.state_dict())
-    second = optimizers(other.train(), CONFIG)
+    second = optimizers_of(other.train(), CONFIG)
     for optimizer, state in zip(second, states, strict=True):
         optimizer.load_state_dict(state)
     train(other, "rows", 5, steps=60, chosen=second, begin=when)
@@ -200,12 +200,12 @@ def test_evaluation_reads_the_table_itself():
 def test_tables_are_known_by_their_kind():
     local = StackConfig(dim=16, layers=1, heads=2, ffn_dim=24, window=16)
     network = blt(encoder=local, latent=StackConfig(dim=32, layers=1, heads=2, ffn_dim=40), decoder=local)
-    *_, rows = optimizers(network, CONFIG)
+    *_, rows = optimizers_of(network, CONFIG)
     assert {id(weight) for weight in rows.moments} == {
         id(m.weight) for m in network.modules() if isinstance(m, HashEmbedding | nn.Embedding)
     }
     assert all(isinstance(moments, Moments) for moments in rows.moments.values())
     assert not any(
-        isinstance(o, Rows) for o in optimizers(network, CONFIG.model_copy(update={"table_optimizer": "dense"}))
+        isinstance(o, Rows) for o in optimizers_of(network, CONFIG.model_copy(update={"table_optimizer": "dense"}))
     )
     assert network.encoder.embed.gather is None

@@ -25,7 +25,7 @@ from bytequilt.patching.patcher import Patcher
 from bytequilt.train import checkpoint, metrics
 from bytequilt.train.device import arrange
 from bytequilt.train.loop import Interrupted, fit, step
-from bytequilt.train.optim import lr_factor, optimizers
+from bytequilt.train.optim import lr_factor, optimizers_of
 from bytequilt.train.run import train
 from bytequilt.train.tasks import EntropyTask, LanguageTask
 
@@ -272,7 +272,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(corpus, tmp_pa
     broken, batch = task_of(corpus, kind), next(batches_of(corpus))
     broken.bad = {1}
     before = {name: weight.clone() for name, weight in broken.network.state_dict().items()}
-    assert not step(broken, [batch], optimizers(broken.network, TRAIN), TRAIN, bf16=False)["good"]
+    assert not step(broken, [batch], optimizers_of(broken.network, TRAIN), TRAIN, bf16=False)["good"]
     assert all(torch.equal(before[name], weight) for name, weight in broken.network.state_dict().items())
     assert all(weight.grad is None for weight in broken.network.parameters())
 
@@ -317,7 +317,7 @@ def test_the_entropy_model_learns(corpus, tmp_path):
 @pytest.mark.parametrize("make", [lambda: blt(**SHAPE), lambda: EntropyModel(EntropyConfig(dim=16, layers=1, heads=2))])
 def test_every_parameter_is_in_one_group_and_norms_and_embeddings_do_not_decay(optimizer, make):
     network, config = make(), TRAIN.model_copy(update={"optimizer": optimizer, "lr": 1e-3, "hash_lr": 1e-2})
-    groups = [group for found in optimizers(network, config) for group in found.param_groups]
+    groups = [group for found in optimizers_of(network, config) for group in found.param_groups]
     of = {id(weight): group for group in groups for weight in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(of) == len(list(network.parameters()))
     for name, weight in network.named_parameters():
@@ -328,7 +328,7 @@ def test_every_parameter_is_in_one_group_and_norms_and_embeddings_do_not_decay(o
 
 def test_muon_has_the_matrices_inside_blocks():
     network = blt(**SHAPE)
-    _, muon, _ = optimizers(network, TRAIN.model_copy(update={"optimizer": "muon"}))
+    _, muon, _ = optimizers_of(network, TRAIN.model_copy(update={"optimizer": "muon"}))
     names = {id(weight): name for name, weight in network.named_parameters()}
     found = {names[id(weight)] for weight in muon.param_groups[0]["params"]}
     assert found == {n for n, w in network.named_parameters() if ".blocks." in n and w.ndim == 2}

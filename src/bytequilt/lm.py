@@ -22,7 +22,7 @@ from .infer.session import Session
 from .infer.speculate import speculate as speculated
 from .infer.writer import Step
 from .interop import FORMAT, Directory, ModelConfig, hub
-from .interop.devices import choose_device, choose_dtype, choose_scoring, place
+from .interop.devices import choose_device, choose_dtype, choose_scoring, put_on
 from .interop.directory import languages_of, write_model
 from .model.blt import BLT
 from .model.entropy import EntropyModel
@@ -275,8 +275,8 @@ def load(
     if config.blt is None or config.patching is None:
         content = f"a baseline ({config.baseline.kind})" if config.baseline else "an entropy model"
         raise UserError(f"{directory.folder} holds {content} alone, but a BLT is needed")
-    model, scorer = place(directory.blt(kind), target, compiled), directory.scorer(scoring)
-    patcher = Patcher(config.patching, scorer and place(scorer, target, compiled))
+    model, scorer = put_on(directory.blt(kind), target, compiled), directory.scorer(scoring)
+    patcher = Patcher(config.patching, scorer and put_on(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
     lm = LM(model, patcher, config.patch_bytes, run, compiled)
     lm.folder = directory.folder

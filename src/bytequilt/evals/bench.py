@@ -73,14 +73,14 @@ class Ours:
         """A step as `bytequilt train` takes it, on patches that were decided before."""
         from ..data.batches import Batch  # needs the extra `train`
         from ..train.loop import step
-        from ..train.optim import optimizers
+        from ..train.optim import optimizers_of
         from ..train.tasks import LanguageTask
 
         config, network = TrainConfig(steps=1, rows=rows, row_bytes=row_bytes, lr=1e-4), self.lm.model.train()
         if not self.optimizers:
             for weight in network.parameters():
                 weight.data = weight.data.contiguous()  # training does not lay weights out for steps of one row
-            self.optimizers = optimizers(network, config)
+            self.optimizers = optimizers_of(network, config)
         ids_BN = english(rows, row_bytes - 1)
         closes_BN = self.lm.patcher(ids_BN).closes_BN
         batch, task = Batch.of(ids_BN, closes_BN, torch.ones_like(closes_BN)), LanguageTask(self.lm, [])

@@ -49,7 +49,7 @@ class Session:
         self.latents_RKD = torch.zeros(rows, kept, model.config.latent.dim, device=self.device, dtype=weight.dtype)
         """Ring buffer of the newest latents: that of patch i is in column i mod K."""
         self.patch_R = self._before_the_first().repeat_interleave(rows, 0)
-        """The decoder's input from the last complete patch of each row: `decoder.read` of its latent."""
+        """The decoder's input from the last complete patch of each row: `decoder.patch_inputs` of its latent."""
         self.undecided = 0
         """Number of drafted bytes that are not verified yet."""
         self.counts = Counter[str]()
@@ -162,8 +162,8 @@ class Session:
         self.encoder.crop(row, count)
         self.decoder.crop(row, count)
         self.latent.crop(row, before - text.patches)
-        latent_D = self.latents_RKD[row, (text.patches - 1) % kept]
-        patch = self.model.decoder.read(latent_D[None, None])[:, 0] if text.patches else self._before_the_first()
+        latent_11D = self.latents_RKD[row, (text.patches - 1) % kept][None, None]
+        patch = self.model.decoder.patch_inputs(latent_11D)[:, 0] if text.patches else self._before_the_first()
         self.patch_R[row] = patch[0]
 
     def save(self, path: str | Path) -> None:
@@ -244,7 +244,7 @@ class Session:
     def _before_the_first(self) -> Tensor:
         """The decoder's input before the first patch (that of a latent of zeros), for one row."""
         weight = self.model.decoder.norm.weight
-        return self.model.decoder.read(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
+        return self.model.decoder.patch_inputs(weight.new_zeros(1, 1, self.model.config.latent.dim))[:, 0]
 
     def _decide(self, ids_BN: Tensor, row: int, single: bool) -> Tensor:
         """Find which of the next ids (1, N) of a row close their patch: (N,) bool. Also updates the row's counts."""
@@ -278,7 +278,7 @@ class Session:
             if self.reserve:
                 columns = torch.arange(first, first + complete, device=self.device)[-kept:] % kept
                 self.latents_RKD[row, columns] = latent_BPD[0, -kept:]
-            reads = torch.cat([reads, self.model.decoder.read(latent_BPD)], 1)
+            reads = torch.cat([reads, self.model.decoder.patch_inputs(latent_BPD)], 1)
             self.patch_R[row] = reads[0, complete]
         self.counts["decoder_calls"] += 1
         read_BN = patches.read_BN[:, waiting + begin :] + 1  # index 0 of `reads` is the patch before these

@@ -51,7 +51,7 @@ class TorchSteps:
             absent_nL = torch.arange(longest, device=rows.index.device) < missing_n1
         slots_nX = self.model.encoder.step_patch(states, absent_nL)
         latent_nD = self.model.latent.step(slots_nX, latents.step(rows, opens_n))
-        return latent_nD, self.model.decoder.read(latent_nD[:, None])[:, 0]
+        return latent_nD, self.model.decoder.patch_inputs(latent_nD[:, None])[:, 0]
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
         """Logits (n, V) from byte states (n, d). A row reads its entry of `patch_R`, the decoder's input from the

@@ -21,7 +21,7 @@ from ..model.entropy import EntropyModel
 from ..model.int8 import joined, quantise, split
 from ..model.ngram import NgramEntropy
 from . import hub, hugging_face, meta, names, native
-from .devices import place
+from .devices import put_on
 from .native import STALE, EightBits, ModelConfig
 from .stored import DTYPES, NAMES, Stored, load_tensors, retyped, scale_of, with_scales
 
@@ -137,7 +137,7 @@ def languages_of(folder: Path) -> tuple[str, ...]:
 def load_entropy(name: str | PathLike[str]) -> EntropyModel | NgramEntropy | None:
     """Load the entropy model or n-gram table of a model directory in fp32; None if its rule needs neither."""
     scorer = Directory.find(name).scorer()
-    return place(scorer, torch.device("cpu")) if scorer is not None else None
+    return put_on(scorer, torch.device("cpu")) if scorer is not None else None
 
 
 def write_model(

@@ -65,4 +65,4 @@ class BLT(Network):
         latent_BPD = self.latent(slots_BPD, opens_BP, single=patches.single, fixed=patches.fixed)
         if not decoder.stack.same_attention(encoder.stack):
             inputs = decoder.stack.attention_inputs(opens_BN, single=patches.single)
-        return decoder(states[-1], decoder.read(latent_BPD), patches.read_BN, ids_BN, inputs=inputs)
+        return decoder(states[-1], decoder.patch_inputs(latent_BPD), patches.read_BN, ids_BN, inputs=inputs)

@@ -70,11 +70,6 @@ class ByteReadsPatch(CrossAttention):
     def __init__(self, config: BLTConfig) -> None:
         super().__init__(config.decoder, *config.cross_shapes[1], config.cross_residual)
 
-    def read(self, slots_BPkd: Tensor) -> Tensor:
-        """Keys and values (B, P, k, 2, H, head_dim) of the patches (B, P, k, d): computed once per patch, used by many
-        bytes."""
-        return self.keys_values(slots_BPkd)
-
     def forward(self, bytes_BNd: Tensor, patches_BPk2Hd: Tensor, read_S: Tensor) -> Tensor:
         """Attend from bytes (B, N, d) to patches: -> (B, N, d). `read_S` gives for each of the B*N bytes the number of
         its patch, counted through the whole batch."""

@@ -30,11 +30,11 @@ class Decoder(nn.Module):
         """An empty KV cache for the decoder's stack."""
         return self.stack.cache(rows, reserve)
 
-    def read(self, latent_BPD: Tensor) -> Tensor:
+    def patch_inputs(self, latent_BPD: Tensor) -> Tensor:
         """Convert latents (B, P, D) once per patch into keys and values for the bytes: (B, P, layers, k, 2, H,
         head_dim). Without cross-attention the result is one vector per patch, to be added to its bytes: (B, P, d)."""
         slots = self.project(latent_BPD).to(latent_BPD.dtype).unflatten(-1, (self.slots, -1))
-        return torch.stack([cross.read(slots) for cross in self.cross], 2) if self.cross else slots.sum(2)
+        return torch.stack([cross.keys_values(slots) for cross in self.cross], 2) if self.cross else slots.sum(2)
 
     def forward(
         self,
@@ -45,8 +45,8 @@ class Decoder(nn.Module):
         chunk: StackChunk | None = None,
         inputs: AttentionInputs | None = None,
     ) -> Tensor:
-        """Logits (B, N, V) in fp32. `x_BNd` are the encoder's byte states, `patches_BP` is the output of `read`, and
-        `read_BN` is the patch that each byte attends to."""
+        """Logits (B, N, V) in fp32. `x_BNd` are the encoder's byte states, `patches_BP` the result of `patch_inputs`,
+        and `read_BN` is the patch that each byte attends to."""
         read_S = flat(read_BN, patches_BP.shape[1])
         if not self.cross:
             x_BNd = x_BNd + patches_BP.flatten(0, 1)[read_S].view_as(x_BNd)
@@ -59,8 +59,8 @@ class Decoder(nn.Module):
         return self.head(self.norm(x_BNd)).float()
 
     def step(self, x_Rd: Tensor, patch_R: Tensor, step: StackStep) -> Tensor:
-        """Logits (R, V) in fp32 of the byte after the next position; `patch_R` is the output of `read` for one patch
-        per row."""
+        """Logits (R, V) in fp32 of the byte after the next position; `patch_R` is the result of `patch_inputs` for one
+        patch per row."""
         if not self.cross:
             x_Rd = x_Rd + patch_R
         for layer, block in enumerate(self.stack.blocks):

@@ -15,7 +15,7 @@ from ..data.batches import Batch
 from ..lm import LM
 from ..train.device import uses_bf16
 from ..train.loop import Task, step
-from ..train.optim import optimizers
+from ..train.optim import optimizers_of
 
 GRAIN = 32  # lengths of contexts are rounded up to a multiple of this many bytes when FLOPs are counted
 WARMUP, TIMED = 3, 10  # untimed and timed steps of a speed measurement
@@ -125,7 +125,7 @@ def _pieces(sample: Sequence[bytes], row_bytes: float) -> list[float]:
 def step_seconds(task: Task, batches: Iterator[Batch], train: TrainConfig) -> float:
     """Median seconds per step on this machine; afterwards the weights are restored."""
     before = {name: weight.clone() for name, weight in task.network.state_dict().items()}
-    optimizer, seconds, bf16 = optimizers(task.network, train), [], uses_bf16(train, task.network)
+    optimizer, seconds, bf16 = optimizers_of(task.network, train), [], uses_bf16(train, task.network)
     for _ in range(WARMUP + TIMED):
         begun = time.perf_counter()
         step(task, [next(batches) for _ in range(train.accumulate)], optimizer, train, bf16)

@@ -17,7 +17,7 @@ from ..view.progress import console, progress
 from . import checkpoint
 from .device import arrange, device_of, keep_freed_memory, uses_bf16
 from .metrics import Metrics
-from .optim import catch_up, clip_, lr_factor, optimizers, release, row_optimizers, set_lr
+from .optim import catch_up, clip_, lr_factor, optimizers_of, release, row_optimizers, set_lr
 from .parallel import check_parallel, fill, is_sharded, spread, sum_gradients
 from .saver import Saver, restore
 from .world import ALONE, Interrupted, World, stop_requested
@@ -128,7 +128,7 @@ class Training:
             torch.manual_seed(config.seed)
         elif not is_sharded(network):
             network.to(device)
-        training = cls(task, batches, config, saved, stage, optimizers(network, config), Progress(), world)
+        training = cls(task, batches, config, saved, stage, optimizers_of(network, config), Progress(), world)
         world.wait()  # another process may still be renaming a checkpoint
         if existing := checkpoint.finished(saved):
             state = restore(existing[-1], network, training.optimizers)
@@ -147,7 +147,9 @@ class Training:
             last = done.step == config.steps
             if done.step % config.eval_every == 0 or last:
                 catch_up(self.optimizers)
-                record |= evaluate(self.task)
+                self.task.network.eval()
+                record |= self.task.evaluate()
+                self.task.network.train()
             yield record
             self._check(record)
             # both are agreed in one all-reduce; a process that stops has saved a checkpoint
@@ -239,14 +241,6 @@ def counted(task: Task, batches: list[Batch], world: World) -> tuple[int, int, i
     columns = [(batch.targets, task.bytes_of(batch), batch.ids, batch.patches) for batch in batches]
     targets, learnt, ids, patches = world.total([sum(column) for column in zip(*columns, strict=True)])
     return max(1, targets), max(1, learnt), ids, patches  # rows that contain only prompts have no targets
-
-
-def evaluate(task: Task) -> dict[str, float]:
-    """Held-out measurements in evaluation mode; the network is set back to training mode."""
-    task.network.eval()
-    measured = task.evaluate()
-    task.network.train()
-    return measured
 
 
 def _speed(record: dict[str, Any]) -> str:

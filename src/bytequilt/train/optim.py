@@ -16,7 +16,7 @@ from .parallel import clip_sharded_, is_sharded
 from .rows import Rows, own
 
 
-def optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def optimizers_of(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon for matrices inside transformer blocks and AdamW for the others.
 
     Norms, embeddings and weights that a module lists in `undecayed` have no weight decay. Embeddings and hash tables

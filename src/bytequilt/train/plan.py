@@ -25,7 +25,7 @@ from ..patching.patcher import Patcher
 from .checks import check_recipe, complete, described, least_memory
 from .device import device_of, memory_of_machine, uses_bf16
 from .loop import step
-from .optim import optimizers
+from .optim import optimizers_of
 from .tasks import EntropyTask, LanguageTask
 
 MEASURED = 3
@@ -143,7 +143,7 @@ def measure(config: TrainConfig, shape: EntropyConfig | Recipe, shards: Path) ->
     part = cut(config, _flops(shape))
     task, rule = _task(shape)
     network = task.network.to(device_of(part)).train()
-    chosen, bf16 = optimizers(network, part), uses_bf16(part, network)
+    chosen, bf16 = optimizers_of(network, part), uses_bf16(part, network)
     Batches(shards, config, rule)  # raises for a corpus smaller than a batch
     batches = Batches(shards, part, rule)
     begun = time.perf_counter()

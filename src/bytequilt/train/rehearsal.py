@@ -21,7 +21,7 @@ from ..model.blt import BLT
 from ..model.hashing import HashEmbedding
 from . import checkpoint
 from .columns import Table
-from .optim import optimizers, row_optimizers
+from .optim import optimizers_of, row_optimizers
 from .parallel import spread, sum_gradients
 from .rows import Rows, own
 from .world import ALONE, World
@@ -45,7 +45,7 @@ def rehearse(recipe: Recipe, size: int) -> TrainingMemory:
         spread(network, config, world, "cpu")
         with FakeTensorMode(allow_non_fake_inputs=True):
             network.to_empty(device="cpu")
-            chosen = optimizers(network, config)
+            chosen = optimizers_of(network, config)
             _put_gradients(network, row_optimizers(chosen), config, config.accumulate // size)
             sum_gradients(network, row_optimizers(chosen), world)
             return _memory_of(network, chosen, config.steps)
