@@ -25,7 +25,8 @@ class Side(Protocol):
     """What is measured, a turn at a time."""
 
     def about(self, setting: Setting, training: bool) -> dict[str, Any]:
-        """What the network is that a setting is measured with."""
+        """The facts about this side's network that are printed with its measurements, such as its number of
+        parameters. `training` is True where training is measured, False for decoding and scoring."""
         ...
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
