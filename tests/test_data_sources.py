@@ -14,7 +14,7 @@ import zstandard
 
 from bytequilt.config import DataConfig, UserError, load_recipe
 from bytequilt.data.corpus import Corpus
-from bytequilt.data.sources import Document, documents
+from bytequilt.data.sources import Document, documents, parts
 from bytequilt.data.walk import identity
 from bytequilt.overrides import override
 
@@ -152,15 +152,17 @@ def test_files_of_another_source_are_left_out(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
     besides = {identity(tmp_path / "b.txt")}
-    assert [d.data for d in documents(str(tmp_path), DataConfig(), besides)] == [b"a"]
+    (part,) = parts(str(tmp_path), DataConfig(), besides)
+    assert [d.data for d in part(Counter())] == [b"a"]
     with pytest.raises(UserError, match="no files but those that another source reads"):
-        list(documents(str(tmp_path / "b.txt"), DataConfig(), besides))
+        parts(str(tmp_path / "b.txt"), DataConfig(), besides)
 
 
 def test_what_where_leaves_out_is_counted(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(jsonl([{"text": "a", "lang": lang} for lang in ("en", "ru", "ru")]))
     dropped = Counter()
-    found = documents(str(tmp_path / "x.jsonl"), DataConfig(where={"lang": ("en",)}), dropped=dropped)
+    (part,) = parts(str(tmp_path / "x.jsonl"), DataConfig(where={"lang": ("en",)}))
+    found = part(dropped)
     assert (len(list(found)), dropped["where"]) == (1, 2)
 
 

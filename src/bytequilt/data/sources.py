@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 from ..config import DataConfig, UserError
@@ -18,27 +19,20 @@ Part = Callable[[Counter[str]], Iterator[Document]]
 """A function that reads the documents of one part of a source. The Counter counts documents that `where` leaves out."""
 
 
-def documents(
-    source: str,
-    config: DataConfig,
-    besides: Collection[Identity] = (),
-    dropped: Counter[str] | None = None,
-) -> Iterator[Document]:
+def documents(source: str, config: DataConfig) -> Iterator[Document]:
     """Yield the documents of a source one by one, in a fixed order. Empty documents are skipped.
 
     A source is a text file (one document, any bytes), a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file
     (one document per record), any of these compressed as `.gz`, `.bz2`, `.xz` or `.zst`; a directory or glob of such
     files, without duplicates; `-` (standard input, one document); `hf:NAME[:SPLIT]`; or `package:NAME`, a corpus that
-    comes with the package. Files in `besides` are left out. `dropped["where"]` counts the records that `where` leaves
-    out. Raises UserError, with file and line, for unreadable input and for a source without documents.
+    comes with the package. Raises UserError, with file and line, for unreadable input and for a source without
+    documents.
     """
-    dropped = Counter() if dropped is None else dropped
     empty = True
-    for part in parts(source, config, besides):
-        for document in part(dropped):
-            if document.data:
-                empty = False
-                yield document
+    for document in chain.from_iterable(part(Counter()) for part in parts(source, config)):
+        if document.data:
+            empty = False
+            yield document
     if empty:
         raise nothing(source, config)
 
@@ -55,7 +49,8 @@ def files(source: str) -> list[Path]:
 
 
 def parts(source: str, config: DataConfig, besides: Collection[Identity] = ()) -> list[Part]:
-    """The parts of a source, in order: one for each file. A source that is not files (`-`, `hf:`) is one part."""
+    """The parts of a source, in order: one for each file, without the files in `besides`. A source that is not files
+    (`-`, `hf:`) is one part."""
     scheme, _, name = source.partition(":")
     if source == "-":
         return [lambda dropped: (Document("-", _standard_input()) for _ in range(1))]

@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 
-from ...codec import EOS, VOCAB_SIZE
+from ...codec import VOCAB_SIZE
 from ...config import BLTConfig, EntropyConfig, RuleConfig, StackConfig, UserError, one_line
 from ..native import ModelConfig, ascending
 from ..native import write_tensors as write_inside
 from ..stored import Stored, load_tensors
-from .reading import ENTROPY, WINDOW, check, hidden
+from .reading import ENTROPY, FIXED, WINDOW, check, hidden
+
+WRITTEN = ["vocab_size", "eos_id", "cross_attn_encoder", "cross_attn_decoder", "cross_attn_init_by_pooling"]
+WRITTEN += ["downsampling_by_pooling"]
+"""Arguments of one value that are written, since the defaults of Meta's code are others."""
 
 
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -38,24 +42,12 @@ def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any]
 
 def _arguments(blt: BLTConfig, rule: RuleConfig) -> dict[str, Any]:
     """The arguments of a BLT under Meta's names."""
-    return {
-        "vocab_size": VOCAB_SIZE,
-        "eos_id": EOS,
-        "dim_global": blt.latent.dim,
-        "n_layers_global": blt.latent.layers,
-        "n_heads_global": blt.latent.heads,
+    args: dict[str, Any] = {name: FIXED[name][0] for name in WRITTEN}
+    for part, stack in (("global", blt.latent), ("local_encoder", blt.encoder), ("local_decoder", blt.decoder)):
+        args |= {f"dim_{part}": stack.dim, f"n_layers_{part}": stack.layers, f"n_heads_{part}": stack.heads}
+    return args | {
         "n_kv_heads_global": blt.latent.kv_heads,
         "n_kv_heads": blt.encoder.kv_heads,
-        "dim_local_encoder": blt.encoder.dim,
-        "n_layers_local_encoder": blt.encoder.layers,
-        "n_heads_local_encoder": blt.encoder.heads,
-        "dim_local_decoder": blt.decoder.dim,
-        "n_layers_local_decoder": blt.decoder.layers,
-        "n_heads_local_decoder": blt.decoder.heads,
-        "cross_attn_encoder": True,
-        "cross_attn_decoder": True,
-        "cross_attn_init_by_pooling": True,
-        "downsampling_by_pooling": "max",
         "cross_attn_k": blt.slots,
         "cross_attn_nheads": blt.cross_shapes[0][0],
         "cross_attn_all_layers_encoder": blt.encoder_cross == "all",
