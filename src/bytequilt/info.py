@@ -64,9 +64,9 @@ def describe(name: str) -> Description:
     if isinstance(config, ModelConfig) and config.baseline:
         baseline = config.baseline
         return Description(config, _baseline_parameters(baseline), baseline_flops(baseline), baseline.token_bytes, size)
-    blt, entropy, patch_bytes = _parts(config)
-    flops = {} if blt is None else flops_per_byte(blt, entropy, patch_bytes)
-    return Description(config, parameters(blt, entropy), flops, patch_bytes, size)
+    blt, entropy, mean_bytes = _parts(config)
+    flops = {} if blt is None else flops_per_byte(blt, entropy, mean_bytes)
+    return Description(config, parameters(blt, entropy), flops, mean_bytes, size)
 
 
 def parameters(blt: BLTConfig | None, entropy: EntropyConfig | None) -> dict[str, int]:
@@ -125,14 +125,18 @@ def _named(name: str) -> Directory | Recipe:
 def _parts(config: ModelConfig | Recipe) -> tuple[BLTConfig | None, EntropyConfig | None, float]:
     """The configurations of the BLT and its entropy model, and the mean patch size in bytes."""
     if isinstance(config, ModelConfig):
-        return config.blt, config.entropy, config.patch_bytes or _patch_bytes(config.patching)
-    entropy = config.entropy
-    if config.entropy_init is not None and config.patching.needs_entropy:
-        entropy = Directory.find(config.entropy_init).config.entropy
-    return config.model, entropy, config.patching.target_bytes or _patch_bytes(config.patching)
+        return config.blt, config.entropy, config.patch_bytes or patch_bytes(config.patching)
+    return config.model, scorer_of(config), patch_bytes(config.patching)
 
 
-def _patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:
-    """Mean patch size in bytes of a rule: known for kinds `fixed` and `byte`, otherwise the assumption PATCH_BYTES."""
+def scorer_of(recipe: Recipe) -> EntropyConfig | None:
+    """The configuration of the entropy model that decides a recipe's patches; None if there is none."""
+    name = recipe.entropy_init or (None if recipe.entropy is not None else recipe.train.init)
+    brought = name is not None and recipe.patching.needs_entropy
+    return Directory.find(name).config.entropy if brought else recipe.entropy
+
+
+def patch_bytes(patching: RuleConfig | PatchingConfig | None) -> float:
+    """Mean patch size in bytes: the target of a recipe, or that of kinds `fixed` and `byte`, or else PATCH_BYTES."""
     fixed = {"fixed": patching.stride, "byte": 1}.get(patching.kind) if patching else None
-    return float(fixed or PATCH_BYTES)
+    return float(getattr(patching, "target_bytes", None) or fixed or PATCH_BYTES)

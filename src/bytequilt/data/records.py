@@ -18,13 +18,8 @@ from .unpack import BLANKS, COMPRESSIONS, lines, open_file, pyarrow, read_whole,
 
 Record = tuple[str, bytes | dict[str, Any]]
 """(place for messages, such as file:line; the record as JSON bytes or as a dict of fields)."""
-UNREAD = tuple(
-    f".{name}"
-    for name in (
-        *("7z", "br", "lz", "lz4", "lzma", "lzo", "rar", "sz", "tar", "tbz", "tbz2", "tgz", "txz", "tzst", "z", "zip"),
-        *("arrow", "avro", "feather", "ods", "orc", "xlsx"),
-    )
-)
+UNREAD = {"7z", "br", "lz", "lz4", "lzma", "lzo", "rar", "sz", "tar", "tbz", "tbz2", "tgz", "txz", "tzst", "z", "zip"}
+UNREAD |= {"arrow", "avro", "feather", "ods", "orc", "xlsx"}
 """Suffixes of archives, compressed files and tables that are refused. Otherwise they would be read as plain text."""
 LARGEST_ROW = 1 << 27
 """Maximum number of characters of a table's row. The csv module needs several bytes of memory for each of them."""
@@ -46,7 +41,7 @@ def file_records(path: Path, name: str, config: DataConfig) -> Iterator[Record] 
     """The records of a file, by its suffix; None if the suffix is not one of records. Messages call the file `name`."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     for suffix in (path.suffix.lower(), plain.suffix.lower()):
-        if suffix in UNREAD:
+        if suffix[1:] in UNREAD:
             raise UserError(f"{name[-150:]}: {suffix} is not unpacked here; unpack it, or save its table as .csv first")
     match plain.suffix.lower():
         case ".jsonl" | ".ndjson":

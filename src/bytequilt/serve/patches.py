@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..codec import OFFSET, encode
 from ..config import RuleConfig
+from ..infer.batcher import PREFILL
 from ..patching import rules
 from ..patching.patcher import Patcher
 from .errors import BadRequest
 from .schema import to_base64
 
-CHUNK = 512  # ids per piece of work, as for prompts: running texts wait for one piece at most
 KEPT = 64  # number of texts with cached entropies, so that another threshold runs no network
 NATS = math.log(2)  # nats per bit
 
@@ -82,7 +82,7 @@ class Patching:
             return None
         if data not in self._entropies:
             cache, parts = self.patcher.model.cache(), []
-            for part in torch.from_numpy(encode(data)).split(CHUNK):
+            for part in torch.from_numpy(encode(data)).split(PREFILL):
                 parts.append(self.patcher.nats_feed(part.to(self.patcher.device), cache).cpu())
                 yield
             self._entropies[data] = torch.cat(parts)[None]

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..codec import EOS, OFFSET, encode
+from ..infer.batcher import PREFILL
 from ..infer.sampler import TEXT_ONLY
 from ..infer.session import Session
-
-CHUNK = 512  # ids per piece of work, the same as for prompts in the batcher
 
 Top = tuple[tuple[int | None, float], ...]
 """(byte, log-probability) of the most likely bytes. None as a byte stands for the end of the text."""
@@ -39,9 +38,9 @@ class Scored:
 def score(session: Session, text: bytes, top: int) -> Generator[None, None, Scored]:
     """Score a text with a fresh session. Each entry lists the `top` most likely bytes."""
     ids_n, entries = torch.from_numpy(encode(text, eos=True)), []
-    for begin in range(0, len(ids_n) - 1, CHUNK):
-        part = ids_n[begin : begin + CHUNK]
-        targets = ids_n[begin + 1 : begin + CHUNK + 1]
+    for begin in range(0, len(ids_n) - 1, PREFILL):
+        part = ids_n[begin : begin + PREFILL]
+        targets = ids_n[begin + 1 : begin + PREFILL + 1]
         logits_nV = session.feed(part)[: len(targets)]
         entries += _entries(logits_nV.float().log_softmax(-1).cpu(), targets, top)
         yield

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config import Draft, Recipe, StackConfig, TrainConfig, UserError
 from ..data.streams import check_deal
-from ..info import PATCH_BYTES
+from ..info import patch_bytes
 from ..interop.names import unfilled
 from ..model.blt import BLT
 from ..model.flops import entropy_flops, flops_per_byte
@@ -90,8 +90,7 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
     memory = memory_of(recipe, world)
     train = recipe.train
     step_bytes = train.rows * train.row_bytes * train.accumulate
-    patch = recipe.patching.target_bytes or recipe.patching.stride or PATCH_BYTES
-    flops = 3 * flops_per_byte(recipe.model, None, patch, train.row_bytes)["total"]
+    flops = 3 * flops_per_byte(recipe.model, None, patch_bytes(recipe.patching), train.row_bytes)["total"]
     hours = train.steps * step_bytes * flops / kind.flops / MFU / 3600
     scoring = entropy_flops(recipe.entropy, train.row_bytes) / train.row_bytes if recipe.entropy else 0.0
     return {

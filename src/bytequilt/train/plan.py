@@ -16,13 +16,13 @@ from ..data.batches import Batches
 from ..data.corpus import Corpus
 from ..data.shards import write_corpus_shard
 from ..data.sources import Document
-from ..info import PATCH_BYTES, parameters
+from ..info import parameters, patch_bytes, scorer_of
 from ..lm import LM
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
 from ..model.flops import CONTEXT, entropy_flops, flops_per_byte
 from ..patching.patcher import Patcher
-from .checks import check_recipe, complete, described, least_memory
+from .checks import check_recipe, complete, least_memory
 from .device import device_of, memory_of_machine, uses_bf16
 from .loop import step
 from .optim import optimizers_of
@@ -116,14 +116,8 @@ def _stages(recipe: Recipe) -> dict[str, Stage]:
 
 def _parameters(recipe: Recipe) -> dict[str, int]:
     """Number of parameters: of the BLT without tables, of its tables, and of the entropy model."""
-    counted = parameters(recipe.model, _scorer_shape(recipe))
+    counted = parameters(recipe.model, scorer_of(recipe))
     return {"blt": counted["total"] - counted["hash"], "tables": counted["hash"], "entropy": counted["entropy"]}
-
-
-def _scorer_shape(recipe: Recipe) -> EntropyConfig | None:
-    """The configuration of the entropy model that decides the patches; None if there is none."""
-    name = recipe.entropy_init or (None if recipe.entropy is not None else recipe.train.init)
-    return described(name).entropy if name is not None and recipe.patching.needs_entropy else recipe.entropy
 
 
 # ------------------------------------------------------------------------------------------------------------ measured
@@ -133,7 +127,7 @@ def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, Ru
     """The training task of a stage without held-out text, and a fixed rule with the recipe's mean patch size."""
     if isinstance(shape, EntropyConfig):
         return EntropyTask(EntropyModel(shape), []), None
-    rule = RuleConfig(kind="fixed", stride=max(1, round(shape.patching.target_bytes or PATCH_BYTES)))
+    rule = RuleConfig(kind="fixed", stride=max(1, round(patch_bytes(shape.patching))))
     return LanguageTask(LM(BLT(shape.model), Patcher(rule)), []), rule
 
 
@@ -174,7 +168,7 @@ def _flops(shape: EntropyConfig | Recipe) -> float:
     """FLOPs per byte of a forward pass of a stage's network."""
     if isinstance(shape, EntropyConfig):
         return entropy_flops(shape, CONTEXT) / CONTEXT
-    return flops_per_byte(shape.model, None, shape.patching.target_bytes or PATCH_BYTES)["total"]
+    return flops_per_byte(shape.model, None, patch_bytes(shape.patching))["total"]
 
 
 @contextmanager
@@ -195,7 +189,7 @@ def saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
 
 def scoring_seconds(recipe: Recipe, sample: bytes) -> float:
     """Seconds to compute the entropy of one byte."""
-    shape = _scorer_shape(recipe)
+    shape = scorer_of(recipe)
     if shape is None or not recipe.patching.needs_entropy:
         return 0.0
     patcher = Patcher(RuleConfig(kind="entropy", threshold=0.0), EntropyModel(shape).to(device_of(recipe.train)))
