@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from questions import examine, records
 from torch import Tensor
 
 from bytequilt import BLT, LM, Patcher, load
@@ -40,8 +41,7 @@ from bytequilt.codec import BOS, EOS, OFFSET, as_bytes
 from bytequilt.config import BaselineConfig, Recipe, StackConfig, TrainConfig, load_recipe
 from bytequilt.data.batches import Batch
 from bytequilt.data.prepare import ingest
-from bytequilt.evals.ask import ask, examine, read_question
-from bytequilt.evals.questions import records
+from bytequilt.evals.ask import ask, read_question
 from bytequilt.evals.wordings import LANGUAGES, TASKS
 from bytequilt.files import replacing, write_json
 from bytequilt.train.loop import Task, fit

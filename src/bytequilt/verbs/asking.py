@@ -31,8 +31,7 @@ def ask(
     """
     from ..config import UserError
     from ..evals.ask import ask as ask_model
-    from ..evals.ask import read_question
-    from ..evals.working import prompt
+    from ..evals.ask import prompt, read_question
     from ..view.terminal import shown
 
     asked = read_question(bytes_of(question).decode("utf-8", "replace"))
