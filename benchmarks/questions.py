@@ -12,7 +12,7 @@ from working import answer, worked
 
 from bytequilt.config import DataConfig
 from bytequilt.data.sources import documents
-from bytequilt.evals.answers import Generator
+from bytequilt.evals.answers import Model
 from bytequilt.evals.ask import ask, prompt
 from bytequilt.evals.wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question
 from bytequilt.evals.words import TRIES, Lexicon, Retry, is_held_out
@@ -186,13 +186,13 @@ def held_out_questions(task: Name, language: Language, items: int, seed: int = 0
     return list(questions)
 
 
-def examine(model: Generator, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
+def examine(model: Model, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
     """Number of correct answers to `items` held-out questions, by task and language."""
     return {
         task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
     }
 
 
-def _right(model: Generator, task: Name, language: Language, items: int, seed: int) -> int:
+def _right(model: Model, task: Name, language: Language, items: int, seed: int) -> int:
     replies = ask(model, held_out_questions(task, language, items, seed))
     return sum(reply.answer == answer(reply.question) for reply in replies)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..config import UserError
-from .answers import Generator
+from .answers import Model
 from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, Question, understand
 
 MARK = "= "
@@ -47,7 +47,7 @@ def prompt(question: Question) -> str:
     return f"{question.text}\n"
 
 
-def ask(model: Generator, questions: list[Question]) -> list[Reply]:
+def ask(model: Model, questions: list[Question]) -> list[Reply]:
     """The model's greedy replies to questions, each asked in the wording that the model was trained on."""
     prompts = [prompt(question) for question in questions]
     completions = model.generate(prompts, max_bytes=ROOM, temperature=0.0, stop=["\n"])

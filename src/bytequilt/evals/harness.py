@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from .harness_model import Harness, Model
+from .answers import Model
+from .harness_model import Harness
 
 try:
     import lm_eval

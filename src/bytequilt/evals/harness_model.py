@@ -6,14 +6,14 @@ no space is moved. Texts of any length are read in full.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 
 from ..config import UserError
-from ..infer.score import Score
 from ..lm import load_any
 from ..view.progress import progress
+from .answers import Model
 
 try:
     from lm_eval.api.instance import Instance
@@ -30,18 +30,6 @@ MODEL_ARGS = {"pretrained": None, "revision": None, "device": "cpu", "dtype": "f
 HARNESS_DEFAULT_DEVICE = "cuda:0"  # the device that the harness's command line passes if the user names none
 # always passed by the harness; we form batches by bytes, and the results do not depend on them
 HARNESS_ARGS = ("batch_size", "max_batch_size")
-
-
-class Model(Protocol):
-    """The protocol of a model that the harness can use, for example an LM."""
-
-    def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
-        """The score of the second text of each pair, given the first."""
-        ...
-
-    def generate(self, prompt: list[str], /, **sampling: Any) -> Sequence[Any]:
-        """Continue each prompt; results have `text`. The options are max_bytes, temperature, seed and stop."""
-        ...
 
 
 class Harness(LM):
@@ -149,8 +137,5 @@ class Harness(LM):
 def _open(pretrained: str | None, revision: str | None, device: str, dtype: str) -> Model:
     if pretrained is None:
         raise UserError("model arguments must name a model: pretrained=DIR, a shipped name or a hub id")
-    try:
-        chosen = {} if revision is None else {"revision": str(revision)}
-        return load_any(str(pretrained), device, dtype=dtype, **chosen)
-    except (AssertionError, RuntimeError) as error:  # torch raises these for a device that does not exist
-        raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from None
+    chosen = {} if revision is None else {"revision": str(revision)}
+    return load_any(str(pretrained), device, dtype, **chosen)

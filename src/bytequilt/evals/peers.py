@@ -19,6 +19,7 @@ from ..baselines.flops import equal_stack
 from ..codec import BOS, VOCAB_SIZE, encode
 from ..config import StackConfig, UserError
 from ..infer.score import score_documents
+from ..info import count_parameters
 from ..interop import convert
 from ..lm import LM
 from .decode import WARMUP, corpus, english
@@ -82,7 +83,7 @@ class Llama:
         with torch.device("meta"):
             network = llama(shape, self.vocabulary)
         named = {"layers": shape.layers, "dim": shape.dim, "heads": shape.heads, "ffn_dim": shape.hidden_dim}
-        return {"parameters": parameters(network), **named, "vocabulary": self.vocabulary}
+        return {"parameters": count_parameters(network), **named, "vocabulary": self.vocabulary}
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
         network = self._of(prompt + output, False)[0].eval()
@@ -132,7 +133,7 @@ class HuggingFaceBLT:
         self.network, self.patcher = hugging_face(lm), lm.patcher
 
     def about(self, setting: dict[str, int], training: bool) -> dict[str, Any]:
-        return {"parameters": parameters(self.network)}
+        return {"parameters": count_parameters(self.network)}
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
         """Forward passes at lengths evenly spaced over the output, a byte of each row for each."""
@@ -184,11 +185,6 @@ def _length(setting: dict[str, int]) -> int:
     if "context" in setting:
         return min(setting["size"], setting["context"])
     return setting.get("row_bytes") or setting["prompt"] + setting["output"]
-
-
-def parameters(network: nn.Module) -> int:
-    """How many numbers are learnt."""
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def scored(scorer: Any, text: bytes, context: int) -> int:
