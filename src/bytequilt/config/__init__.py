@@ -1,6 +1,6 @@
 """All configurations, as frozen values. An unknown field is an error."""
 
-from .base import Config, Positive, Seed, UserError, as_bytes, foreign, is_file, one_line, read_text, shorten
+from .base import Config, Positive, Seed, UserError, as_bytes, foreign, is_file, library, one_line, read_text, shorten
 from .given import as_kind, as_path, as_real, as_whole
 from .networks import BaselineConfig, BLTConfig, EntropyConfig, HashConfig, MambaConfig, NgramConfig, StackConfig
 from .patching import PatchingConfig, RuleConfig
@@ -34,6 +34,7 @@ __all__ = [
     "as_whole",
     "foreign",
     "is_file",
+    "library",
     "load_recipe",
     "one_line",
     "read_text",

@@ -1,5 +1,6 @@
 """The base class of all configurations, and `UserError`, the error that a caller can correct."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -52,6 +53,14 @@ def shorten(text: str) -> str:
     """The text on one line. A line of more than 300 characters is cut and ends with `...`."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
+
+
+def library(name: str, missing: str) -> Any:
+    """An optional module. Raises UserError with the line `missing`, which names the extra to install."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(missing) from None
 
 
 def as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..baselines.flops import equal_stack
 from ..codec import BOS, VOCAB_SIZE, encode
-from ..config import StackConfig, UserError
+from ..config import StackConfig, library
 from ..infer.score import score_documents
 from ..info import count_parameters
 from ..interop import convert
@@ -33,11 +33,7 @@ SAMPLES = 8  # lengths at which a model without a cache is timed
 
 def transformers() -> Any:
     """The library. Raises UserError where it is missing."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError("a peer needs the transformers package: pip install 'bytequilt[hf]'") from None
-    return transformers
+    return library("transformers", "a peer needs the transformers package: pip install 'bytequilt[hf]'")
 
 
 def hugging_face(ours: LM) -> Any:

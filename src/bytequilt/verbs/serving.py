@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..config import UserError
+from ..config import UserError, library
 from .shared import load_model
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def serve(
         stall: Seconds without progress after which the engine counts as failed.
         device: Where the models run: auto, cpu, cuda, cuda:N, mps.
     """
-    _need_libraries()
+    for name in ("fastapi", "prometheus_client", "uvicorn"):
+        library(name, f"serving needs {name}: pip install 'bytequilt[serve]'")
     from ..baselines.tokenizer import Tokenizer
     from ..serve.server import bind
     from ..serve.server import serve as run
@@ -95,13 +96,3 @@ def _limits(**bounds: Any) -> "Limits":
         return Limits(**bounds)
     except ValueError as error:
         raise UserError(one_line(error)) from None
-
-
-def _need_libraries() -> None:
-    """Raises UserError if the extra `serve` is not installed."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'bytequilt[serve]'") from None
