@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..config import MOST_GUESSES, UserError
-from .shared import File, Flag, Model, Positional, console, load_model, print_json
+from .shared import File, Flag, Model, Positional, console, print_json
 
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")]
@@ -79,8 +79,10 @@ def bench(
     _check(what, peer, dtype, repeats, threads, speculate, plot)
     import torch
 
+    from ..lm import load
+
     torch.set_num_threads(threads)
-    lm = load_model(model, "cpu", dtype)
+    lm = load(model, "cpu", dtype)
     results = {"model": model, **_measured(lm, model, what, sizes, peer, repeats, dtype == "int8")}
     if speculate:
         from ..evals.decode import speculation
