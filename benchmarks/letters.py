@@ -46,7 +46,7 @@ from bytequilt.evals.wordings import LANGUAGES, TASKS
 from bytequilt.files import replacing, write_json
 from bytequilt.train.loop import Task, fit
 from bytequilt.train.tasks import LanguageTask
-from bytequilt.view.figures import STYLE, drawable
+from bytequilt.view.figures import saved
 
 RANKS = 4096  # of `own`: half a vocabulary of 8,192 is left without merges by words as short as these
 LAYERS, WIDTHS = 3, range(16, 257, 8)
@@ -101,13 +101,8 @@ class Draw:
     plot: tyro.conf.Positional[Path]
 
     def run(self) -> None:
-        drawable(self.plot)
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-
         sides = json.loads(self.results.read_text(encoding="utf-8"))["sides"]
-        with rc_context(STYLE):
-            figure = Figure(figsize=(11, 5), layout="constrained")
+        with saved(self.plot, 11, 5) as figure:
             panels = figure.subplots(2, 4, sharex=True, sharey=True).flat
             for axes, task in zip(panels, TASKS, strict=True):
                 axes.set_title(task)
@@ -120,7 +115,6 @@ class Draw:
             figure.supxlabel("thousands of examples")
             figure.supylabel("right, of held-out questions")
             figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
-            figure.savefig(self.plot)
 
 
 def task_share(point: dict[str, Any], task: str) -> float:

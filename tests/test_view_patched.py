@@ -14,7 +14,6 @@ from rich.console import Console
 
 from bytequilt.view import report, terminal
 from bytequilt.view.glyphs import glyphs, harmless, parts
-from bytequilt.view.histogram import mean, shares
 from bytequilt.view.legend import BITS, Scale
 from bytequilt.view.patched import Patch, PatchedText, Tokens
 
@@ -261,9 +260,10 @@ def test_report_fits_a_narrow_terminal():
 
 
 def test_shares_keep_all_patches():
+    shares = report.shares
     assert shares({1: 1, 2: 2, 9: 1}, 3) == [0.25, 0.5, 0.25]
     assert shares({2: 4}, 16) == [0.0, 1.0]
-    assert mean({1: 1, 5: 3}) == 4.0
+    assert report.mean({1: 1, 5: 3}) == 4.0
     with pytest.raises(ValueError):
         shares({}, 3)
 

@@ -86,8 +86,6 @@ def patch(
     if html is not None:
         check_target(html, ".html", ".htm", ".svg")
     from ..baselines.tokenizer import Tokenizer
-    from ..lm import load
-    from ..view.patched import Tokens
 
     tokenizer = None if tokens is None else Tokenizer.find(tokens)
     data = bytes_of(text[0], WHOLE + 1)
@@ -95,6 +93,9 @@ def patch(
         if tokens is not None or html is not None:
             raise UserError(f"--tokens and --html are for texts of up to {WHOLE:,} bytes")
         return _patch_long(text[0], data, model, json, device)
+    from ..lm import load
+    from ..view.patched import Tokens
+
     patched = load(model, device).patch(data)
     if tokenizer is not None:
         pieces = tuple(tokenizer.pieces(data))
