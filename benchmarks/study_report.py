@@ -32,10 +32,10 @@ from typing import Any
 
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
-from bytequilt.study import choices, lead, table
+from bytequilt.study import lead, table
 from bytequilt.study.advice import KINDS, advice
+from bytequilt.study.choices import progress
 from bytequilt.study.markdown import grid
-from bytequilt.study.progress import progress
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
 
@@ -163,9 +163,26 @@ def section_of(name: str, results: dict[str, Any], plot: bool = True) -> str:
         "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
     )
     parts += [*(part for part in advice(study, results) if not part.startswith("#"))]
-    if study.sweep and (tried := choices.best_tries(study, rows)):
+    if study.sweep and (tried := best_tries(study, rows)):
         parts += [TRIES.format(share=study.sweep.share), tried]
     return "\n\n".join(parts) + "\n"
+
+
+def best_tries(study: Study, rows: list[dict[str, Any]]) -> str | None:
+    """The best try so far of each model and size, with its learning rates; None if there are no tries."""
+    lowest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["model"], row["size"]
+        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(key, {"val_bpb": math.inf})["val_bpb"]:
+            lowest[key] = row
+    sizes = [size for size in study.budgets if any(at == size for _, at in lowest)]
+    lines = []
+    for model in dict.fromkeys(model for model, _ in lowest):
+        best = [lowest.get((model, size)) for size in sizes]
+        lines.append(
+            [model, *(f"{r['val_bpb']:.3f} ({r['lr']:g} x {r['hash_lr_factor']:g})" if r else "" for r in best)]
+        )
+    return grid(["best try", *sizes], lines) if lines else None
 
 
 def readme_row(name: str, link: str, results: dict[str, Any]) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .choices import Progress
 from .evidence import verdict
 from .markdown import grid
-from .progress import Progress
 from .recipe import Study
 
 PLOT = "difference-to-the-best.svg"
