@@ -33,7 +33,6 @@ from typing import Any
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
 from bytequilt.study import lead, table
-from bytequilt.study.advice import KINDS, advice
 from bytequilt.study.choices import progress
 from bytequilt.study.markdown import grid
 from bytequilt.study.recipe import Study
@@ -133,7 +132,7 @@ def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
         text = section_of(folder.name, first)
         for corpus in results.get("others", {}):
             section = section_of(folder.name, of_corpus(results, corpus), plot=False)
-            text += f"\n{OTHER.format(corpus=KINDS[corpus])}\n\n{section}"
+            text += f"\n{OTHER.format(corpus=lead.KINDS[corpus])}\n\n{section}"
         renewed[page] = mark.sub(lambda _: text, read_text(page))
     readme = folder.parent.parent / "README.md"
     if readme.is_file() and lead.plotted(first):
@@ -162,7 +161,7 @@ def section_of(name: str, results: dict[str, Any], plot: bool = True) -> str:
     parts.append(
         "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
     )
-    parts += [*(part for part in advice(study, results) if not part.startswith("#"))]
+    parts += [*(part for part in lead.advice(study, results) if not part.startswith("#"))]
     if study.sweep and (tried := best_tries(study, rows)):
         parts += [TRIES.format(share=study.sweep.share), tried]
     return "\n\n".join(parts) + "\n"
@@ -193,7 +192,7 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
     for corpus in results.get("others", {}):
         other = of_corpus(results, corpus)
         if lead.plotted(other):
-            values.append(f"{KINDS[corpus]}, {first_blt(Study.model_validate(other['study']))}: ")
+            values.append(f"{lead.KINDS[corpus]}, {first_blt(Study.model_validate(other['study']))}: ")
             values[-1] += "; ".join(against_best(other))
     done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
     what = (

@@ -9,7 +9,7 @@ import numpy as np
 from ..config import UserError
 from ..files import read_json
 from .corpus import Corpus, prepared
-from .counting import check_counts, countings
+from .counting import countings
 from .evidence import differences, draws_of, fits, groups
 from .finetune import fine_tunings
 from .jobs import Job, Results, done, results_in, run_all
@@ -49,7 +49,6 @@ def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corp
 def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None:
     """Run all missing trials and fine-tunings. `wait` is explained at `run_all`."""
     check_inputs(study)
-    check_counts(study)
     results_of(study, folder, corpus)
 
     def plan(results: Results) -> Sequence[Job]:

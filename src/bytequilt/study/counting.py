@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..baselines.counts import KneserNey, ppmd_bits, ppmd_library
+from ..baselines.counts import KneserNey, ppmd_bits
 from ..infer.score import Score
 from .corpus import Corpus
 from .jobs import Results
@@ -81,9 +81,3 @@ def countings(study: Study, folder: Path, corpus: Corpus, results: Results) -> l
                 spec = Run(name, size, 0)
                 jobs.append(Counting(study, folder / "counts" / spec.name, corpus, spec, row["trained_bytes"]))
     return jobs
-
-
-def check_counts(study: Study) -> None:
-    """Raise UserError if a package that a counting model needs is missing."""
-    if any(count.kind == "ppmd" for count in study.counts.values()):
-        ppmd_library()

@@ -10,7 +10,6 @@ from ..evals.machine import machine
 from ..files import read_text, write_text
 from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost, leads
 from . import choices, lead, table
-from .advice import advice
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
 from .models import TOLERANCE
@@ -115,7 +114,7 @@ def markdown(results: Row) -> str:
     sizes = choices.progress(study, rows)
     parts = ["# Comparison at equal budgets", *lead.markdown(study, results, sizes)]
     parts += ["## What is done and what is missing", choices.progress_table(sizes)]
-    parts += [*advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
+    parts += [*lead.advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
     parts += ["## Results", *_results(study, summary(rows))] if summary(rows) else []
     for title, text in tables.items():
         parts += [f"## {title}", text] if text else []
