@@ -30,7 +30,7 @@ from bytequilt.baselines.flops import baseline_flops, equal_stack
 from bytequilt.codec import OFFSET, VOCAB_SIZE
 from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
-from bytequilt.evals.turns import Turn, ratios, speeds, timed
+from bytequilt.evals.timing import Turn, ratios, speeds, timed
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import blt_flops, entropy_flops, stack_flops

@@ -11,9 +11,8 @@ from ..info import count_parameters
 from ..lm import LM
 from ..view.progress import progress
 from .decode import WARMUP, corpus, english, prefilled
-from .machine import machine
 from .peers import LLAMAS, HuggingFaceBLT, Llama
-from .turns import Turn, in_turns, ratios, speeds, timed
+from .timing import Turn, in_turns, machine, ratios, speeds, timed
 
 Setting = dict[str, int]
 """Arguments of a measure by name: `prompt`, `output`, `rows`; `rows`, `row_bytes`; `size`, `context`. All in bytes."""

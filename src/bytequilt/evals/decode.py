@@ -21,7 +21,7 @@ from ..infer.session import CHUNK, Session
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
-from .machine import machine, peak_mib, read_bandwidth
+from .timing import machine, peak_mib, read_bandwidth
 from .words import CORPUS
 
 WARMUP = 8  # steps before the measured ones

@@ -23,7 +23,7 @@ from ..info import count_parameters
 from ..interop import convert
 from ..lm import LM
 from .decode import WARMUP, corpus, english
-from .turns import Turn, timed
+from .timing import Turn, timed
 
 LLAMAS = {"llama-32k": 32_000, "llama-128k": 128_256}
 """Names of Llamas, and their vocabularies."""

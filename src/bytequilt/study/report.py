@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from ..evals.machine import machine
+from ..evals.timing import machine
 from ..files import read_text, write_text
 from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost, leads
 from . import choices, lead, table

@@ -15,10 +15,9 @@ from ..files import write_json
 from ..infer.score import Score
 from ..info import count_parameters
 from ..lm import LM
-from ..model.embedding import Embedding
 from ..model.flops import entropy_flops
-from ..model.hashing import HashEmbedding
 from ..train import metrics
+from ..train.columns import tables_of
 from ..train.device import device_of
 from ..train.loop import Diverged, Progress, fit
 from ..train.tasks import LanguageTask
@@ -105,6 +104,7 @@ class Trial:
             scores["test_bytes"] = total.bytes
             model.save(self.folder / "model")
         use = budget.use(config.steps)
+        cost = budget.flops_per_byte(use)
         flops = mean_flops(model, use.unit_bytes, [len(text) for text in tested])
         return (
             run.row_fields
@@ -112,7 +112,8 @@ class Trial:
             | self.rate._asdict()
             | {"search": run.rate is not None, "split": corpus.split, "budget": {budget.unit: budget.amount}}
             | {"corpus": study.corpus, "matching": "parameters" if self.contender.parameters else "flops"}
-            | _spent(progress, budget.flops_per_byte(use), flops)
+            | {"steps": progress.step, "trained_bytes": progress.bytes, "train_flops": progress.bytes * cost}
+            | {"train_flops_without_head": progress.bytes * (cost - 3 * flops["head"])}
             | {"flops_per_byte": flops, "unit_bytes": use.unit_bytes}
             | _size(model)
             | {"leak": leaked, "seconds": self._seconds(config), "threads": torch.get_num_threads()}
@@ -182,20 +183,9 @@ def entropy_cost(study: Study) -> float:
     return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * ids
 
 
-def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:
-    """Steps, bytes and FLOPs of a training; `cost` is the training FLOPs per byte."""
-    return {
-        "steps": progress.step,
-        "trained_bytes": progress.bytes,
-        "train_flops": progress.bytes * cost,
-        "train_flops_without_head": progress.bytes * (cost - 3 * flops["head"]),
-    }
-
-
 def _size(model: LM | Baseline) -> dict[str, int]:
     vocabulary = model.config.vocabulary if isinstance(model, Baseline) else VOCAB_SIZE
-    tables = [m for m in model.network.modules() if isinstance(m, Embedding | HashEmbedding)]
-    looked_up = sum(table.weight.numel() for table in tables)
+    looked_up = sum(table.weight.numel() for table in tables_of(model.network))
     return {"vocabulary": vocabulary, "parameters": count_parameters(model.network), "looked_up": looked_up}
 
 

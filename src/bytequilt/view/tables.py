@@ -70,13 +70,15 @@ def answers(results: Mapping[str, Any], under: str = "") -> RenderableType:
     table = _table(f"task{under}", *columns)
     for name, row in results["tasks"].items():
         likelier = row["likelihood"]
-        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
-        table.add_row(name, *(f"{share:.1%}" for share in shares), f"{likelier['accuracy']:.1%}" if likelier else "")
+        table.add_row(name, *_shares(row), f"{likelier['accuracy']:.1%}" if likelier else "")
     table.add_section()
     for level, row in results["means"].items():
-        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
-        table.add_row(f"mean of {level}", *(f"{share:.1%}" for share in shares), "", style="bold")
+        table.add_row(f"mean of {level}", *_shares(row), "", style="bold")
     return table
+
+
+def _shares(row: Mapping[str, float]) -> list[str]:
+    return [f"{row[key]:.1%}" for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
 
 
 def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
