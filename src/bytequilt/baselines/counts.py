@@ -81,7 +81,9 @@ class Level:
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """Discounts of n-grams with count 0, 1, 2, and 3 or more."""
+    """The discounts of modified Kneser-Ney for n-grams that occur 0, 1, 2, and 3 or more times: (4,). `counts` holds
+    how often each n-gram occurs. The first discount is always 0. Fixed values are used where the text is too short to
+    estimate them."""
     n = [float((counts == count).sum()) for count in range(1, 5)]
     if not all(n):  # too few n-grams for an estimate
         return np.array([0.0, 0.5, 0.75, 0.75])

@@ -32,7 +32,8 @@ class Counted(Document):
 
 
 class Corpus:
-    """The documents of a data configuration. Documents that are left out are counted, for a message."""
+    """Reads the documents that a data configuration names, one at a time. It counts those that `where`
+    and `share` leave out, so that the user can be told how many there were."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config

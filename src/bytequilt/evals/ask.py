@@ -35,10 +35,10 @@ def read_question(text: str) -> Question:
     languages."""
     question = understand(text)
     if question is None:
-        raise UserError(f"no such question is known; ask {ABLE}")
+        raise UserError(f"no such question is known; what can be asked: {ABLE}")
     letters = set("".join(language.alphabet for language in LANGUAGES))
     if not question.fits or (question.is_of_words and not letters.issuperset("".join(question.fields))):
-        raise UserError(f"that is beyond what the model has learnt, in length or in letters; ask {ABLE}")
+        raise UserError(f"that is beyond what the model has learnt, in length or in letters; what can be asked: {ABLE}")
     return question
 
 

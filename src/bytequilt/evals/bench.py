@@ -26,7 +26,8 @@ class Ours:
         self.lm, self.optimizers = lm, []
 
     def about(self, setting: Setting, training: bool) -> dict[str, Any]:
-        """What the network is that a setting is measured with; the entropy model takes no part in training."""
+        """The facts about this side's network that are printed with its measurements, such as its number of parameters.
+        `training` is True where training is measured, in which the entropy model takes no part."""
         scorer = 0 if training else count_parameters(self.lm.patcher.model)
         return {"parameters": count_parameters(self.lm.model) + scorer}
 

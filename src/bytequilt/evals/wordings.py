@@ -173,7 +173,8 @@ FIELDS = {"W": r"(?P<W>[^\W\d_]+)", "L": r"(?P<L>[^\W\d_])", "A": r"(?P<A>\d+)",
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a word, about a word and a letter, or about two numbers."""
+    """One question that can be asked, without its answer: its task, its language, and the word, the word and letter, or
+    the two numbers that it is about."""
 
     task: Name
     language: Language

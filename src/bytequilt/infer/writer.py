@@ -125,8 +125,10 @@ class Meter:
         self._before = counts.copy()
 
     def stats(self, writer: Writer, counts: Counter[str], closed: bool) -> Stats:
-        """The statistics until now. `closed` is True if the last fed byte closed its patch. The last drawn byte
-        was not fed, so it then begins one more patch, unless the text ended with EOS."""
+        """The statistics of the text so far. `counts` are the session's counts (`COUNTS`).
+
+        A text that ends by its length or a stop string ends in a byte that was drawn but never given to the model. If
+        the byte before it closed its patch (`closed`), this last byte begins a patch that `counts` does not have."""
         begins = writer.finish_reason in ("length", "stop") and writer.drawn > 0 and closed
         taken = {name: counts[name] - self._before[name] for name in COUNTS}
         taken["patches"] += begins

@@ -132,7 +132,7 @@ def _check_layers(config: ModelConfig, tensors: int) -> None:
     stacks = [config.blt.encoder, config.blt.latent, config.blt.decoder] if config.blt else []
     layers = sum(stack.layers for stack in [*stacks, *([config.entropy] if config.entropy else [])])
     if layers > tensors:
-        raise UserError(f"the configuration says {layers} layers, and there are {tensors} tensors")
+        raise UserError(f"the configuration says {layers} layers, and there are only {tensors} tensors in its files")
 
 
 def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:

@@ -68,11 +68,11 @@ class HashEmbedding(nn.Module):
         return self._embedded(rows_BNT.flatten(0, 1), dtype).view(*ids_BN.shape, -1)
 
     def step(self, recent_RM: Tensor, since_R: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The embedding (R, d) of the newest id of each row, given that id and the `reach` ids before it (R, reach +
-        1).
+        """The sum of the n-gram embeddings (R, d) that end in the newest id of each row. `recent_RM` holds the `reach`
+        ids before it and then that id: (R, reach + 1).
 
-        `since_R` is the number of ids since the BOS of the document. None means that no earlier document is in the row:
-        zeros already stand before its BOS.
+        `since_R` is the distance from the newest id back to the BOS of its document, 0 if it is the BOS; ids of earlier
+        documents are then left out. None means that the row has no earlier document: zeros stand before its BOS.
         """
         if since_R is not None:
             recent_RM = recent_RM * (_distances(self.reach, recent_RM.device) <= since_R[:, None])

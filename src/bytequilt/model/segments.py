@@ -47,8 +47,9 @@ class Patches:
 
     @classmethod
     def from_lengths(cls, lengths_BP: Tensor) -> "Patches":
-        """Patches from their lengths (B, P), in the convention of the released code. The lengths of a row sum to N+1,
-        start with 1 (the BOS), and end in zeros if the row has fewer than P patches. Raises ValueError otherwise."""
+        """Patches of rows of N ids, from patch lengths (B, P) as Meta's released code gives them: they cover the N ids
+        and the next byte, which is not in the row yet. So the lengths of a row add up to N+1. They start with 1 (the
+        BOS alone), and zeros fill a row with fewer than P patches. Raises ValueError otherwise."""
         total = int(lengths_BP[0].sum())
         wrong = (lengths_BP.sum(1) != total).any() or (lengths_BP < 0).any() or (lengths_BP[:, 0] != 1).any()
         if wrong or ((lengths_BP[:, :-1] == 0) & (lengths_BP[:, 1:] > 0)).any():

@@ -46,7 +46,8 @@ class BudgetUse:
 
 
 def count_batches(model: LM | Baseline, batches: Iterable[Batch], enough: Callable[[BudgetUse], bool]) -> BudgetUse:
-    """Totals over the next batches, at least one, until `enough` is true."""
+    """Number of batches, bytes, units and ids, counted until `enough` is true of these totals or the batches end. At
+    least one batch is counted if there is any."""
     use = BudgetUse()
     for batch in batches:
         size, units = model.units(batch)

@@ -18,7 +18,7 @@ def scaled(value: float, unit: str = "") -> str:
 
 
 def seconds(value: float) -> str:
-    """Seconds as a whole number, or with three digits below 100."""
+    """Seconds without their unit: a whole number from 100 on, three significant digits below."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

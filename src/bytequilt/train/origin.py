@@ -32,8 +32,8 @@ def complete(recipe: Draft) -> Recipe:
 
 
 def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
-    """The rule of the original model, changed by the fields that the recipe gives. Its threshold is not copied, since
-    it belongs to the model's own patcher."""
+    """The rule of the original model, changed by the fields that the recipe gives. Its threshold is
+    not copied: it holds for the entropies of the original's entropy model alone."""
     if given is not None and "kind" in given.model_fields_set:
         return given
     rule, chosen = origin.patching, given.model_dump(exclude_unset=True) if given is not None else {}

@@ -295,5 +295,5 @@ def _progress(folder: Path) -> Progress:
 def _entropy_of(name: str) -> EntropyModel:
     model = load_entropy(name)
     if not isinstance(model, EntropyModel):
-        raise UserError(f"{name} has no entropy model")
+        raise UserError(f"{name} has no entropy model to begin with: name a model whose patches come from one")
     return model

@@ -134,7 +134,9 @@ class _Cutter:
         self.decided += len(ids)
 
     def _exceeded(self, closes: list[bool], costs: list[int]) -> list[bool]:
-        """For each id, True if the entropies of the open patch exceed its budget after this id."""
+        """For each new id: True if the entropies of the open patch, with that of the byte after this id, add up to more
+        than the budget of the rule. `costs` are the entropies of the bytes after each id, as whole numbers, since the
+        rule adds integers. `closes` is True where a patch ends after the id; then the sum starts again."""
         limit, exceeded = threshold_parts(self.rules[0]), []
         for closed, cost in zip(closes, costs, strict=True):
             self.spent += cost
