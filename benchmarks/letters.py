@@ -34,7 +34,7 @@ from torch import Tensor
 
 from bytequilt import BLT, LM, Patcher, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.networks import baseline_flops
 from bytequilt.baselines.tokenizer import Tokenizer
 from bytequilt.baselines.vocabulary import BPE
 from bytequilt.codec import BOS, EOS, OFFSET, as_bytes

@@ -22,8 +22,7 @@ from ..interop.names import unfilled
 from ..interop.native import FORMAT, STALE, ModelConfig
 from ..model.layers import lay_out
 from ..model.loss import target_nats
-from .flops import baseline_flops
-from .ngrams import build
+from .networks import baseline_flops, build
 from .vocabulary import BPE, RANKS_FILE, Bytes, Vocabulary
 
 if TYPE_CHECKING:  # optional dependencies of training

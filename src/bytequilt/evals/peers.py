@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..baselines.flops import equal_stack
-from ..codec import BOS, VOCAB_SIZE, encode
+from ..baselines.networks import equal_stack
+from ..codec import BOS
 from ..config import StackConfig, library
-from ..infer.score import score_documents
+from ..infer.score import NetworkScorer, score_documents
 from ..info import count_parameters
 from ..interop import convert
 from ..lm import LM
@@ -106,9 +106,12 @@ class Llama:
 
     def score(self, size: int, context: int) -> Turn:
         text, network = corpus(size), self._of(min(size, context), False)[0].eval()
-        tokens = self._tokens(len(text))
-        forward = Forward(self.vocabulary, lambda ids_BN: network(ids_BN, use_cache=False).logits, tokens)
-        return timed(partial(scored, forward, text, max(2, self._tokens(context))))
+
+        def encode(text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
+            return np.random.default_rng(0).integers(self.vocabulary, size=self._tokens(len(text)) + bos + eos)
+
+        scorer = Forward(network, self.vocabulary, encode)
+        return timed(partial(scored, scorer, text, max(2, self._tokens(context))))
 
     def _tokens(self, size: int) -> int:
         return max(1, round(size / self.token_bytes))
@@ -156,24 +159,14 @@ class HuggingFaceBLT:
         return timed(partial(learn, network, rows * row_bytes, loss))
 
     def score(self, size: int, context: int) -> Turn:
-        network = self.network.eval()
-        forward = Forward(VOCAB_SIZE, lambda ids_BN: network(ids_BN, use_cache=False).logits)
-        return timed(partial(scored, forward, corpus(size), context))
+        return timed(partial(scored, Forward(self.network.eval()), corpus(size), context))
 
 
-class Forward:
-    """A network that scores texts side by side; given `tokens`, a text is so many ids at random."""
-
-    def __init__(self, vocabulary: int, forward: Callable[[Tensor], Tensor], tokens: int | None = None) -> None:
-        self.vocabulary, self.forward, self.tokens = vocabulary, forward, tokens
-
-    def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        if self.tokens is None:
-            return encode(text, bos=bos, eos=eos)
-        return np.random.default_rng(0).integers(self.vocabulary, size=self.tokens + bos + eos)
+class Forward(NetworkScorer):
+    """Scores texts side by side by a network of Hugging Face's, without its cache."""
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.forward(ids_BN), None
+        return self.network(ids_BN, use_cache=False).logits, None
 
 
 def _length(setting: dict[str, int]) -> int:

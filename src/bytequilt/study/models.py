@@ -9,7 +9,7 @@ from torch import nn
 
 from ..baselines.baseline import Baseline
 from ..baselines.counts import ppmd_library
-from ..baselines.ngrams import build
+from ..baselines.networks import build
 from ..baselines.vocabulary import BPE, Bytes, Vocabulary
 from ..codec import OFFSET
 from ..config import BaselineConfig, BLTConfig, UserError

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +169,7 @@ def generate(
     """
     if not json and (sampling.logprobs or sampling.top_logprobs):
         raise UserError("--logprobs and --top-logprobs are told by --json alone")
-    options = {field.name: getattr(sampling, field.name) for field in fields(sampling)} | {"speculate": speculate}
+    options = vars(sampling) | {"speculate": speculate}
     asks = prompt is None and not json and _on_terminal()
     data = b"" if asks else bytes_of(prompt or "")
     from ..lm import load
