@@ -29,24 +29,24 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from questions import examine, records
 from torch import Tensor
 
 from bytequilt import BLT, LM, Patcher, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.networks import baseline_flops
 from bytequilt.baselines.tokenizer import Tokenizer
 from bytequilt.baselines.vocabulary import BPE
 from bytequilt.codec import BOS, EOS, OFFSET, as_bytes
 from bytequilt.config import BaselineConfig, Recipe, StackConfig, TrainConfig, load_recipe
 from bytequilt.data.batches import Batch
 from bytequilt.data.prepare import ingest
-from bytequilt.evals.ask import ask, examine, read_question
-from bytequilt.evals.questions import records
+from bytequilt.evals.ask import ask, read_question
 from bytequilt.evals.wordings import LANGUAGES, TASKS
 from bytequilt.files import replacing, write_json
 from bytequilt.train.loop import Task, fit
 from bytequilt.train.tasks import LanguageTask
-from bytequilt.view.figures import STYLE, drawable
+from bytequilt.view.figures import saved
 
 RANKS = 4096  # of `own`: half a vocabulary of 8,192 is left without merges by words as short as these
 LAYERS, WIDTHS = 3, range(16, 257, 8)
@@ -101,13 +101,8 @@ class Draw:
     plot: tyro.conf.Positional[Path]
 
     def run(self) -> None:
-        drawable(self.plot)
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-
         sides = json.loads(self.results.read_text(encoding="utf-8"))["sides"]
-        with rc_context(STYLE):
-            figure = Figure(figsize=(11, 5), layout="constrained")
+        with saved(self.plot, 11, 5) as figure:
             panels = figure.subplots(2, 4, sharex=True, sharey=True).flat
             for axes, task in zip(panels, TASKS, strict=True):
                 axes.set_title(task)
@@ -120,7 +115,6 @@ class Draw:
             figure.supxlabel("thousands of examples")
             figure.supylabel("right, of held-out questions")
             figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
-            figure.savefig(self.plot)
 
 
 def task_share(point: dict[str, Any], task: str) -> float:

@@ -20,8 +20,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from questions import records
+
 from bytequilt.evals.languages import declarations
-from bytequilt.evals.questions import records
 from bytequilt.evals.words import is_held_out
 from bytequilt.files import write_bytes, write_json
 

@@ -32,10 +32,9 @@ from typing import Any
 
 from bytequilt.config import UserError
 from bytequilt.files import read_text, write_json, write_text
-from bytequilt.study import choices, lead, table
-from bytequilt.study.advice import KINDS, advice
+from bytequilt.study import lead, table
+from bytequilt.study.choices import progress
 from bytequilt.study.markdown import grid
-from bytequilt.study.progress import progress
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
 
@@ -133,7 +132,7 @@ def pages(folder: Path, results: dict[str, Any]) -> dict[Path, str]:
         text = section_of(folder.name, first)
         for corpus in results.get("others", {}):
             section = section_of(folder.name, of_corpus(results, corpus), plot=False)
-            text += f"\n{OTHER.format(corpus=KINDS[corpus])}\n\n{section}"
+            text += f"\n{OTHER.format(corpus=lead.KINDS[corpus])}\n\n{section}"
         renewed[page] = mark.sub(lambda _: text, read_text(page))
     readme = folder.parent.parent / "README.md"
     if readme.is_file() and lead.plotted(first):
@@ -162,10 +161,27 @@ def section_of(name: str, results: dict[str, Any], plot: bool = True) -> str:
     parts.append(
         "Runs done: " + ", ".join(f"{size} {state.done} of {state.planned}" for size, state in sizes.items()) + "."
     )
-    parts += [*(part for part in advice(study, results) if not part.startswith("#"))]
-    if study.sweep and (tried := choices.best_tries(study, rows)):
+    parts += [*(part for part in lead.advice(study, results) if not part.startswith("#"))]
+    if study.sweep and (tried := best_tries(study, rows)):
         parts += [TRIES.format(share=study.sweep.share), tried]
     return "\n\n".join(parts) + "\n"
+
+
+def best_tries(study: Study, rows: list[dict[str, Any]]) -> str | None:
+    """The best try so far of each model and size, with its learning rates; None if there are no tries."""
+    lowest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["model"], row["size"]
+        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(key, {"val_bpb": math.inf})["val_bpb"]:
+            lowest[key] = row
+    sizes = [size for size in study.budgets if any(at == size for _, at in lowest)]
+    lines = []
+    for model in dict.fromkeys(model for model, _ in lowest):
+        best = [lowest.get((model, size)) for size in sizes]
+        lines.append(
+            [model, *(f"{r['val_bpb']:.3f} ({r['lr']:g} x {r['hash_lr_factor']:g})" if r else "" for r in best)]
+        )
+    return grid(["best try", *sizes], lines) if lines else None
 
 
 def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
@@ -176,7 +192,7 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
     for corpus in results.get("others", {}):
         other = of_corpus(results, corpus)
         if lead.plotted(other):
-            values.append(f"{KINDS[corpus]}, {first_blt(Study.model_validate(other['study']))}: ")
+            values.append(f"{lead.KINDS[corpus]}, {first_blt(Study.model_validate(other['study']))}: ")
             values[-1] += "; ".join(against_best(other))
     done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
     what = (

@@ -26,11 +26,11 @@ from train_step import Regions, machine, matmul_gflops, random_batch, table
 from bytequilt import LM, Patcher, lm
 from bytequilt.baselines import baseline
 from bytequilt.baselines.baseline import Baseline
-from bytequilt.baselines.flops import baseline_flops, equal_stack
+from bytequilt.baselines.networks import baseline_flops, equal_stack
 from bytequilt.codec import OFFSET, VOCAB_SIZE
 from bytequilt.config import BaselineConfig, BLTConfig, EntropyConfig, RuleConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
-from bytequilt.evals.turns import Turn, ratios, speeds, timed
+from bytequilt.evals.timing import Turn, ratios, speeds, timed
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import blt_flops, entropy_flops, stack_flops

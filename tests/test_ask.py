@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from questions import held_out_questions, is_for_training, is_kept, records
+from working import answer, worked
 
 from bytequilt import load
 from bytequilt.cli import main
 from bytequilt.config import UserError
-from bytequilt.evals.ask import ABLE, ROOM, Reply, ask, read_question
-from bytequilt.evals.questions import held_out_questions, is_for_training, is_kept, records
+from bytequilt.evals.ask import ABLE, MARK, ROOM, Reply, ask, prompt, read_question
 from bytequilt.evals.wordings import ENGLISH, LANGUAGES, MOST_DIGITS, RUSSIAN, TASKS, Question, understand
-from bytequilt.evals.working import MARK, answer, prompt, worked
 
 ASKED = 12  # held-out questions of a task and language here; benchmarks/letters.py asks 200
 KNOWN = [

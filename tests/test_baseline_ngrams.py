@@ -7,7 +7,7 @@ import torch
 from conftest import noise
 
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.networks import baseline_flops
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS
 from bytequilt.config import BaselineConfig, HashConfig, MambaConfig, StackConfig, TrainConfig

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bytequilt import LM, UserError, load
 from bytequilt.baselines.baseline import Baseline, build
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.networks import baseline_flops
 from bytequilt.baselines.vocabulary import BPE, Bytes
 from bytequilt.codec import BOS, EOS, OFFSET, encode
 from bytequilt.config import BaselineConfig, DataConfig, MambaConfig, StackConfig, TrainConfig

@@ -7,7 +7,7 @@ import torch
 from conftest import blt, entropy_model, noise, patcher
 
 from bytequilt import LM, Patcher, load
-from bytequilt.baselines.flops import baseline_flops
+from bytequilt.baselines.networks import baseline_flops
 from bytequilt.cli import main
 from bytequilt.codec import encode
 from bytequilt.config import BaselineConfig, RuleConfig, UserError

@@ -265,8 +265,6 @@ def test_the_plot_of_the_same_results_is_the_same(results, tmp_path):
         accuracy_by_examples(results, tmp_path / name)
     drawn = (tmp_path / "one.svg").read_bytes()
     assert drawn == (tmp_path / "two.svg").read_bytes()
-    accuracy_by_examples(results, tmp_path / "tasks.svg", ["char", "count_char", "order"])
-    assert (tmp_path / "tasks.svg").read_bytes() != drawn
 
 
 def test_the_plot_draws_what_was_measured(results, tmp_path, monkeypatch):
@@ -277,10 +275,10 @@ def test_the_plot_draws_what_was_measured(results, tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "errorbar", lambda self, *args, **o: drawn.append(args) or plain(self, *args, **o))
     known = json.loads(json.dumps(results[:1]))
     for point, accuracy in zip(known[0]["points"], (0.0, 0.5, 1.0), strict=True):
-        point["held_out"]["tasks"]["order"] |= {"accuracy": accuracy, "stderr": 0.1}
-        point["longer"]["tasks"]["order"] |= {"accuracy": accuracy / 2, "stderr": 0.2}
+        point["held_out"]["means"] = {"number": {"accuracy": accuracy, "stderr": 0.1, "constant": 0.5}}
+        point["longer"]["means"] = {"number": {"accuracy": accuracy / 2, "stderr": 0.2, "constant": 0.5}}
     twice = [known[0], known[0] | {"seed": 1}]
-    accuracy_by_examples(twice, tmp_path / "x.png", ["order"])
+    accuracy_by_examples(twice, tmp_path / "x.png")
     assert drawn[0][:2] == ([0, 8, 16], [0.0, 0.5, 1.0])
     assert drawn[1][:2] == ([0, 8, 16], [0.0, 0.25, 0.5])
     assert drawn[0][2] == pytest.approx([0.1 / 2**0.5] * 3)

@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 from bytequilt.evals import harness  # noqa: E402
 from bytequilt.evals.harness import Harness, HarnessTasks  # noqa: E402
 from bytequilt.evals.harness_tasks import lexicon  # noqa: E402
+from bytequilt.infer.score import Score  # noqa: E402
 
 CHOICES = """
 task: our_choice
@@ -207,6 +208,9 @@ class Knowing:
         return [
             Text([f'{self.answers[one]}" it is', 'no"', "no"][at % 3]) for one, at in zip(prompt, places, strict=True)
         ]
+
+    def score(self, pairs, /):
+        return [Score(1.0, len(answer)) for _, answer in pairs]
 
 
 @dataclass

@@ -238,7 +238,7 @@ def drawn(monkeypatch):
     """The figures that were drawn."""
     figure = pytest.importorskip("matplotlib.figure")
     figures, save = [], figure.Figure.savefig
-    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path: (figures.append(self), save(self, path)))
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: (figures.append(self), save(self, path)))
     return figures
 
 

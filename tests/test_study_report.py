@@ -9,9 +9,9 @@ import pytest
 
 from bytequilt.config import UserError
 from bytequilt.study import choices, table
+from bytequilt.study.choices import progress, progress_table
 from bytequilt.study.corpus import Corpus
 from bytequilt.study.markdown import scaled
-from bytequilt.study.progress import progress, progress_table
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import PLOTS, markdown, pictures, write_report
 from bytequilt.study.table import Spread, summary
@@ -111,8 +111,7 @@ def corpus(folder: Path) -> Corpus:
 
 
 def written(folder: Path, given: Study | None = None, rows: list[dict] | None = None) -> dict:
-    facts = table.corpus_facts(corpus(folder))
-    return table.write(given or study(), all_rows() if rows is None else rows, folder, "a box", facts)
+    return table.write(given or study(), all_rows() if rows is None else rows, folder, "a box", corpus(folder))
 
 
 def cells(text: str) -> dict[str, list[list[str]]]:
@@ -148,7 +147,7 @@ def test_a_report_shows_what_fine_tuned_models_answer(tmp_path):
     }
     given = Study.model_validate(FIELDS | {"finetune": tuning | {"tasks": ["order"]}})
     results = [learnt("quilt", [0.0, 0.6, 0.9]), learnt("merged", [0.0, 0.5, 0.4])]
-    found = table.write(given, all_rows(), tmp_path, "a box", table.corpus_facts(corpus(tmp_path)), results)
+    found = table.write(given, all_rows(), tmp_path, "a box", corpus(tmp_path), results)
     text = markdown(found)
     assert "| quilt | number | held out | 0.0% | 60.0% | 90.0% | 50.0% |" in text
     assert "| merged | number | longer | 0.0% | 50.0% | 40.0% | 50.0% |" in text
@@ -310,9 +309,9 @@ def against(model: str, size: str, matching: str, low: float, high: float, other
 
 def judged(folder: Path, differences: list[dict], rows: list[dict] | None = None) -> str:
     folder.mkdir(exist_ok=True)
-    facts, evidence = table.corpus_facts(corpus(folder)), {"differences": differences, "fits": []}
+    evidence = {"differences": differences, "fits": []}
     rows = [row | {"corpus": "english"} for row in (all_rows() if rows is None else rows)]
-    return markdown(table.write(study(), rows, folder, "a box", facts, (), evidence))
+    return markdown(table.write(study(), rows, folder, "a box", corpus(folder), (), evidence))
 
 
 def test_a_report_leads_with_the_difference_to_the_best_baseline_and_what_follows(tmp_path):
@@ -472,11 +471,11 @@ def test_studies_of_other_texts_are_joined_and_told_apart(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     lines = [against("quilt", "S", matching, -0.03, -0.01) for matching in ("flops", "parameters")]
     judged(tmp_path / "out", lines)
-    facts = table.corpus_facts(corpus(tmp_path / "out"))
+    text = corpus(tmp_path / "out")
     russian = [row | {"corpus": "russian"} for row in all_rows() if row["size"] == "S" and row["model"] != "byte"]
     behind = {"differences": [against("quilt", "S", "flops", 0.01, 0.03)], "fits": []}
     (tmp_path / "ru").mkdir()
-    table.write(study(corpus="russian"), russian, tmp_path / "ru", "a box", facts, (), behind)
+    table.write(study(corpus="russian"), russian, tmp_path / "ru", "a box", text, (), behind)
     folder, page = tmp_path / "docs" / "mine", tmp_path / "docs" / "results.md"
     folder.mkdir(parents=True)
     page.write_text("<!-- mine: made -->\n<!-- mine: end -->\n")

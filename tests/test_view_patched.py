@@ -14,8 +14,7 @@ from rich.console import Console
 
 from bytequilt.view import report, terminal
 from bytequilt.view.glyphs import glyphs, harmless, parts
-from bytequilt.view.histogram import mean, shares
-from bytequilt.view.legend import BITS, Scale
+from bytequilt.view.legend import BITS, Scale, level
 from bytequilt.view.patched import Patch, PatchedText, Tokens
 
 BLT = "bits per byte, held out"
@@ -127,12 +126,12 @@ def test_colours_span_the_entropies_that_occur():
     bits = [0.0, 2.5, 3.0, 5.9]
     patched = PatchedText.cut(b"abcd", [0, 1, 2, 3], entropy_bits=bits)
     scale = Scale.of(patched)
-    assert [scale.level(patch) for patch in patched] == [None, 0, 1, len(BITS) - 1]
+    assert [level(scale, patch) for patch in patched] == [None, 0, 1, len(BITS) - 1]
     assert scale.ends == ("2.5", "5.9 bits")
     assert "opened by 2.5 " in terminal.coloured(patched).plain
     assert Scale.of(PatchedText.cut(b"abcd", [0, 1])) is None
     alone = PatchedText.cut(b"ab", [0, 1], entropy_bits=[0.0, 3.0])
-    assert Scale.of(alone).levels == (Scale.of(alone).level(alone.patches[1]),)
+    assert Scale.of(alone).levels == (level(Scale.of(alone), alone.patches[1]),)
 
 
 BLANK = dict.fromkeys(map(ord, " ¦"))
@@ -261,9 +260,10 @@ def test_report_fits_a_narrow_terminal():
 
 
 def test_shares_keep_all_patches():
+    shares = report.shares
     assert shares({1: 1, 2: 2, 9: 1}, 3) == [0.25, 0.5, 0.25]
     assert shares({2: 4}, 16) == [0.0, 1.0]
-    assert mean({1: 1, 5: 3}) == 4.0
+    assert report.mean({1: 1, 5: 3}) == 4.0
     with pytest.raises(ValueError):
         shares({}, 3)
 

@@ -2,15 +2,20 @@
 
 import io
 import json
+import math
 import sys
+from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytequilt import load
 from bytequilt.cli import main
+from bytequilt.codec import encode
 from bytequilt.config import RuleConfig
+from bytequilt.patching import kinds, rules
 from bytequilt.view import cut, stream
 
 TEXT = "Vier Äpfel, 日本語 и привет. \n\n" * 20
@@ -34,6 +39,34 @@ def lm():
 def small_parts(monkeypatch):
     monkeypatch.setattr(cut, "PART", 64)
     monkeypatch.setattr(cut, "CHUNK", 50)
+
+
+def by_batch(patcher, data):
+    """Start and opening entropy of each patch, decided in one batch."""
+    rule, ids = patcher.rule, torch.from_numpy(encode(data))[None]
+    nats = torch.from_numpy(patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
+    starts = [start - 1 for start in rules.patches(rule, ids, nats).starts[0][1:]]
+    if nats is None:
+        return [(start, None) for start in starts]
+    if rule.kind == "budget":
+        spent, limit = kinds.parts(nats[0]).cumsum(0).tolist(), kinds.threshold_parts(rule)
+        runs = pairwise(starts)
+        opened = [end for start, end in runs if spent[end] - (spent[start - 1] if start else 0) > limit]
+    else:
+        alone = rules.natural(rule).model_copy(update={"after": "", "digits": None})
+        opened = [start - 1 for start in rules.patches(alone, ids, nats).starts[0][1:]]
+    bits = (nats[0] / math.log(2)).tolist()
+    return [(start, bits[start] if start and start in opened else None) for start in starts]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.max_length}")
+def test_a_text_is_cut_as_by_a_batch(lm, small_parts, rule, monkeypatch):
+    monkeypatch.setattr(lm.patcher, "rule", rule)
+    data = TEXT.encode() + b"\xff\xfe end"
+    wanted, found = by_batch(lm.patcher, data), lm.patch(data)
+    assert [patch.start for patch in found] == [start for start, _ in wanted]
+    for patch, (_, bits) in zip(found, wanted, strict=True):
+        assert patch.entropy_bits == (None if bits is None else pytest.approx(bits, abs=1e-3))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.max_length}")

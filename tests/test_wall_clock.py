@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bytequilt import lm
-from bytequilt.baselines.flops import baseline_flops, equal_stack
+from bytequilt.baselines.networks import baseline_flops, equal_stack
 from bytequilt.config import BaselineConfig
 from bytequilt.model.flops import flops_per_byte
 

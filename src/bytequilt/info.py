@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .baselines.baseline import build
-from .baselines.flops import baseline_flops
+from .baselines.networks import baseline_flops
 from .config import BaselineConfig, BLTConfig, EntropyConfig, PatchingConfig, Recipe, RuleConfig, UserError, load_recipe
 from .interop import Directory, ModelConfig
 from .interop.names import unfilled

@@ -1,10 +1,12 @@
 """A baseline: a language model over bytes or tokens that loads, saves, scores and generates, as LM does."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,15 +22,12 @@ from ..interop.names import unfilled
 from ..interop.native import FORMAT, STALE, ModelConfig
 from ..model.layers import lay_out
 from ..model.loss import target_nats
-from .decoder import TokenDecoder
-from .flops import baseline_flops
-from .ngrams import build
-from .vocabulary import BPE, Bytes, Vocabulary
+from .networks import baseline_flops, build
+from .vocabulary import BPE, RANKS_FILE, Bytes, Vocabulary
 
 if TYPE_CHECKING:  # optional dependencies of training
     from ..data.batches import Batch, Batches
 
-TOKENIZER = "tokenizer.model"
 ROWS = 64  # largest number of texts that are generated side by side
 SPACE = b" \t\n\r\f\v"
 
@@ -159,13 +158,13 @@ class Baseline:
             config = ModelConfig(format=FORMAT, baseline=self.config)
             write_json(partial / "config.json", config.model_dump(mode="json", exclude_none=True), indent=2)
             if isinstance(self.vocabulary, BPE):
-                self.vocabulary.save(partial / TOKENIZER)
+                self.vocabulary.save(partial / RANKS_FILE)
 
     @classmethod
     def load(cls, folder: Path, config: BaselineConfig, device: str = "cpu") -> "Baseline":
         """Load a baseline from a directory whose configuration is known. Raises UserError if the files are damaged."""
         tokens = config.vocabulary != VOCAB_SIZE
-        vocabulary: Vocabulary = BPE.read(folder / TOKENIZER) if tokens else Bytes()
+        vocabulary: Vocabulary = BPE.read(folder / RANKS_FILE) if tokens else Bytes()
         network = unfilled(build, config)
         try:
             tensors = load_file(folder / "model.safetensors")
@@ -176,3 +175,36 @@ class Baseline:
             raise UserError(f"{folder} is damaged or of another shape than its configuration says: {reason}") from None
         lay_out(network.to(device))
         return cls(network, vocabulary, config)
+
+
+class TokenDecoder:
+    """A network over ids with a cache of `rows` rows. The host needs no state of a text apart from its ids."""
+
+    def __init__(self, network: Any, vocabulary: Vocabulary, rows: int) -> None:
+        self.network, self.words, self.size, self.vocabulary = network, vocabulary, rows, vocabulary.size
+        self.device = next(network.parameters()).device
+        self.cache = network.cache(rows)
+        self.clear = self.cache.clear
+        self._drawn = [0] * rows
+
+    def encode(self, prompt: bytes) -> np.ndarray:
+        return self.words.encode(prompt)
+
+    def data(self, id: int) -> bytes:
+        return self.words.text(id)
+
+    def prefill(self, ids_n: Tensor, row: int) -> Tensor:
+        self._drawn[row] = 0
+        return self.network(ids_n[None], self.cache, self.cache.rows([row]))[0, -1]
+
+    def lookahead(self, ids_n: Tensor, rows: Sequence[int]) -> Tensor:
+        return torch.zeros_like(ids_n)
+
+    def advance(self, ids_n: Tensor, ids: Sequence[int], known: Sequence[int], rows: Sequence[int]) -> Tensor:
+        for row in rows:
+            self._drawn[row] += 1
+        return self.network.step(ids_n, self.cache, self.cache.rows(rows), text=True)
+
+    def counts(self, row: int) -> tuple[Counter[str], bool]:
+        """Every id counts as one patch and one decoder call."""
+        return Counter(patches=self._drawn[row], decoder_calls=self._drawn[row]), True

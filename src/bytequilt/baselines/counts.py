@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..codec import BOS
-from ..config import UserError
+from ..config import UserError, library
 from .vocabulary import Vocabulary
 
 END = b"\xff"
@@ -149,10 +149,6 @@ def _in_a_copy(count: Callable[[], int]) -> int:
     return int.from_bytes(answer, "little")
 
 
-def ppmd_library():
+def ppmd_library() -> Any:
     """The module pyppmd. Raises UserError if it is not installed."""
-    try:
-        import pyppmd
-    except ImportError:
-        raise UserError("PPMd needs pyppmd: pip install 'bytequilt[study]'") from None
-    return pyppmd
+    return library("pyppmd", "PPMd needs pyppmd: pip install 'bytequilt[study]'")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..codec import BOS
-from ..config import MambaConfig, UserError
+from ..config import MambaConfig, library
 from ..model.embedding import Embedding
 from ..model.initial import Network
 from ..model.layers import Linear
@@ -115,10 +115,7 @@ class Mamba(Network):
 def backbone(config: MambaConfig) -> Any:
     """Layers and final norm of transformers' `MambaModel`, without its embedding. Raises UserError if the library is
     missing."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError("Mamba needs the transformers package: pip install 'bytequilt[hf]'") from None
+    transformers = library("transformers", "Mamba needs the transformers package: pip install 'bytequilt[hf]'")
     theirs = transformers.MambaConfig(
         vocab_size=1,
         hidden_size=config.dim,

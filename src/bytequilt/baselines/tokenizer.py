@@ -1,20 +1,18 @@
 """Tokenizers for display: where each token of a text starts and how long it is, in bytes."""
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..codec import as_bytes
-from ..config import UserError, one_line
-from .vocabulary import BPE, LETTERS, NOT_TEXT
+from ..config import UserError, library, one_line
+from .vocabulary import BPE, LETTERS, RANKS_FILE, runs, spelled
 
 Pieces = list[tuple[int, int]]
 """Start and length in bytes of each token, in order. Bytes that belong to no token are left out."""
 DEFAULT = Path(str(resources.files("bytequilt") / "tokenizers" / "default.json.xz"))
-LEARNT = "tokenizer.model"
-"""File in a model directory with the BPE ranks that `compare` learnt."""
 
 
 class Tokenizer:
@@ -25,14 +23,13 @@ class Tokenizer:
 
     def pieces(self, text: str | bytes) -> Pieces:
         """The tokens of a text of any bytes; a byte that is not UTF-8 is a separate token."""
-        whole, done, offset = as_bytes(text).decode("utf-8", "surrogateescape"), 0, 0
-        pieces: Pieces = []
-        for byte in NOT_TEXT.finditer(whole):
-            pieces += [(offset + start, length) for start, length in self._cut(whole[done : byte.start()])]
-            offset += len(whole[done : byte.start()].encode())
-            pieces.append((offset, 1))
-            done, offset = byte.end(), offset + 1
-        return pieces + [(offset + start, length) for start, length in self._cut(whole[done:])]
+        pieces, offset = Pieces(), 0
+        for run, byte in runs(text):
+            pieces += [(offset + start, length) for start, length in self._cut(run)]
+            offset += len(run.encode())
+            pieces += [(offset, 1)] if byte else []
+            offset += len(byte)
+        return pieces
 
     @classmethod
     def find(cls, name: str) -> "Tokenizer":
@@ -42,10 +39,11 @@ class Tokenizer:
         with a BPE. Raises UserError if there is no tokenizer, or if the library that reads it is not installed.
         """
         if name == "default":
-            return cls.of_json(name, lzma.decompress(DEFAULT.read_bytes()), f"{name}, which ships with bytequilt", OURS)
+            data, about = lzma.decompress(DEFAULT.read_bytes()), "bytequilt's own BPE of 32,000 entries, not Llama's"
+            return cls.of_json(name, data, f"{name}, which ships with bytequilt", about)
         path = Path(name)
         if path.is_dir():
-            path = next((path / file for file in ("tokenizer.json", LEARNT) if (path / file).is_file()), path)
+            path = next((path / file for file in ("tokenizer.json", RANKS_FILE) if (path / file).is_file()), path)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -54,47 +52,38 @@ class Tokenizer:
         if data.lstrip()[:1] == b"{":
             return cls.of_json(path.name, data, str(path))
         ranks = BPE.read(path)
-        return cls(path.name, f"{len(ranks.ranks):,} ranks", lambda text: _in_a_row(_lengths(ranks, text)))
+        return cls(
+            path.name,
+            f"{len(ranks.ranks):,} ranks",
+            lambda text: _in_a_row([ranks.text(id) for id in ranks.encode(text, bos=False).tolist()]),
+        )
 
     @classmethod
     def of_json(cls, name: str, data: bytes, source: str, about: str = "") -> "Tokenizer":
         """A tokenizer of the Hugging Face library `tokenizers`, from the content of a file; `source` names the file in
         messages."""
+        tokenizers = library("tokenizers", "a tokenizer.json needs tokenizers: pip install tokenizers")
         try:
-            from tokenizers import Tokenizer as Library
-        except ImportError:
-            raise UserError("a tokenizer.json needs tokenizers: pip install tokenizers") from None
-        try:
-            library = Library.from_buffer(data)
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except Exception as error:  # the library raises exceptions of several types
             raise UserError(f"{source[:150]} is not a tokenizer.json: {one_line(error)[:100]}") from None
-        about = about or f"{library.get_vocab_size():,} entries"
-        return cls(name, about, lambda text: _library_pieces(library, text))
+        about = about or f"{tokenizer.get_vocab_size():,} entries"
+        return cls(name, about, lambda text: _library_pieces(tokenizer, text))
 
 
-OURS = "bytequilt's own BPE of 32,000 entries, not Llama's"
+def _in_a_row(tokens: Sequence[bytes]) -> Pieces:
+    lengths = [len(token) for token in tokens]
+    return list(zip(accumulate(lengths, initial=0), lengths, strict=False))
 
 
-def _lengths(ranks: BPE, text: str) -> Iterator[int]:
-    return (len(ranks.text(int(id))) for id in ranks.encode(text, bos=False))
-
-
-def _in_a_row(lengths: Iterator[int]) -> Pieces:
-    pieces, at = [], 0
-    for length in lengths:
-        pieces.append((at, length))
-        at += length
-    return pieces
-
-
-def _library_pieces(library: Any, text: str) -> Pieces:
+def _library_pieces(tokenizer: Any, text: str) -> Pieces:
     """Tokens from the bytes that they spell if the tokenizer is a byte-level BPE, otherwise from their character
     offsets."""
-    encoding = library.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encode(text, add_special_tokens=False)
     if all(char in LETTERS for token in encoding.tokens for char in token):
-        spelled = [bytes(LETTERS[char] for char in token) for token in encoding.tokens]
-        if b"".join(spelled) == text.encode():
-            return _in_a_row(map(len, spelled))
+        tokens = [spelled(token) for token in encoding.tokens]
+        if b"".join(tokens) == text.encode():
+            return _in_a_row(tokens)
     return _by_characters(encoding.offsets, text)
 
 

@@ -2,17 +2,18 @@
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from .. import codec
 from ..codec import BOS, EOS, OFFSET, VOCAB_SIZE, as_bytes
-from ..config import UserError
+from ..config import UserError, library
 from ..files import write_text
 
+RANKS_FILE = "tokenizer.model"
+"""The file of a BPE in a model directory."""
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,32 +25,27 @@ NOT_TEXT = re.compile("[\udc80-\udcff]")
 """Matches a byte that is not UTF-8 after decoding with surrogateescape."""
 
 
-class Vocabulary(Protocol):
-    """The protocol of a vocabulary."""
-
-    @property
-    def size(self) -> int:
-        """Number of ids, special ones included."""
-        ...
-
-    def encode(self, text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        """Ids (n,) int64 of a text of any bytes; BOS is added by default, EOS on request."""
-        ...
-
-    def text(self, id: int) -> bytes:
-        """The bytes of an id; empty for a special id."""
-        ...
+def runs(text: str | bytes) -> Iterator[tuple[str, bytes]]:
+    """A text as runs of UTF-8, each with the byte behind it that is not UTF-8; behind the last run b""."""
+    whole, done = as_bytes(text).decode("utf-8", "surrogateescape"), 0
+    for byte in NOT_TEXT.finditer(whole):
+        yield whole[done : byte.start()], as_bytes(byte[0])
+        done = byte.end()
+    yield whole[done:], b""
 
 
 class Bytes:
     """The vocabulary of single bytes."""
 
     size = VOCAB_SIZE
+    """Number of ids, special ones included."""
 
     def encode(self, text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
+        """Ids (n,) int64 of a text of any bytes; BOS is added by default, EOS on request."""
         return codec.encode(text, bos=bos, eos=eos)
 
     def text(self, id: int) -> bytes:
+        """The bytes of an id; empty for a special id."""
         return codec.decode([id])
 
 
@@ -62,7 +58,8 @@ class BPE:
         if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
             raise UserError("ranks of a tokenizer must be 0, 1, 2, ... and every byte must have one")
         self.ranks = ranks
-        self._encoding = _tiktoken().Encoding("ranks", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+        tiktoken = library("tiktoken", "BPE baselines need tiktoken: pip install 'bytequilt[eval]'")
+        self._encoding = tiktoken.Encoding("ranks", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
         self._texts = sorted(ranks, key=ranks.__getitem__)
 
     @property
@@ -70,12 +67,10 @@ class BPE:
         return len(self.ranks) + OFFSET
 
     def encode(self, text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        whole, ranks, done = as_bytes(text).decode("utf-8", "surrogateescape"), [], 0
-        for byte in NOT_TEXT.finditer(whole):
-            ranks += self._encoding.encode_ordinary(whole[done : byte.start()])
-            ranks.append(self.ranks[byte[0].encode("utf-8", "surrogateescape")])
-            done = byte.end()
-        ranks += self._encoding.encode_ordinary(whole[done:])
+        ranks: list[int] = []
+        for run, byte in runs(text):
+            ranks += self._encoding.encode_ordinary(run)
+            ranks += [self.ranks[byte]] if byte else []
         ids = np.array(ranks, dtype=np.int64) + OFFSET
         return np.concatenate([np.full(int(bos), BOS), ids, np.full(int(eos), EOS)])
 
@@ -105,7 +100,7 @@ class BPE:
     def learn(cls, documents: Iterable[bytes], ranks: int) -> "BPE":
         """Learn a BPE from a corpus: `ranks` tokens, including the 256 bytes, by the library `tokenizers`. Raises
         UserError if the corpus does not give that many tokens."""
-        tokenizers = _tokenizers()
+        tokenizers = library("tokenizers", "learning a BPE needs tokenizers: pip install 'bytequilt[eval]'")
         letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
         learner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -116,7 +111,7 @@ class BPE:
         )
         trainer = tokenizers.trainers.BpeTrainer(vocab_size=ranks, initial_alphabet=letters, show_progress=False)
         learner.train_from_iterator((document.decode("utf-8", "replace") for document in documents), trainer)
-        learnt = {_bytes_of(token): rank for token, rank in learner.get_vocab().items()}
+        learnt = {spelled(token): rank for token, rank in learner.get_vocab().items()}
         if len(learnt) != ranks:
             raise UserError(
                 f"the corpus gives a vocabulary of {len(learnt):,}, not {ranks:,}: give a smaller number, at least 256"
@@ -134,24 +129,9 @@ def _byte_letters() -> dict[str, int]:
 LETTERS = _byte_letters()
 
 
-def _bytes_of(token: str) -> bytes:
+def spelled(token: str) -> bytes:
+    """The bytes of a token of byte-level BPE. Raises KeyError for a character that stands for no byte."""
     return bytes(LETTERS[letter] for letter in token)
 
 
-def _tiktoken() -> Any:
-    try:
-        import tiktoken
-    except ImportError:
-        raise UserError("BPE baselines need tiktoken: pip install 'bytequilt[eval]'") from None
-    return tiktoken
-
-
-def _tokenizers() -> Any:
-    try:
-        import tokenizers
-        import tokenizers.models
-        import tokenizers.pre_tokenizers
-        import tokenizers.trainers
-    except ImportError:
-        raise UserError("learning a BPE needs tokenizers: pip install 'bytequilt[eval]'") from None
-    return tokenizers
+Vocabulary = Bytes | BPE

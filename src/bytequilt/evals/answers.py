@@ -4,9 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args
 
 from ..config import UserError
+from ..infer.score import Score
 from ..view.progress import progress
 from .characters import Item, Task, find_tasks, held_out_items, shots
 from .words import LENGTHS, Lengths, Lexicon
@@ -18,33 +19,16 @@ Form = Literal["few-shot", "fine-tuned"]
 ROOM = 16
 
 
-class Generated(Protocol):
-    @property
-    def text(self) -> str: ...
+class Model(Protocol):
+    """The protocol of a model that can be asked, for example an LM."""
 
-
-class Generator(Protocol):
-    """The protocol of a model whose answers can be tested, for example an LM."""
-
-    def generate(
-        self, prompt: list[str], /, *, max_bytes: int, temperature: float, stop: list[str]
-    ) -> Sequence[Generated]:
-        """Continue each prompt by at most `max_bytes` bytes, ending before the first stop string. Results do not repeat
-        the prompt."""
+    def generate(self, prompt: list[str], /, **sampling: Any) -> Sequence[Any]:
+        """Continue each prompt; results have `text`, which does not repeat the prompt. The options are those of
+        `Sampling`."""
         ...
 
-
-class Cost(Protocol):
-    @property
-    def bits(self) -> float: ...
-
-
-@runtime_checkable
-class PairScorer(Protocol):
-    """The protocol of a model that scores texts. Such a model is also tested on the choice between two answers."""
-
-    def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Cost]:
-        """The cost of the second text of each pair, given the first."""
+    def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
+        """The score of the second text of each pair, given the first."""
         ...
 
 
@@ -58,7 +42,7 @@ class TaskItems:
 
 
 def evaluate(
-    model: Generator,
+    model: Model,
     tasks: Sequence[str] = (),
     items: int = 200,
     seed: int = 0,
@@ -66,16 +50,14 @@ def evaluate(
     *,
     lexicon: Lexicon | None = None,
     lengths: Lengths = LENGTHS,
-    max_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Accuracy of a model's greedy answers to `items` held-out items of each task (all tasks by default).
 
     For each task, `accuracy` and `stderr` count exact matches. `unparsed` is the share of answers that are empty or
     lack the closing quote; they count as wrong. `constant` and `copy` are explained at `baselines`. If a question has
-    two possible answers and the model can score, `likelihood` is the accuracy of the more likely one; base models often
-    know it but do not keep to the format. `means` average the tasks of a level with equal weights. By default, words
-    come from the shipped corpus, and `max_bytes` is the length of the longest correct answer plus 16. Raises UserError
-    for an unknown task or form, or if there are too few words.
+    two possible answers, `likelihood` is the accuracy of the more likely one; base models often know it but do not keep
+    to the format. `means` average the tasks of a level with equal weights. By default, words come from the shipped
+    corpus. Raises UserError for an unknown task or form, or if there are too few words.
     """
     if form not in get_args(Form):
         raise UserError(f"no form '{form}'; there are {', '.join(get_args(Form))}")
@@ -87,7 +69,7 @@ def evaluate(
     with progress() as bar:
         line = bar.add_task("answer", total=items * len(sets))
         for task, questions in zip(chosen, sets, strict=True):
-            results[task.name] = evaluate_task(model, questions, max_bytes)
+            results[task.name] = evaluate_task(model, questions)
             bar.update(line, advance=items)
     return {"form": form, "seed": seed, "tasks": results, "means": _means(list(results.values()))}
 
@@ -103,10 +85,10 @@ def task_items(
     return TaskItems(task, chosen, [task.few_shot(item, examples) for item in chosen])
 
 
-def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None = None) -> dict[str, Any]:
+def evaluate_task(model: Model, questions: TaskItems) -> dict[str, Any]:
     """The results of one task: shares of correct and of unreadable answers, and the accuracy of trivial answers."""
     task, items = questions.task, questions.items
-    limit = max_bytes or ROOM + max(len(item.answer) for item in items)
+    limit = ROOM + max(len(item.answer) for item in items)
     completions = model.generate(questions.prompts, max_bytes=limit, temperature=0, stop=["\n"])
     texts = [completion.text for completion in completions]
     answers = [answer_in(text) for text in texts]
@@ -117,9 +99,7 @@ def evaluate_task(model: Generator, questions: TaskItems, max_bytes: int | None 
         **_share(right),
         "unparsed": answers.count(None) / len(items),
         **baselines(task, items),
-        "likelihood": _share(_likelier(model, questions))
-        if items[0].choices and isinstance(model, PairScorer)
-        else None,
+        "likelihood": _share(_likelier(model, questions)) if items[0].choices else None,
     }
 
 
@@ -138,7 +118,7 @@ def baselines(task: Task, items: Sequence[Item]) -> dict[str, float]:
     return {"constant": max(labels.values()) / len(items), "copy": copied / len(items)}
 
 
-def _likelier(model: PairScorer, questions: TaskItems) -> list[bool]:
+def _likelier(model: Model, questions: TaskItems) -> list[bool]:
     """For each item, True if the correct answer with its closing quote costs the fewest bits of all choices."""
     pairs = [
         (prompt, f'{choice}"')

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from ..config import UserError
-from .answers import Generator
-from .questions import held_out_questions
-from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question, understand
-from .working import MARK, answer, prompt
+from .answers import Model
+from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, Question, understand
 
+MARK = "= "
+"""The mark between the working and the answer."""
 ROOM = 200  # limit of an answer in bytes, working included; the longest one in training has 82
 ABLE = (
     'how many "r" are in "w", does "w" contain "r", spell "w", reverse "w", which is larger, 3 or 5, '
@@ -42,20 +42,13 @@ def read_question(text: str) -> Question:
     return question
 
 
-def ask(model: Generator, questions: list[Question]) -> list[Reply]:
+def prompt(question: Question) -> str:
+    """The prompt for the model: the question and a line break."""
+    return f"{question.text}\n"
+
+
+def ask(model: Model, questions: list[Question]) -> list[Reply]:
     """The model's greedy replies to questions, each asked in the wording that the model was trained on."""
     prompts = [prompt(question) for question in questions]
     completions = model.generate(prompts, max_bytes=ROOM, temperature=0.0, stop=["\n"])
     return [Reply(question, reply.text) for question, reply in zip(questions, completions, strict=True)]
-
-
-def examine(model: Generator, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Number of correct answers to `items` held-out questions, by task and language."""
-    return {
-        task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
-    }
-
-
-def _right(model: Generator, task: Name, language: Language, items: int, seed: int) -> int:
-    replies = ask(model, held_out_questions(task, language, items, seed))
-    return sum(reply.answer == answer(reply.question) for reply in replies)

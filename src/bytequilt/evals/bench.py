@@ -2,63 +2,39 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ..config import TrainConfig
-from ..infer.session import Session
+from ..info import count_parameters
 from ..lm import LM
 from ..view.progress import progress
-from .decode import WARMUP, corpus, english
-from .machine import machine
+from .decode import WARMUP, corpus, english, prefilled
 from .peers import LLAMAS, HuggingFaceBLT, Llama
-from .turns import Turn, in_turns, ratios, speeds, timed
+from .timing import Turn, in_turns, machine, ratios, speeds, timed
 
-MEASURES = ("decode", "train", "score")
 Setting = dict[str, int]
 """Arguments of a measure by name: `prompt`, `output`, `rows`; `rows`, `row_bytes`; `size`, `context`. All in bytes."""
 TOKEN = 4.4  # bytes of a peer's token where a model does not say how long its patches are
 
 
-class Side(Protocol):
-    """What is measured, a turn at a time."""
-
-    def about(self, setting: Setting, training: bool) -> dict[str, Any]:
-        """The facts about this side's network that are printed with its measurements, such as its number of
-        parameters. `training` is True where training is measured, False for decoding and scoring."""
-        ...
-
-    def decode(self, prompt: int, output: int, rows: int) -> Turn:
-        """Bytes fed to each row behind a prompt."""
-        ...
-
-    def train(self, rows: int, row_bytes: int) -> Turn:
-        """One training step."""
-        ...
-
-    def score(self, size: int, context: int) -> Turn:
-        """Bits per byte of one document, read in windows of so many bytes."""
-        ...
-
-
 class Ours:
-    """Our model."""
+    """Our model. The classes of peers.py have the same methods, each of which measures one turn."""
 
     def __init__(self, lm: LM) -> None:
         self.lm, self.optimizers = lm, []
 
     def about(self, setting: Setting, training: bool) -> dict[str, Any]:
-        networks = (
-            [self.lm.model] if training or self.lm.patcher.model is None else [self.lm.model, self.lm.patcher.model]
-        )
-        return {"parameters": sum(weight.numel() for network in networks for weight in network.parameters())}
+        """The facts about this side's network that are printed with its measurements, such as its number of parameters.
+        `training` is True where training is measured, in which the entropy model takes no part."""
+        scorer = 0 if training else count_parameters(self.lm.patcher.model)
+        return {"parameters": count_parameters(self.lm.model) + scorer}
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
+        """Bytes fed to each row behind a prompt."""
         ids_RN = english(rows, prompt + WARMUP + output)
-        session = Session(self.lm.model, self.lm.patcher, rows=rows, native=self.lm.native)
-        for row, ids_n in enumerate(ids_RN[:, : prompt + 1]):
-            session.prefill(ids_n, row)
+        session = prefilled(self.lm, ids_RN[:, : prompt + 1])
         ids_NR = ids_RN[:, prompt + 1 :].T.tolist()
         for ids_R in ids_NR[:WARMUP]:
             session.step(ids_R)
@@ -93,6 +69,7 @@ class Ours:
         return timed(work)
 
     def score(self, size: int, context: int) -> Turn:
+        """Bits per byte of one document, read in windows of so many bytes."""
         text = corpus(size)
 
         def work() -> int:
@@ -118,7 +95,7 @@ def side_by_side(
     of all turns. `int8`: a Llama has weights of eight bits. Raises UserError where the peer cannot be had, before
     anything is measured.
     """
-    sides: dict[str, Side] = {name: Ours(lm)}
+    sides: dict[str, Ours | Llama | HuggingFaceBLT] = {name: Ours(lm)}
     if peer is not None:
         sides[peer] = Llama(peer, lm, lm.patch_bytes or TOKEN, int8) if peer in LLAMAS else HuggingFaceBLT(lm)
     training, measured, all_turns = measure == "train", [], [[] for _ in sides]

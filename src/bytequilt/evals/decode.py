@@ -21,7 +21,7 @@ from ..infer.session import CHUNK, Session
 from ..lm import LM
 from ..model.entropy import EntropyModel
 from ..view.progress import progress
-from .machine import machine, peak_mib, read_bandwidth
+from .timing import machine, peak_mib, read_bandwidth
 from .words import CORPUS
 
 WARMUP = 8  # steps before the measured ones
@@ -49,10 +49,8 @@ class Decoding:
     """Peak resident memory of the process so far, earlier settings of a sweep included."""
 
 
-def sweep(
-    lm: LM, prompts: Sequence[int], outputs: Sequence[int], rows: Sequence[int], text: bytes | None = None
-) -> dict[str, Any]:
-    """Measure each prompt length with each output length and each count of rows, on a text or a shipped corpus.
+def sweep(lm: LM, prompts: Sequence[int], outputs: Sequence[int], rows: Sequence[int]) -> dict[str, Any]:
+    """Measure each prompt length with each output length and each count of rows, on a shipped corpus.
 
     Besides the fields of `Decoding`, a setting has `floor_ms_per_byte`, the time to read the weights of a mean step at
     the bandwidth of memory, and `times_floor`, the mean step over that time. Where weights stay in the processor's
@@ -61,8 +59,7 @@ def sweep(
     for name, sizes in (("prompt", prompts), ("output", outputs), ("rows", rows)):
         if min(sizes, default=0) < 1:
             raise UserError(f"{name} must be one number or more, each at least 1")
-    if text is None:
-        text = corpus((max(prompts) + WARMUP + max(outputs)) * max(rows))
+    text = corpus((max(prompts) + WARMUP + max(outputs)) * max(rows))
     settings = list(product(prompts, outputs, rows))
     with progress() as bar:
         line = bar.add_task("decode", total=sum(output for _, output, _ in settings))
@@ -84,9 +81,7 @@ def measure(
     prompts_RN, ids_NR = ids_RN[:, : prompt + 1], ids_RN[:, prompt + 1 :].T.tolist()
     lm.session().feed(prompts_RN[0, :CHUNK])
     begun = time.perf_counter()
-    session = Session(lm.model, lm.patcher, rows=rows, native=lm.native)
-    for row, ids_n in enumerate(prompts_RN):
-        session.prefill(ids_n, row)
+    session = prefilled(lm, prompts_RN)
     prefill = time.perf_counter() - begun
     for ids_R in ids_NR[:WARMUP]:
         session.step(ids_R)
@@ -111,6 +106,14 @@ def measure(
         mean_patch_bytes=rows * output / patches if patches else None,
         peak_mib=peak_mib(),
     )
+
+
+def prefilled(lm: LM, ids_RN: Tensor) -> Session:
+    """A session that has read these ids, a row after the other."""
+    session = Session(lm.model, lm.patcher, rows=len(ids_RN), native=lm.native)
+    for row, ids_N in enumerate(ids_RN):
+        session.prefill(ids_N, row)
+    return session
 
 
 def speculation(lm: LM, prompts: Sequence[bytes], output: int, guesses: int) -> dict[str, Any]:

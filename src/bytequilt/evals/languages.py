@@ -13,10 +13,10 @@ from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
+from ..baselines.baseline import Baseline
 from ..config import UserError
 from ..lm import LM
 from ..view.progress import progress
-from .noise import Scorer
 from .scripts import share_of
 from .words import is_held_out
 
@@ -96,7 +96,7 @@ def held_out(declarations: Mapping[str, Declaration]) -> set[str]:
 
 
 def languages(
-    model: Scorer,
+    model: LM | Baseline,
     declarations: Mapping[str, Declaration],
     tokenizers: Mapping[str, Tokenizer] = {},
     unread: Container[str] | None = None,
@@ -115,7 +115,7 @@ def languages(
     return [row | {"premiums": _premiums(row, english)} for row in rows]
 
 
-def _row(model: Scorer, own: Declaration, tokenizers: Mapping[str, Tokenizer], scored: bool) -> dict[str, Any]:
+def _row(model: LM | Baseline, own: Declaration, tokenizers: Mapping[str, Tokenizer], scored: bool) -> dict[str, Any]:
     data = own.text.encode()
     score = model.score_documents([data])[0] if scored else None
     share = share_of(model, data) if isinstance(model, LM) else None

@@ -6,22 +6,16 @@ are applied to any text, and bits are measured. A byte that is not UTF-8 counts 
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
+from ..baselines.baseline import Baseline
 from ..codec import as_bytes
 from ..config import UserError
 from ..infer.score import Score
+from ..lm import LM
 from ..view.progress import progress
 
 CLEAN = "clean"
-
-
-class Scorer(Protocol):
-    """The protocol of a model that scores documents."""
-
-    def score_documents(self, documents: Sequence[bytes]) -> list[Score]:
-        """The score of each document, EOS included, with its number of patches if the model has patches."""
-        ...
 
 
 def ant_speak(text: str, seed: int = 0) -> str:
@@ -87,7 +81,7 @@ class Noised:
         return noised(as_bytes(text), self.name, self.seed)
 
 
-def robustness(model: Scorer, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:
+def robustness(model: LM | Baseline, documents: Sequence[bytes], seed: int = 0) -> dict[str, dict[str, float | None]]:
     """Score documents without noise ("clean") and with each kind of noise; one row per kind.
 
     Noise changes the length of a text, so the total bits (EOS included) are divided by two lengths: `bpb` is per byte

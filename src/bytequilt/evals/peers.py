@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..baselines.flops import equal_stack
-from ..codec import BOS, VOCAB_SIZE, encode
-from ..config import StackConfig, UserError
-from ..infer.score import score_documents
+from ..baselines.networks import equal_stack
+from ..codec import BOS
+from ..config import StackConfig, library
+from ..infer.score import NetworkScorer, score_documents
+from ..info import count_parameters
 from ..interop import convert
 from ..lm import LM
 from .decode import WARMUP, corpus, english
-from .turns import Turn, timed
+from .timing import Turn, timed
 
 LLAMAS = {"llama-32k": 32_000, "llama-128k": 128_256}
 """Names of Llamas, and their vocabularies."""
@@ -32,11 +33,7 @@ SAMPLES = 8  # lengths at which a model without a cache is timed
 
 def transformers() -> Any:
     """The library. Raises UserError where it is missing."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError("a peer needs the transformers package: pip install 'bytequilt[hf]'") from None
-    return transformers
+    return library("transformers", "a peer needs the transformers package: pip install 'bytequilt[hf]'")
 
 
 def hugging_face(ours: LM) -> Any:
@@ -82,7 +79,7 @@ class Llama:
         with torch.device("meta"):
             network = llama(shape, self.vocabulary)
         named = {"layers": shape.layers, "dim": shape.dim, "heads": shape.heads, "ffn_dim": shape.hidden_dim}
-        return {"parameters": parameters(network), **named, "vocabulary": self.vocabulary}
+        return {"parameters": count_parameters(network), **named, "vocabulary": self.vocabulary}
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
         network = self._of(prompt + output, False)[0].eval()
@@ -109,9 +106,12 @@ class Llama:
 
     def score(self, size: int, context: int) -> Turn:
         text, network = corpus(size), self._of(min(size, context), False)[0].eval()
-        tokens = self._tokens(len(text))
-        forward = Forward(self.vocabulary, lambda ids_BN: network(ids_BN, use_cache=False).logits, tokens)
-        return timed(partial(scored, forward, text, max(2, self._tokens(context))))
+
+        def encode(text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
+            return np.random.default_rng(0).integers(self.vocabulary, size=self._tokens(len(text)) + bos + eos)
+
+        scorer = Forward(network, self.vocabulary, encode)
+        return timed(partial(scored, scorer, text, max(2, self._tokens(context))))
 
     def _tokens(self, size: int) -> int:
         return max(1, round(size / self.token_bytes))
@@ -132,7 +132,7 @@ class HuggingFaceBLT:
         self.network, self.patcher = hugging_face(lm), lm.patcher
 
     def about(self, setting: dict[str, int], training: bool) -> dict[str, Any]:
-        return {"parameters": parameters(self.network)}
+        return {"parameters": count_parameters(self.network)}
 
     def decode(self, prompt: int, output: int, rows: int) -> Turn:
         """Forward passes at lengths evenly spaced over the output, a byte of each row for each."""
@@ -159,24 +159,14 @@ class HuggingFaceBLT:
         return timed(partial(learn, network, rows * row_bytes, loss))
 
     def score(self, size: int, context: int) -> Turn:
-        network = self.network.eval()
-        forward = Forward(VOCAB_SIZE, lambda ids_BN: network(ids_BN, use_cache=False).logits)
-        return timed(partial(scored, forward, corpus(size), context))
+        return timed(partial(scored, Forward(self.network.eval()), corpus(size), context))
 
 
-class Forward:
-    """A network that scores texts side by side; given `tokens`, a text is so many ids at random."""
-
-    def __init__(self, vocabulary: int, forward: Callable[[Tensor], Tensor], tokens: int | None = None) -> None:
-        self.vocabulary, self.forward, self.tokens = vocabulary, forward, tokens
-
-    def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
-        if self.tokens is None:
-            return encode(text, bos=bos, eos=eos)
-        return np.random.default_rng(0).integers(self.vocabulary, size=self.tokens + bos + eos)
+class Forward(NetworkScorer):
+    """Scores texts side by side by a network of Hugging Face's, without its cache."""
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.forward(ids_BN), None
+        return self.network(ids_BN, use_cache=False).logits, None
 
 
 def _length(setting: dict[str, int]) -> int:
@@ -184,11 +174,6 @@ def _length(setting: dict[str, int]) -> int:
     if "context" in setting:
         return min(setting["size"], setting["context"])
     return setting.get("row_bytes") or setting["prompt"] + setting["output"]
-
-
-def parameters(network: nn.Module) -> int:
-    """How many numbers are learnt."""
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def scored(scorer: Any, text: bytes, context: int) -> int:

@@ -66,13 +66,13 @@ class Share:
         }
 
 
-def report(lm: LM, files: Sequence[str], field: str = "text") -> dict[str, Any]:
+def report(lm: LM, files: Sequence[str]) -> dict[str, Any]:
     """Patch counts of files by script (most bytes first) and by file; the output of `bytequilt patch --report --json`.
 
     A character without a script counts for the script of the character before it. A patch counts for the script of its
     first byte. Raises UserError for a file that is missing or damaged.
     """
-    texts_of = [(path, texts(path, field)) for path in files]
+    texts_of = [(path, texts(path)) for path in files]
     scripts: dict[str, Share] = {}
     rows = []
     for path, documents in texts_of:

@@ -204,7 +204,7 @@ def understand(text: str) -> Question | None:
     plain = " ".join(re.sub(DASHES, "-", _unquoted(text)).split()).lower()
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain)
     for language in LANGUAGES:
-        for task, patterns in _patterns(language.name).items():
+        for task, patterns in _patterns(language).items():
             for pattern in patterns:
                 if match := pattern.fullmatch(plain):
                     return Question(task, language, _fields(match.groupdict()))
@@ -218,20 +218,19 @@ def _fields(named: dict[str, str]) -> tuple[str, ...]:
 
 
 @cache
-def _patterns(name: str) -> dict[Name, list[re.Pattern[str]]]:
-    language = next(language for language in LANGUAGES if language.name == name)
+def _patterns(language: Language) -> dict[Name, list[re.Pattern[str]]]:
     return {task: [_pattern(wording) for wording in wordings] for task, wordings in language.wordings.items()}
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
     """A regular expression for texts in this wording, without quotes and in lower case."""
     parts = re.split(r"\b([WLAB])\b", wording.rstrip("?."))
-    plain = (FIELDS.get(part) or "".join(map(_literal, _unquoted(part).lower())) for part in parts)
+    plain = (FIELDS.get(part) or _literal(_unquoted(part).lower()) for part in parts)
     return re.compile("".join(plain) + r"(?: ?[?.!=])*")
 
 
-def _literal(character: str) -> str:
-    return SYNTAX.get(character) or re.escape(character)
+def _literal(text: str) -> str:
+    return "".join(SYNTAX.get(character) or re.escape(character) for character in text)
 
 
 def _unquoted(text: str) -> str:

@@ -221,10 +221,6 @@ class Parts:
         return self.join([new for part in self.split(text) for new in instead.get(part.lower(), [part])])
 
 
-def _join_sentence(parts: list[str]) -> str:
-    return " ".join(parts[:-1]) + parts[-1]
-
-
 LETTERS = Parts("letter", "word", ItemSampler.word, ItemSampler.letter, list, "".join)
 WORDS = Parts(
     "word",
@@ -232,7 +228,7 @@ WORDS = Parts(
     ItemSampler.sentence,
     ItemSampler.word,
     lambda sentence: [*words_of(sentence), sentence[-1]],
-    _join_sentence,
+    lambda parts: " ".join(parts[:-1]) + parts[-1],
 )
 
 

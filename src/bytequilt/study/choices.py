@@ -1,13 +1,14 @@
-"""Tables of a report on the study's settings and checks."""
+"""Tables of a report on the study's settings, checks and progress."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..codec import VOCAB_SIZE
 from ..config import BaselineConfig, BLTConfig, StackConfig
 from .markdown import grid, scaled
 from .recipe import Rate, Study, Sweep
-from .search import HeldOutBPB, Run, held_out_bpb, learning_rate, tries
+from .search import HeldOutBPB, Run, held_out_bpb, learning_rate, planned, tries
 from .table import Row
 
 SPENT = {"flops": "train_flops", "bytes": "trained_bytes", "seconds": "seconds"}
@@ -62,23 +63,6 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
 
 
-def best_tries(study: Study, rows: Sequence[Row]) -> str | None:
-    """The best try so far of each model and size, with its learning rates; None if there are no tries."""
-    lowest: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        key = row["model"], row["size"]
-        if row["search"] and row["val_bpb"] and row["val_bpb"] < lowest.get(key, {"val_bpb": math.inf})["val_bpb"]:
-            lowest[key] = row
-    sizes = [size for size in study.budgets if any(at == size for _, at in lowest)]
-    lines = []
-    for model in dict.fromkeys(model for model, _ in lowest):
-        best = [lowest.get((model, size)) for size in sizes]
-        lines.append(
-            [model, *(f"{r['val_bpb']:.3f} ({r['lr']:g} x {r['hash_lr_factor']:g})" if r else "" for r in best)]
-        )
-    return grid(["best try", *sizes], lines) if lines else None
-
-
 def checks(rows: Sequence[Row], machine: str) -> str:
     """Results of the leak test, use of budgets, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]
@@ -89,6 +73,43 @@ def checks(rows: Sequence[Row], machine: str) -> str:
         "machine": machine,
     }
     return grid(["check", "result"], ([name, value] for name, value in lines.items()), left=2)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The runs of one size, counting models included, without tries."""
+
+    planned: int
+    missing: dict[str, int]
+    """Number of missing runs by model."""
+
+    @property
+    def done(self) -> int:
+        return self.planned - sum(self.missing.values())
+
+
+def progress(study: Study, rows: Sequence[Row]) -> dict[str, Progress]:
+    """The progress of each size, smallest first."""
+    names = {Run.of(row).name for row in rows if not row["search"]}
+    runs = [run for run in planned(study, held_out_bpb(rows)) if run.rate is None]
+    runs += [Run(name, size, 0) for name, count in study.counts.items() for size in study.sizes(count.text_of)]
+    sizes = {}
+    for size in study.budgets:
+        of_size, missing = [run for run in runs if run.size == size], dict[str, int]()
+        for run in of_size:
+            if run.name not in names:
+                missing[run.model] = missing.get(run.model, 0) + 1
+        sizes[size] = Progress(len(of_size), missing)
+    return sizes
+
+
+def progress_table(sizes: dict[str, Progress]) -> str:
+    """A table of finished and missing runs."""
+    rows = []
+    for size, state in sizes.items():
+        missing = ", ".join(name if count == 1 else f"{name} x {count}" for name, count in state.missing.items())
+        rows.append([size, f"{state.done} of {state.planned}", missing or "none"])
+    return grid(["size", "runs done", "missing"], rows, left=3)
 
 
 def _try(run: Run | None, best: bool, bpb: HeldOutBPB) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from ..config import UserError
 from ..files import read_json
 from .corpus import Corpus, prepared
-from .counting import check_counts, countings
-from .evidence import differences, draws_of, fits
+from .counting import countings
+from .evidence import differences, draws_of, fits, groups
 from .finetune import fine_tunings
 from .jobs import Job, Results, done, results_in, run_all
 from .models import check_inputs
@@ -36,12 +36,12 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
 def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corpus: Corpus) -> dict[str, Any]:
     """Differences between models, and slopes over budgets, with confidence intervals, from the bits of each test
     document."""
-    costs: dict[tuple[str, str], list[Any]] = {}
-    for row in (row for row in rows if not row["search"]):
-        path = folder / "documents" / f"{Run.of(row).name}.json"
-        costs.setdefault((row["model"], row["size"]), []).append(read_json(path))
+    bits = {}
+    for key, own in groups(rows).items():
+        files = [folder / "documents" / f"{Run.of(row).name}.json" for row in own]
+        bits[key] = np.array([read_json(file) for file in files])
     sizes_D = np.array([len(text) for text in spread(corpus.test, study.test_bytes)], dtype=float)
-    draws = draws_of({key: np.array(bits) for key, bits in costs.items()}, sizes_D, study.counts)
+    draws = draws_of(bits, sizes_D, study.counts)
     blts = [name for name, model in study.models.items() if model.patching]
     return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
 
@@ -49,7 +49,6 @@ def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corp
 def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None:
     """Run all missing trials and fine-tunings. `wait` is explained at `run_all`."""
     check_inputs(study)
-    check_counts(study)
     results_of(study, folder, corpus)
 
     def plan(results: Results) -> Sequence[Job]:

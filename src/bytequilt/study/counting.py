@@ -1,11 +1,12 @@
 """Models that only count (Kneser-Ney n-grams, PPMd), given the same amount of text as a run of another model."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..baselines.counts import KneserNey, ppmd_bits, ppmd_library
+from ..baselines.counts import KneserNey, ppmd_bits
 from ..infer.score import Score
 from .corpus import Corpus
 from .jobs import Results
@@ -13,8 +14,6 @@ from .models import learnt_vocabulary
 from .recipe import Count, Study
 from .search import Run
 from .trial import spread, write_bits
-
-NATS = 0.6931471805599453  # nats per bit
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Counting:
         begun, corpus = time.process_time(), self.corpus
         training, tested = corpus.sample(self.text_bytes), spread(corpus.test, self.study.test_bytes)
         bits, numbers = self._bits(training, tested)
-        costs = [Score(cost * NATS, len(text)) for cost, text in zip(bits, tested, strict=True)]
+        costs = [Score(cost * math.log(2), len(text)) for cost, text in zip(bits, tested, strict=True)]
         write_bits(self.folder, costs)
         total = Score.total(costs)
         size = sum(map(len, training))
@@ -82,9 +81,3 @@ def countings(study: Study, folder: Path, corpus: Corpus, results: Results) -> l
                 spec = Run(name, size, 0)
                 jobs.append(Counting(study, folder / "counts" / spec.name, corpus, spec, row["trained_bytes"]))
     return jobs
-
-
-def check_counts(study: Study) -> None:
-    """Raise UserError if a package that a counting model needs is missing."""
-    if any(count.kind == "ppmd" for count in study.counts.values()):
-        ppmd_library()

@@ -6,7 +6,7 @@ t-distribution. Its variance is pooled over all models of a size, and its degree
 minus the number of models.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,15 @@ Bits = Mapping[ModelSize, np.ndarray]
 """Bits of each test document under each seed of a model: (seeds, documents)."""
 Draws = dict[ModelSize, np.ndarray]
 """Bits per byte of a model at one size, in each bootstrap draw."""
+
+
+def groups(rows: Iterable[Mapping[str, Any]]) -> dict[ModelSize, list[Mapping[str, Any]]]:
+    """The runs of each (model, size), without tries."""
+    runs: dict[ModelSize, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if not row["search"]:
+            runs.setdefault((row["model"], row["size"]), []).append(row)
+    return runs
 
 
 def draws_of(bits: Bits, bytes_D: np.ndarray, exact: Iterable[str] = (), count: int = DRAWS) -> Draws:
@@ -61,13 +70,13 @@ def differences(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[
     counting model that read the same amount of text. `best` marks the strongest rival that is not a BLT. `low` and
     `high` are the 95 % interval, or None if there are too few seeds.
     """
-    groups = _groups(rows)
-    mean = {key: _mean(group, "test_bpb") for key, group in groups.items()}
+    runs = groups(rows)
+    mean = {key: _mean(group, "test_bpb") for key, group in runs.items()}
     lines = []
-    for (model, size), (against, at) in product(groups, groups):
+    for (model, size), (against, at) in product(runs, runs):
         if model not in blts or size != at or model == against:
             continue
-        pair, rival = groups[model, size], groups[against, size]
+        pair, rival = runs[model, size], runs[against, size]
         known = (model, size) in draws and (against, size) in draws
         ends = interval(draws[model, size] - draws[against, size]) if known else {"low": None, "high": None}
         value = {"difference": round(mean[model, size] - mean[against, size], 5), **ends}
@@ -106,19 +115,19 @@ def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -
     `model` and `against`. If `against` is None, `slope` is the slope of `model`. Otherwise `model` is a BLT, and
     `slope` is its slope minus that of `against`.
     """
-    groups = _groups(rows)
-    cost = {key: _mean(group, "train_flops") for key, group in groups.items()}
-    sizes = {model: [s for m, s in groups if m == model and (m, s) in draws and cost[m, s]] for model, _ in groups}
+    runs = groups(rows)
+    cost, bpb = ({key: _mean(own, field) for key, own in runs.items()} for field in ("train_flops", "test_bpb"))
+    sizes = {model: [s for m, s in runs if m == model and (m, s) in draws and cost[m, s]] for model, _ in runs}
     lines = []
     for model, other in product(sizes, [None, *sizes]):
         shared = [size for size in sizes[model] if other is None or size in sizes[other]]
         if len(shared) < POINTS or other == model or (other and model not in blts):
             continue
         slopes_R = _slopes(model, shared, cost, draws)
-        value = _slopes(model, shared, cost, {key: _mean(groups[key], "test_bpb") for key in groups})
+        value = _slopes(model, shared, cost, bpb)
         if other:
             slopes_R = slopes_R - _slopes(other, shared, cost, draws)
-            value -= _slopes(other, shared, cost, {key: _mean(groups[key], "test_bpb") for key in groups})
+            value -= _slopes(other, shared, cost, bpb)
         lines.append(
             {"model": model, "against": other, "sizes": shared, "slope": round(float(value), 5)} | interval(slopes_R)
         )
@@ -132,27 +141,15 @@ def _slopes(model: str, sizes: Sequence[str], cost: Mapping[ModelSize, float], b
     return -sum(weight * np.log(bpb[model, size]) for weight, size in zip(x, sizes, strict=True))
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[ModelSize, list[Mapping[str, Any]]]:
-    """The runs of each (model, size), without tries."""
-    groups: dict[ModelSize, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if not row["search"]:
-            groups.setdefault((row["model"], row["size"]), []).append(row)
-    return groups
-
-
 def _mean(group: Sequence[Mapping[str, Any]], field: str) -> float:
     return sum(row[field] for row in group) / len(group)
 
 
-def _matchings(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _matchings(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]]) -> list[str]:
     """The quantities in which two models are equal: `flops`, `parameters`, `bytes`."""
     if not rival[0]["train_flops"]:
-        yield from ["bytes"] if _alike(pair, rival, "trained_bytes") else []
-        return
-    yield "flops"
-    if _alike(pair, rival, "parameters"):
-        yield "parameters"
+        return ["bytes"] if _alike(pair, rival, "trained_bytes") else []
+    return ["flops", "parameters"] if _alike(pair, rival, "parameters") else ["flops"]
 
 
 def _alike(pair: Sequence[Mapping[str, Any]], rival: Sequence[Mapping[str, Any]], field: str) -> bool:

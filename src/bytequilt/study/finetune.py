@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,6 @@ from ..config import TrainConfig, UserError
 from ..data.batches import Batches
 from ..evals.answers import evaluate
 from ..evals.harness_tasks import lexicon
-from ..files import read_json, write_json
 from ..infer.score import Score
 from ..lm import LM, load_any
 from ..train.device import device_of
@@ -22,7 +21,7 @@ from ..train.loop import Diverged, fit
 from ..train.tasks import LanguageTask
 from .budget import count_batches, training_flops
 from .examples import Example, Examples, answer_fixed_questions, examples_of
-from .jobs import Results
+from .jobs import Results, cached
 from .recipe import Rate, Study
 from .search import Run, held_out_bpb, learning_rate
 from .trial import trial_rows
@@ -132,7 +131,7 @@ class FineTuning:
             task.network.eval()
             return task.evaluate()["val_bpb"]
 
-        return _cached(folder / "cost.json", cost)
+        return cached(folder / "cost.json", cost)
 
     def _learn(self, model: LM | Baseline, examples: list[Example], lr: float, folder: Path) -> "AnswerTask":
         """Train on all examples at a constant learning rate, starting from the checkpoint in `folder` if there is
@@ -151,7 +150,7 @@ class FineTuning:
         size = sum(map(_size, examples))
         spent = {"examples": len(examples), "trained_bytes": size, "train_flops": size * cost}
         path = self.folder / f"after-{len(examples)}.json"
-        return spent | _cached(path, lambda: self._answers(model, examples, lr))
+        return spent | cached(path, lambda: self._answers(model, examples, lr))
 
     def _answers(self, model: LM | Baseline, examples: list[Example], lr: float) -> dict[str, Any]:
         """Train on these examples, then test answers on held-out questions, of the trained lengths and longer."""
@@ -169,10 +168,3 @@ class FineTuning:
 
 def _size(example: Example) -> int:
     return len(example["prompt"]) + len(example["text"])
-
-
-def _cached(path: Path, make: Callable[[], Any]) -> Any:
-    """The content of a JSON file; if it does not exist, it is first written with the result of `make`."""
-    if not path.is_file():
-        write_json(path, make(), indent=2)
-    return read_json(path)

@@ -87,6 +87,13 @@ def _run_if_free(job: Job, missing: int, diverged: set[Path]) -> bool:
         return acquired
 
 
+def cached(path: Path, make: Callable[[], Any]) -> Any:
+    """The content of a JSON file; if it does not exist, it is first written with the result of `make`."""
+    if not path.is_file():
+        write_json(path, make(), indent=2)
+    return read_json(path)
+
+
 def keep_recipe(path: Path, recipe: Any, complaint: str) -> None:
     """Write a recipe to a JSON file, or compare it with the file. Raises UserError with `complaint` if they differ."""
     if not path.is_file():

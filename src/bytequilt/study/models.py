@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ..baselines.baseline import Baseline
-from ..baselines.ngrams import build
+from ..baselines.counts import ppmd_library
+from ..baselines.networks import build
 from ..baselines.vocabulary import BPE, Bytes, Vocabulary
 from ..codec import OFFSET
 from ..config import BaselineConfig, BLTConfig, UserError
@@ -96,6 +97,8 @@ def check_inputs(study: Study) -> None:
         if isinstance(config, BaselineConfig):
             with torch.device("meta"):
                 build(config)
+    if any(count.kind == "ppmd" for count in study.counts.values()):
+        ppmd_library()
 
 
 def leak(model: LM | Baseline, text: bytes) -> float:

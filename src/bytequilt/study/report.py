@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from ..evals.machine import machine
+from ..evals.timing import machine
 from ..files import read_text, write_text
 from ..view.curves import COSTS, accuracy_by_examples, bpb_by_cost, leads
 from . import choices, lead, table
-from .advice import advice
 from .corpus import Corpus
 from .markdown import amount, grid, scaled, seconds
 from .models import TOLERANCE
-from .progress import progress, progress_table
 from .recipe import Study
 from .table import Row, Spread, Summary, summary
 
@@ -77,7 +75,7 @@ def write_report(
     `finetuned` are the results of the models fine-tuned on letters and numbers. Raises UserError if no run is done,
     and, after the results are written, if matplotlib is missing.
     """
-    results = table.write(study, rows, folder, machine(), table.corpus_facts(corpus), finetuned, evidence)
+    results = table.write(study, rows, folder, machine(), corpus, finetuned, evidence)
     for name, text in (pictures(results, folder) | {REPORT: markdown(results)}).items():
         write_text(folder / name, text)
     return results
@@ -113,10 +111,10 @@ def markdown(results: Row) -> str:
         "Search for learning rates": choices.search(study, rows),
         "Checks": choices.checks(rows, results["machine"]),
     }
-    sizes = progress(study, rows)
+    sizes = choices.progress(study, rows)
     parts = ["# Comparison at equal budgets", *lead.markdown(study, results, sizes)]
-    parts += ["## What is done and what is missing", progress_table(sizes)]
-    parts += [*advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
+    parts += ["## What is done and what is missing", choices.progress_table(sizes)]
+    parts += [*lead.advice(study, results), *lead.slopes(results), "## How to read the rest", PREAMBLE]
     parts += ["## Results", *_results(study, summary(rows))] if summary(rows) else []
     for title, text in tables.items():
         parts += [f"## {title}", text] if text else []

@@ -10,6 +10,7 @@ from typing import Any, Self
 from ..config import UserError
 from ..files import read_json, write_json, write_text
 from .corpus import Corpus
+from .evidence import ModelSize, groups
 from .recipe import Study
 
 FORMAT = 1
@@ -48,19 +49,8 @@ class Spread:
         return cls(sum(values) / len(values), min(values), max(values), len(values))
 
 
-Summary = dict[tuple[str, str], dict[str, Spread]]
-"""Quantities by (model, size), in the order of the runs."""
-
-
-def corpus_facts(corpus: Corpus) -> dict[str, Any]:
-    """The description of the corpus in results.json; sizes are in bytes of text."""
-    return {
-        "split": corpus.split,
-        "overlap": corpus.overlap,
-        "train_bytes": corpus.train_bytes,
-        "val_bytes": sum(map(len, corpus.val)),
-        "test_bytes": sum(map(len, corpus.test)),
-    }
+Summary = dict[ModelSize, dict[str, Spread]]
+"""Quantities by model and size, in the order of the runs."""
 
 
 def write(
@@ -68,16 +58,17 @@ def write(
     rows: Sequence[Row],
     folder: Path,
     machine: str,
-    corpus: Row,
+    corpus: Corpus,
     finetuned: Sequence[Row] = (),
     evidence: Row | None = None,
 ) -> dict[str, Any]:
     """Write results.json and results.csv into a folder, and return the content of results.json.
 
-    `machine` describes the computer in one line, `corpus` comes from `corpus_facts`, and `evidence` contains
-    `differences` and `fits` of study/evidence.py.
+    `machine` describes the computer in one line, and `evidence` contains `differences` and `fits` of study/evidence.py.
     """
-    results = {"format": FORMAT, "machine": machine, "corpus": dict(corpus), "study": study.model_dump(mode="json")}
+    facts = {"split": corpus.split, "overlap": corpus.overlap, "train_bytes": corpus.train_bytes}
+    facts |= {"val_bytes": sum(map(len, corpus.val)), "test_bytes": sum(map(len, corpus.test))}
+    results = {"format": FORMAT, "machine": machine, "corpus": facts, "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
     results |= evidence or {"differences": [], "fits": []}
     write_json(folder / JSON, results, indent=1)
@@ -107,13 +98,9 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def summary(rows: Iterable[Row]) -> Summary:
     """Mean and range over seeds of every quantity, without the tries of the learning-rate search."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not row["search"]:
-            grouped.setdefault((row["model"], row["size"]), []).append(row)
     return {
         model_size: {name: Spread.of([of(row) for row in group]) for name, of in QUANTITIES.items()}
-        for model_size, group in grouped.items()
+        for model_size, group in groups(rows).items()
     }
 
 

@@ -10,20 +10,20 @@ import torch
 from ..baselines.baseline import Baseline
 from ..codec import VOCAB_SIZE
 from ..config import TrainConfig, UserError
-from ..files import read_json, write_json
+from ..data.batches import Batches
+from ..files import write_json
 from ..infer.score import Score
 from ..info import count_parameters
 from ..lm import LM
-from ..model.embedding import Embedding
 from ..model.flops import entropy_flops
-from ..model.hashing import HashEmbedding
 from ..train import metrics
+from ..train.columns import tables_of
 from ..train.device import device_of
 from ..train.loop import Diverged, Progress, fit
 from ..train.tasks import LanguageTask
 from .budget import Budget, mean_flops
 from .corpus import Corpus
-from .jobs import Results
+from .jobs import Results, cached
 from .models import leak, untrained
 from .recipe import Contender, Rate, Study
 from .search import Run, budget_of, held_out_bpb, learning_rate, planned
@@ -68,16 +68,14 @@ class Trial:
     def recipe(self) -> dict[str, Any]:
         """All settings on which the result depends, except the corpus."""
         study, run = self.study, self.spec
-        model = study.models[run.model].model_dump(mode="json", include={"patching", "tokenizer", "vocabulary"})
-        return model | {
+        fields = {"patching", "tokenizer", "vocabulary", "frozen_tables", "charge_entropy"}
+        return self.contender.model_dump(mode="json", include=fields) | {
             "network": study.network(run.model, run.size).model_dump(mode="json"),
             "train": study.training_fields(run.model),
             "budget": list(budget_of(study, run)),
             "test_bytes": study.test_bytes,
             "warmup_share": study.warmup_share,
-            "parameters": study.models[run.model].parameters.get(run.size),
-            "frozen_tables": study.models[run.model].frozen_tables,
-            "charge_entropy": study.models[run.model].charge_entropy,
+            "parameters": self.contender.parameters.get(run.size),
             **self.rate._asdict(),
         }
 
@@ -106,6 +104,7 @@ class Trial:
             scores["test_bytes"] = total.bytes
             model.save(self.folder / "model")
         use = budget.use(config.steps)
+        cost = budget.flops_per_byte(use)
         flops = mean_flops(model, use.unit_bytes, [len(text) for text in tested])
         return (
             run.row_fields
@@ -113,7 +112,8 @@ class Trial:
             | self.rate._asdict()
             | {"search": run.rate is not None, "split": corpus.split, "budget": {budget.unit: budget.amount}}
             | {"corpus": study.corpus, "matching": "parameters" if self.contender.parameters else "flops"}
-            | _spent(progress, budget.flops_per_byte(use), flops)
+            | {"steps": progress.step, "trained_bytes": progress.bytes, "train_flops": progress.bytes * cost}
+            | {"train_flops_without_head": progress.bytes * (cost - 3 * flops["head"])}
             | {"flops_per_byte": flops, "unit_bytes": use.unit_bytes}
             | _size(model)
             | {"leak": leaked, "seconds": self._seconds(config), "threads": torch.get_num_threads()}
@@ -126,26 +126,27 @@ class Trial:
             amount -= entropy_cost(self.study)
             if amount <= 0:
                 raise UserError(f"{self.name}: training the entropy model costs more than the whole budget")
-        shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
-        return Budget(unit, amount, model, lambda: model.batches(shards, config), config, self.corpus.sample())
+        return Budget(unit, amount, model, lambda: self.batches(model, config), config, self.corpus.sample())
+
+    def batches(self, model: LM | Baseline, config: TrainConfig) -> Batches:
+        """A new iterator over the training batches."""
+        return model.batches(self.corpus.shards(self.contender.needs_entropy), config)
 
     def steps(self, budget: Budget, held_out: list[bytes]) -> int:
         """Number of steps that the budget pays for. It is stored in a file, because timing would give another number
         after a restart."""
-        path = self.folder / "steps.json"
-        if not path.is_file():
-            try:
-                write_json(path, {"steps": budget.steps(LanguageTask(budget.model, held_out))})
-            except UserError as error:
-                raise UserError(f"{self.name}: {error}") from None
-        return read_json(path)["steps"]
+        try:
+            task = LanguageTask(budget.model, held_out)
+            return cached(self.folder / "steps.json", lambda: {"steps": budget.steps(task)})["steps"]
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
 
     def _fit(self, model: LM | Baseline, config: TrainConfig, held_out: list[bytes]) -> tuple[Progress, dict[str, Any]]:
         """Train the model and score held-out text. A try that diverges has no score."""
         scores: dict[str, Any] = {"val_bpb": None, "test_bpb": None, "test_bytes": None, "mean_patch_bytes": None}
-        shards = self.corpus.shards(self.study.models[self.spec.model].needs_entropy)
         try:
-            progress = fit(LanguageTask(model, held_out), model.batches(shards, config), config, self.folder, "study")
+            batches = self.batches(model, config)
+            progress = fit(LanguageTask(model, held_out), batches, config, self.folder, "study")
             score = Score.total(_costs(model, held_out))
             scores["val_bpb"], scores["mean_patch_bytes"] = score.bits_per_byte, score.patch_bytes or None
         except Diverged:
@@ -182,20 +183,9 @@ def entropy_cost(study: Study) -> float:
     return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * ids
 
 
-def _spent(progress: Progress, cost: float, flops: dict[str, float]) -> dict[str, Any]:
-    """Steps, bytes and FLOPs of a training; `cost` is the training FLOPs per byte."""
-    return {
-        "steps": progress.step,
-        "trained_bytes": progress.bytes,
-        "train_flops": progress.bytes * cost,
-        "train_flops_without_head": progress.bytes * (cost - 3 * flops["head"]),
-    }
-
-
 def _size(model: LM | Baseline) -> dict[str, int]:
     vocabulary = model.config.vocabulary if isinstance(model, Baseline) else VOCAB_SIZE
-    tables = [m for m in model.network.modules() if isinstance(m, Embedding | HashEmbedding)]
-    looked_up = sum(table.weight.numel() for table in tables)
+    looked_up = sum(table.weight.numel() for table in tables_of(model.network))
     return {"vocabulary": vocabulary, "parameters": count_parameters(model.network), "looked_up": looked_up}
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from .shared import Flag, Model, Positional, bytes_of, load_model, print_json
+from .shared import Flag, Model, Positional, bytes_of, print_json
 
 QuestionText = Annotated[Positional[str], tyro.conf.arg(metavar="QUESTION|-")]
 
@@ -31,12 +31,12 @@ def ask(
     """
     from ..config import UserError
     from ..evals.ask import ask as ask_model
-    from ..evals.ask import read_question
-    from ..evals.working import prompt
+    from ..evals.ask import prompt, read_question
+    from ..lm import load
     from ..view.terminal import shown
 
     asked = read_question(bytes_of(question).decode("utf-8", "replace"))
-    lm = load_model(model, device)
+    lm = load(model, device)
     print(f"{model} answers: {asked.text}", file=sys.stderr)
     (reply,) = ask_model(lm, [asked])
     if reply.answer is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import UserError
-from .shared import Files, Flag, Folder, Named, console, load_any_model, print_json
+from .shared import Files, Flag, Folder, Named, Number, console, print_json
 
 if TYPE_CHECKING:
     from ..baselines.baseline import Baseline
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
 ITEMS = 200
 """Default number of questions per task."""
-Limit = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 MOST_ITEMS = 100_000
 """Largest number of questions per task. All are drawn before the first is asked."""
 
@@ -26,11 +25,11 @@ def eval(
     model: Named,
     files: Files,
     field: str = "text",
-    context: Limit = None,
+    context: Number = None,
     noise: Flag = False,
     tasks: Tasks = (),
     items: int = ITEMS,
-    limit: Limit = None,
+    limit: Number = None,
     include_path: Folder = None,
     json: Flag = False,
     device: str = "auto",
@@ -72,7 +71,9 @@ def eval(
     if not tasks and (items != ITEMS or limit is not None or include_path is not None):
         raise UserError("--items, --limit and --include-path are for --tasks, which names the tasks to ask")
     ours, theirs = _told_apart(tasks, include_path)
-    lm = load_any_model(model, device)
+    from ..lm import load_any
+
+    lm = load_any(model, device)
     results = _scores(lm, files, field, context, noise) | _answers(lm, ours, theirs, items, limit, noise)
     if json:
         return print_json(results)

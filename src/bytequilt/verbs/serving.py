@@ -1,28 +1,24 @@
 """The verb `serve`: an HTTP server for models."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from ..config import UserError
-from .shared import load_model
-
-if TYPE_CHECKING:
-    from ..serve.limits import Limits
+from ..config import UserError, library
+from .shared import Repeated
 
 Models = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")]
-Many = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 
 
 def serve(
     models: Models = (),
     host: str = "127.0.0.1",
     port: int = 8000,
-    api_key: Many = (),
-    cors_origin: Many = (),
-    allowed_host: Many = (),
-    tokens: Many = (),
+    api_key: Repeated = (),
+    cors_origin: Repeated = (),
+    allowed_host: Repeated = (),
+    tokens: Repeated = (),
     rows: int = 16,
     queue: int = 64,
     max_prompt: int = 65_536,
@@ -61,12 +57,15 @@ def serve(
         stall: Seconds without progress after which the engine counts as failed.
         device: Where the models run: auto, cpu, cuda, cuda:N, mps.
     """
-    _need_libraries()
+    for name in ("fastapi", "prometheus_client", "uvicorn"):
+        library(name, f"serving needs {name}: pip install 'bytequilt[serve]'")
     from ..baselines.tokenizer import Tokenizer
+    from ..lm import load
+    from ..serve.limits import Limits
     from ..serve.server import bind
     from ..serve.server import serve as run
 
-    limits = _limits(
+    limits = Limits(
         rows=rows,
         queue=queue,
         prompt_bytes=max_prompt,
@@ -82,26 +81,5 @@ def serve(
     listener = bind(host, port)
     keys = (*api_key, *filter(None, os.environ.get("BYTEQUILT_API_KEYS", "").split(",")))
     tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
-    loaded = {name: load_model(name, device) for name in models or ("tiny",)}
+    loaded = {name: load(name, device) for name in models or ("tiny",)}
     raise SystemExit(run(loaded, limits, listener, keys, cors_origin, allowed_host, tokenizers))
-
-
-def _limits(**bounds: Any) -> "Limits":
-    """The limits as an object. Raises UserError if a value is out of range."""
-    from ..config.base import one_line
-    from ..serve.limits import Limits
-
-    try:
-        return Limits(**bounds)
-    except ValueError as error:
-        raise UserError(one_line(error)) from None
-
-
-def _need_libraries() -> None:
-    """Raises UserError if the extra `serve` is not installed."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'bytequilt[serve]'") from None

@@ -7,55 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..config import UserError
+from ..config import UserError, as_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ..baselines.baseline import Baseline
-    from ..lm import LM
 
 Positional = tyro.conf.Positional
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
 Files = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OtherModel = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
+Repeated = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def bytes_of(text: str) -> bytes:
-    """The bytes of a text argument. `-` means all of standard input."""
-    return bytes_up_to(text, -1)
-
-
-def bytes_up_to(text: str, most: int) -> bytes:
-    """Like `bytes_of`, but reads at most `most` bytes of standard input; a negative number means all."""
-    from ..codec import as_bytes
-
-    return standard_input(most) if text == "-" else as_bytes(text)
-
-
-def standard_input(most: int = -1) -> bytes:
-    """Standard input, or its first `most` bytes. Raises UserError if it is closed."""
+def bytes_of(text: str, most: int = -1) -> bytes:
+    """The bytes of a text argument. `-` means standard input: its first `most` bytes, or all if `most` is negative.
+    Raises UserError if it is closed."""
+    if text != "-":
+        return as_bytes(text)
     try:
         return sys.stdin.buffer.read(most)
     except (AttributeError, ValueError):  # the shell closed standard input: sys.stdin is None or closed
         raise UserError("standard input is closed, and - reads it") from None
-
-
-def load_model(model: str, device: str, dtype: str = "float32") -> "LM":
-    """Load a BLT. Raises UserError for an unknown model or device."""
-    from ..lm import load
-
-    return load(model, device, dtype)
-
-
-def load_any_model(model: str, device: str) -> "LM | Baseline":
-    """Like `load_model`, but the model may be a baseline."""
-    from ..lm import load_any
-
-    return load_any(model, device)
 
 
 def check_target(path: Path, *suffixes: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..config import MOST_GUESSES, UserError
-from .shared import File, Flag, Model, Positional, console, load_model, print_json
+from .shared import File, Flag, Model, Positional, console, print_json
 
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")]
@@ -79,13 +79,18 @@ def bench(
     _check(what, peer, dtype, repeats, threads, speculate, plot)
     import torch
 
+    from ..lm import load
+
     torch.set_num_threads(threads)
-    lm = load_model(model, "cpu", dtype)
+    lm = load(model, "cpu", dtype)
     results = {"model": model, **_measured(lm, model, what, sizes, peer, repeats, dtype == "int8")}
     if speculate:
-        from ..evals.decode import speculation
+        from ..evals.decode import corpus, speculation
 
-        results["speculation"] = speculation(lm, _prompts(sizes["prompt"][0]), sizes["output"][0], speculate)
+        size, output = sizes["prompt"][0], sizes["output"][0]
+        text = corpus(4 * size)
+        prompts = [text[at : at + size] for at in range(0, len(text), size)]
+        results["speculation"] = speculation(lm, prompts, output, speculate)
     if plot is not None:
         from ..view.figures import decode_speed
 
@@ -154,14 +159,6 @@ def _check(
         if peer not in PEERS:
             raise UserError(f"no peer {peer!r}; there are {', '.join(PEERS)}")
         transformers()
-
-
-def _prompts(size: int) -> list[bytes]:
-    """Four prompts of `size` bytes each."""
-    from ..evals.decode import corpus
-
-    text = corpus(4 * size)
-    return [text[at : at + size] for at in range(0, len(text), size)]
 
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:

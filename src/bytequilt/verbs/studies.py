@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from ..config import UserError, recipe_path
-from .shared import File, Flag, Folder, Named, Positional, console, load_any_model, print_json
+from .shared import File, Flag, Folder, Named, Positional, console, print_json
 from .training import RecipeName, interruptible
 
 Declarations = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -76,6 +76,7 @@ def languages(
     """
     from ..baselines.tokenizer import Tokenizer
     from ..evals import languages as udhr
+    from ..lm import load_any
     from ..view.figures import drawable
     from ..view.scripts import plot as draw
     from ..view.tables import languages as table
@@ -87,7 +88,7 @@ def languages(
     texts = udhr.declarations(declarations)
     cutters = {_named(name): Tokenizer.find(name).pieces for name in tokens}
     unread = udhr.held_out(texts) if held_out else None
-    rows = udhr.languages(load_any_model(model, device), texts, cutters, unread)
+    rows = udhr.languages(load_any(model, device), texts, cutters, unread)
     if plot is not None:
         draw(rows, plot)
     print_json(rows) if json else console().print(table(rows, udhr.by_script(rows)))

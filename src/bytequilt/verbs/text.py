@@ -3,53 +3,46 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..config import UserError
+from ..config import UserError, as_bytes
 from ..config.sampling import Sampling
 from .shared import (
     File,
     Flag,
     Model,
+    Number,
+    OtherModel,
     Positional,
+    Repeated,
     bytes_of,
-    bytes_up_to,
     check_target,
     console,
-    load_model,
     print_json,
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text as Drawn
-
-    from ..baselines.tokenizer import Tokenizer
     from ..infer.generate import Completion
     from ..infer.writer import Step
-    from ..view.patched import PatchedText
 
 Texts = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT|-", help_behavior_hint="")]
-Reported = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Prompt = Annotated[Positional[str | None], tyro.conf.arg(metavar="PROMPT|-", help_behavior_hint="")]
-Stops = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 TokenizerName = Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE", help_behavior_hint="")]
 WHOLE = 250_000
 """Largest size in bytes of a text that is patched as a whole. A longer text is printed part by part."""
-Seed = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class SamplingFlags(Sampling):
     """The fields of `Sampling` as flags. Two fields have simpler types on the command line."""
 
-    seed: Seed = None
+    seed: Number = None
     """The same seed draws the same bytes."""
-    stop: Stops = ()
+    stop: Repeated = ()
     """Generation stops before this text. May be given more than once."""
 
 
@@ -60,7 +53,7 @@ def patch(
     text: Texts,
     model: Model = "tiny",
     tokens: TokenizerName = None,
-    report: Reported = None,
+    report: OtherModel = None,
     json: Flag = False,
     html: File = None,
     device: str = "auto",
@@ -92,15 +85,21 @@ def patch(
         raise UserError(f"{wrong} (see bytequilt patch --help)")
     if html is not None:
         check_target(html, ".html", ".htm", ".svg")
-    tokenizer = _tokenizer(tokens) if tokens is not None else None
-    data = bytes_up_to(text[0], WHOLE + 1)
+    from ..baselines.tokenizer import Tokenizer
+
+    tokenizer = None if tokens is None else Tokenizer.find(tokens)
+    data = bytes_of(text[0], WHOLE + 1)
     if len(data) > WHOLE:
         if tokens is not None or html is not None:
             raise UserError(f"--tokens and --html are for texts of up to {WHOLE:,} bytes")
         return _patch_long(text[0], data, model, json, device)
-    patched = load_model(model, device).patch(data)
+    from ..lm import load
+    from ..view.patched import Tokens
+
+    patched = load(model, device).patch(data)
     if tokenizer is not None:
-        patched = _with_tokens(patched, tokenizer)
+        pieces = tuple(tokenizer.pieces(data))
+        patched = replace(patched, tokens=Tokens(tokenizer.name, pieces, tokenizer.about))
     if html is not None:
         from ..files import write_text
         from ..view.html import page, svg
@@ -113,28 +112,15 @@ def patch(
     print(shown(patched))
 
 
-def _with_tokens(patched: "PatchedText", tokenizer: "Tokenizer") -> "PatchedText":
-    from ..view.patched import Tokens
-
-    tokens = Tokens(tokenizer.name, tuple(tokenizer.pieces(patched.data)), tokenizer.about)
-    return replace(patched, tokens=tokens)
-
-
-def _tokenizer(name: str) -> "Tokenizer":
-    from ..baselines.tokenizer import Tokenizer
-
-    return Tokenizer.find(name)
-
-
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
     """Print the patches of a long text part by part. `head` is the beginning of the text; the rest is read from
     standard input if `text` is `-`."""
+    from ..lm import load
     from ..view.cut import patched_parts
     from ..view.progress import progress
     from ..view.stream import print_json_parts, print_parts
-    from ..view.terminal import is_plain
 
-    patcher, out = load_model(model, device).patcher, console()
+    patcher = load(model, device).patcher
     later = iter(lambda: sys.stdin.buffer.read(WHOLE), b"") if text == "-" else ()
     with progress() as bar:
         # on a terminal no bar is needed, since the printed text shows the progress
@@ -143,21 +129,16 @@ def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> 
         counted = ((place, part) for place, part in parts if bar.advance(line, len(part.data)) is None)
         if json:
             return print_json_parts(counted, sys.stdout.write)
-        print_parts(counted, sys.stdout.write, is_plain(out), lambda drawn: _ansi(out, drawn))
-
-
-def _ansi(out: "Console", drawn: "Drawn") -> str:
-    with out.capture() as capture:
-        out.print(drawn, end="", soft_wrap=True)
-    return capture.get()
+        print_parts(counted, sys.stdout.write, console())
 
 
 def _report(model: str, files: tuple[str, ...], json: bool, device: str) -> None:
     """Print statistics of the patches of files by script."""
     from ..evals.scripts import report
+    from ..lm import load
     from ..view.tables import scripts
 
-    counts = report(load_model(model, device), files)
+    counts = report(load(model, device), files)
     print_json(counts) if json else console().print(scripts(counts))
 
 
@@ -188,10 +169,12 @@ def generate(
     """
     if not json and (sampling.logprobs or sampling.top_logprobs):
         raise UserError("--logprobs and --top-logprobs are told by --json alone")
-    options = {field.name: getattr(sampling, field.name) for field in fields(sampling)} | {"speculate": speculate}
+    options = vars(sampling) | {"speculate": speculate}
     asks = prompt is None and not json and _on_terminal()
     data = b"" if asks else bytes_of(prompt or "")
-    lm = load_model(model, device)
+    from ..lm import load
+
+    lm = load(model, device)
     if json:
         return print_json(_completion(data, lm.generate(data, **options)))
     if not asks:
@@ -223,8 +206,6 @@ def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:
 
 def _prompts() -> Iterator[bytes]:
     """Lines that a person types, until end of file."""
-    from ..codec import as_bytes
-
     with suppress(ImportError):
         import readline  # noqa: F401  this import enables line editing and history
     with suppress(EOFError):

@@ -9,12 +9,10 @@ from typing import Annotated, Literal
 import tyro
 
 from ..config import Draft, UserError, load_recipe, recipe_path
-from .shared import Files, Flag, Folder, Named, Positional, console, print_json
+from .shared import Files, Flag, Folder, Named, Number, OtherModel, Positional, console, print_json
 
 RecipeName = Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
-ModelName = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 Address = Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]", help_behavior_hint="")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Chip = Annotated[
     Literal["h100", "h200", "b200", "a100"] | None,
     tyro.conf.arg(metavar="{h100,h200,b200,a100}", help_behavior_hint=""),
@@ -25,11 +23,11 @@ Fields = Annotated[tuple[str, ...], tyro.conf.Suppress]
 
 def train(
     recipe: RecipeName,
-    init: ModelName = None,
+    init: OtherModel = None,
     out: Folder = None,
     plan: Flag = False,
     dry_run: Flag = False,
-    gpus: Count = None,
+    gpus: Number = None,
     gpu: Chip = None,
     json: Flag = False,
     fields: Fields = (),
@@ -60,21 +58,21 @@ def train(
         raise UserError("--plan measures this machine, --dry-run is about GPUs: give one of them")
     if not dry_run and (gpus is not None or gpu is not None):
         raise UserError("--gpus and --gpu are for --dry-run; torchrun is told how many processes train")
-    chosen, folder = _chosen(recipe, _with_init(init, fields)), out or _run_folder(recipe)
+    if init is not None:
+        fields = (*fields, "--train.init", init)
+    chosen, folder = _chosen(recipe, fields), out or _run_folder(recipe)
     if dry_run:
         from ..train.dry import dry_run as run_dry
-        from ..view.dry import dry as dry_screen
+        from ..view.plan import dry
 
         estimate = run_dry(chosen, 1 if gpus is None else gpus, gpu or "h100")
-        print_json(estimate) if json else console().print(dry_screen(estimate))
-        return
+        return print_json(estimate) if json else console().print(dry(estimate))
     if plan:
         from ..train.plan import plan as plan_run
         from ..view.plan import plan as plan_screen
 
         planned = plan_run(chosen)
-        print_json(planned) if json else console().print(plan_screen(planned))
-        return
+        return print_json(planned) if json else console().print(plan_screen(planned))
     from ..train.run import train as train_recipe
     from ..view.report import report as screen
 
@@ -156,10 +154,6 @@ def distill(
     with interruptible():
         report = make(model, files, lean, out or Path("runs") / "lean")
     print_json(report) if json else console().print(patchers(report))
-
-
-def _with_init(init: str | None, fields: tuple[str, ...]) -> tuple[str, ...]:
-    return fields if init is None else (*fields, "--train.init", init)
 
 
 def _chosen(name: str, fields: tuple[str, ...]) -> Draft:

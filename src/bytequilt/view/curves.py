@@ -1,22 +1,20 @@
 """Plots of a study: bits per byte against cost, differences to the best baseline, and accuracy after fine-tuning.
 
-Needs matplotlib, the extra `bytequilt[plot]`. Equal results give byte-identical SVG files.
+Needs matplotlib, the extra `bytequilt[plot]`.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..config import UserError
-from .figures import STYLE, drawable
+from .figures import DASHED, HUES, saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 COSTS = {
     "train_flops": "FLOPs of training",
@@ -24,7 +22,6 @@ COSTS = {
     "seconds": "seconds of training",
 }
 """The costs that bits per byte can be plotted against, with their axis labels."""
-HUES = ("#4263eb", "#e8590c", "#2f9e44", "#9c36b5", "#0c8599", "#e03131", "#495057", "#f08c00", "#c2255c")
 MARKERS = "os^DvPX*"
 STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 """Sets of multiples of a power of ten that can label a logarithmic axis, the smallest set first."""
@@ -35,19 +32,6 @@ LEVELS = {"char": "letters", "word": "words", "number": "numbers"}
 
 Summary = Mapping[tuple[str, str], Mapping[str, Any]]
 """Maps (model, size) to named quantities. A quantity has `mean`, `low`, `high` and `count` over the seeds."""
-
-
-@contextmanager
-def _saved(path: Path, width: float, height: float) -> "Iterator[Figure]":
-    """Context manager: a figure of this size in inches, which is saved as PNG or SVG at the end of the block."""
-    drawable(path)
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE | {"svg.hashsalt": "bytequilt"}):
-        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        yield figure
-        figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else {})
 
 
 def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
@@ -61,7 +45,7 @@ def bpb_by_cost(summary: Summary, cost: str, path: Path) -> None:
     models = list(dict.fromkeys(model for model, _ in summary))
     sizes = list(dict.fromkeys(size for _, size in summary))
     last = {model: quantities["test_bpb"].mean for (model, _), quantities in summary.items()}
-    with _saved(path, 8.4, 4.8) as figure:
+    with saved(path, 8.4, 4.8) as figure:
         axes = figure.subplots()
         for model in sorted(models, key=lambda model: -last[model]):  # legend in the order of the curves, top first
             place = models.index(model)
@@ -84,7 +68,7 @@ def leads(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     panels, sizes = (list(dict.fromkeys(line[field] for line in lines)) for field in ("matching", "size"))
     models = list(dict.fromkeys(line["model"] for line in lines))
-    with _saved(path, 2.4 + 2.8 * len(panels), 3.6) as figure:
+    with saved(path, 2.4 + 2.8 * len(panels), 3.6) as figure:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, axes in zip(panels, row, strict=True):
             for place, model in enumerate(models):
@@ -97,7 +81,7 @@ def leads(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
                 ]
                 style = {"color": HUES[place % len(HUES)], "marker": MARKERS[place % len(MARKERS)], "label": model}
                 axes.errorbar(x, y, bars, linestyle="none", capsize=2.5, **style)
-            axes.axhline(0.0, color="#868e96", linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.axhline(0.0, **DASHED)
             axes.set_xticks(range(len(sizes)), sizes)
             axes.set_title(f"equal {panel}", fontsize=10)
         row[0].set_ylabel("bits per byte above\nthe best baseline")
@@ -143,24 +127,23 @@ def label_log_axis(axis: "Axis", low: float, high: float) -> None:
     axis.set_major_formatter(EngFormatter(sep=" "))
 
 
-def accuracy_by_examples(results: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[str] = ()) -> None:
-    """Plot accuracy against the number of training examples: a line per model, and a column of panels per name in
-    `panels` (levels or tasks; by default all levels).
+def accuracy_by_examples(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plot accuracy against the number of training examples: a line per model, and a column of panels per level.
 
     The lower row is about longer words and numbers. Lines are means over seeds, bars are standard errors. The dashed
     line is the accuracy of always giving the most frequent answer. Raises UserError as `bpb_by_cost` does.
     """
     if not results:
         raise UserError("no model of the study is fine-tuned: nothing to draw")
-    shown = [*panels] or [level for level in LEVELS if level in results[0]["points"][0]["held_out"]["means"]]
-    with _saved(path, 1.6 + 2.9 * len(shown), 5.6) as figure:
+    shown = [level for level in LEVELS if level in results[0]["points"][0]["held_out"]["means"]]
+    with saved(path, 1.6 + 2.9 * len(shown), 5.6) as figure:
         rows = figure.subplots(len(PARTS), len(shown), sharex=True, sharey=True, squeeze=False)
         for (part, words), row in zip(PARTS.items(), rows, strict=True):
             for name, axes in zip(shown, row, strict=True):
                 _panel(axes, results, part, name)
             row[0].set_ylabel(f"accuracy\n{words}")
         for name, above, below in zip(shown, *rows, strict=True):
-            above.set_title(LEVELS.get(name) or name, fontsize=10)
+            above.set_title(LEVELS[name], fontsize=10)
             below.set_xlabel("examples learnt from")
         figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 
@@ -170,22 +153,18 @@ def _panel(axes: "Axes", results: Sequence[Mapping[str, Any]], part: str, name: 
 
     examples = [point["examples"] for point in results[0]["points"]]
     for place, model in enumerate(dict.fromkeys(result["model"] for result in results)):
-        seeds = [_scores(result["points"], part, name) for result in results if result["model"] == model]
+        own = [result["points"] for result in results if result["model"] == model]
+        seeds = [[point[part]["means"][name] for point in points] for points in own]
         points = list(zip(*seeds, strict=True))
         accuracy = [fmean(score["accuracy"] for score in point) for point in points]
         bars = [sum(score["stderr"] ** 2 for score in point) ** 0.5 / len(seeds) for point in points]
         hue, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
         axes.errorbar(examples, accuracy, bars, color=hue, linewidth=1.4, elinewidth=0.8)
         axes.plot(examples, accuracy, marker, color=hue, markersize=5, markeredgecolor="white", label=model)
-    constant = fmean(_scores(result["points"], part, name)[0]["constant"] for result in results)
-    axes.axhline(constant, color="#868e96", linewidth=1.2, linestyle=(0, (4, 3)), label="one answer to all")
+    constant = fmean(result["points"][0][part]["means"][name]["constant"] for result in results)
+    axes.axhline(constant, **DASHED, label="one answer to all")
     axes.set_xscale("symlog", linthresh=examples[1])  # linear below examples[1], so that 0 examples can be shown
     axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(examples)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _scores(points: Sequence[Mapping[str, Any]], part: str, name: str) -> list[Mapping[str, float]]:
-    """The scores of a level or a task at each point."""
-    return [point[part]["means" if name in point[part]["means"] else "tasks"][name] for point in points]

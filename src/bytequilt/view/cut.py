@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..codec import BOS, encode
+from ..codec import encode
 from ..config import RuleConfig
 from ..patching import rules
 from ..patching.kinds import parts, threshold_parts
@@ -20,32 +20,9 @@ PART = 65_536
 
 def patched(patcher: Patcher, data: bytes) -> PatchedText:
     """The patches of a text, and in bits the entropies that opened them."""
-    rule, ids = patcher.rule, torch.from_numpy(encode(data))[None]
-    nats = torch.from_numpy(patcher.entropies([data])[0][None, :-1]) if rule.needs_entropy else None
-    starts = [start - 1 for start in rules.patches(rule, ids, nats).starts[0][1:]]
-    if nats is None:
-        return PatchedText.cut(data, starts)
-    opened = set(_opened(rule, ids, nats, starts))
-    bits = (nats[0, : len(data)] / math.log(2)).tolist()
-    patches = tuple(
-        Patch(start, end - start, data[start:end], bits[start] if start and start in opened else None)
-        for start, end in pairwise([*starts, len(data)])
-    )
-    return PatchedText(data, patches, rule.threshold_bits, tuple(bits), summed=rule.kind == "budget")
-
-
-def _opened(rule: RuleConfig, ids: torch.Tensor, nats: torch.Tensor, starts: list[int]) -> list[int]:
-    """Byte positions at which entropy alone would start a patch. For kind `budget` these are some of `starts`."""
-    if rule.kind != "budget":
-        return [start - 1 for start in rules.patches(_by_entropy(rule), ids, nats).starts[0][1:]]
-    spent = parts(nats[0]).cumsum(0).tolist()
-    limit = threshold_parts(rule)
-    return [end for start, end in pairwise(starts) if spent[end] - (spent[start - 1] if start else 0) > limit]
-
-
-def _by_entropy(rule: RuleConfig) -> RuleConfig:
-    """A copy of the rule in which only entropies start patches."""
-    return rules.natural(rule).model_copy(update={"after": "", "digits": None})
+    cutter = _Cutter(patcher)
+    cutter.feed(data)
+    return cutter.take(len(data))[1]
 
 
 def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[int, PatchedText]]:
@@ -56,12 +33,17 @@ def patched_parts(patcher: Patcher, chunks: Iterable[bytes]) -> Iterator[tuple[i
     """
     cutter = _Cutter(patcher)
     for chunk in chunks:
-        for at in range(0, len(chunk), CHUNK):
-            cutter.feed(chunk[at : at + CHUNK])
+        for at in range(0, len(chunk), PART):
+            cutter.feed(chunk[at : at + PART])
             if len(cutter.data) >= PART and (end := cutter.border()):
                 yield cutter.take(end)
     if cutter.data:
         yield cutter.take(len(cutter.data))
+
+
+def _by_entropy(rule: RuleConfig) -> RuleConfig:
+    """A copy of the rule in which only entropies start patches."""
+    return rules.natural(rule).model_copy(update={"after": "", "digits": None})
 
 
 class _Cutter:
@@ -82,12 +64,15 @@ class _Cutter:
         """For each start, the entropy in bits that opened the patch; None if something else did."""
         self.spent = 0
         """Kind `budget`: sum of the entropies of the open patch, the next byte included."""
-        self._decide(np.array([BOS]))
-        self.opened = [None]
 
     def feed(self, data: bytes) -> None:
+        """Read the next bytes, in chunks of bounded memory."""
         self.data += data
-        self._decide(encode(data, bos=False))
+        for at in range(0, len(data), CHUNK):
+            first = not self.decided
+            self._decide(encode(data[at : at + CHUNK], bos=first))
+            if first:
+                self.opened[0] = None  # the BOS, not an entropy, opens the first patch
 
     def border(self) -> int:
         """A position to end a part: a patch start in the second half of `starts`. ASCII starts are preferred, then
@@ -100,9 +85,8 @@ class _Cutter:
     def take(self, end: int) -> tuple[int, PatchedText]:
         """Remove the text before byte `end` and return it as a part. A patch starts or the text ends at `end`."""
         data, count = bytes(self.data[:end]), sum(start < end for start in self.starts)
-        ends = [*self.starts[1:count], end]
-        runs = zip(self.starts[:count], ends, self.opened[:count], strict=True)
-        patches = tuple(Patch(start, stop - start, data[start:stop], bits) for start, stop, bits in runs)
+        runs = zip(pairwise([*self.starts[:count], end]), self.opened, strict=False)
+        patches = tuple(Patch(start, stop - start, data[start:stop], bits) for (start, stop), bits in runs)
         bits = None if self.cache is None else tuple(self.bits[:end])
         limit = None if self.cache is None else self.patcher.rule.threshold_bits
         place = self.place

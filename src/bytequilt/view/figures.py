@@ -1,19 +1,21 @@
-"""Plots of a training run and of decoding speed. Needs matplotlib, the extra `bytequilt[plot]`."""
+"""Plots of a training run and of decoding speed, and the style of all plots. Needs matplotlib, the extra
+`bytequilt[plot]`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import UserError
+from ..config import UserError, library
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HUES = ("#4263eb", "#e8590c", "#0c8599", "#9c36b5")  # one colour per training stage
+HUES = ("#4263eb", "#e8590c", "#2f9e44", "#9c36b5", "#0c8599", "#e03131", "#495057", "#f08c00", "#c2255c")
+DASHED = {"color": "#868e96", "linewidth": 1.2, "linestyle": (0, (4, 3))}  # a line to compare with
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -41,13 +43,11 @@ def training_curve(records: Iterable[Mapping], path: Path) -> None:
             stages.setdefault(record.get("stage") or "train", []).append(record)
     if not any(_column(rows, key)[0].size for rows in stages.values() for key in ("bpb", "val_bpb")):
         raise UserError("no bits per byte to draw: the metrics hold no finished step")
-    figure = _figure(8, 5)
-    with _style():
+    with saved(path, 8, 5) as figure:
         loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
         for index, (stage, rows) in enumerate(stages.items()):
             _stage(loss, rate, stage, rows, HUES[index % len(HUES)])
         _finish(loss, rate)
-        figure.savefig(path, format="png")
 
 
 def drawable(path: Path) -> None:
@@ -55,15 +55,28 @@ def drawable(path: Path) -> None:
     matplotlib is missing."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise UserError(f"a plot is a .png or .svg file, unlike {path}")
-    _figure(1, 1)
+    library("matplotlib.figure", "pictures need matplotlib: pip install 'bytequilt[plot]'")
+
+
+@contextmanager
+def saved(path: Path, width: float, height: float) -> "Iterator[Figure]":
+    """Context manager: a figure of this size in inches, which is saved as PNG or SVG at the end of the block. Equal
+    figures give byte-identical SVG files. Raises UserError as `drawable` does."""
+    drawable(path)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE | {"svg.hashsalt": "bytequilt"}):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        yield figure
+        figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else {})
 
 
 def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) -> None:
     """Plot decoding speeds as PNG or SVG. A bar is (name, bytes per second, upper bound set by memory bandwidth or
     None)."""
     names, speeds, bounds = zip(*bars, strict=True)
-    figure = _figure(8, 1.4 + 0.32 * len(bars))
-    with _style():
+    with saved(path, 8, 1.4 + 0.32 * len(bars)) as figure:
         axes = figure.subplots()
         axes.plot(speeds, range(len(bars)), "o", color=HUES[0], markersize=8)
         for place, speed in enumerate(speeds):
@@ -79,26 +92,9 @@ def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) ->
         axes.margins(x=0.15, y=0.5 / len(bars))
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("bytes per second")
-        figure.savefig(path)
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
-
-
-def _figure(width: float, height: float) -> "Figure":
-    """A figure of this size in inches. It does not touch the global state of pyplot."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'bytequilt[plot]'") from None
-    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-
-
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import rc_context
-
-    return rc_context(STYLE)
 
 
 def _stage(loss: "Axes", rate: "Axes", stage: str, rows: list[Mapping], hue: str) -> None:
@@ -141,9 +137,7 @@ def _column(rows: list[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Moving average over a fortieth of the run; at both ends it has fewer neighbours."""
+    if not len(values):
+        return values
     window = np.ones(max(1, len(values) // 40) | 1)
-    return (
-        np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
-        if len(values)
-        else values
-    )
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -209,15 +209,12 @@ def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
     drawn = parts(patched.data, starts)
     for index, (start, token) in enumerate(runs):
         length = [*starts, size][index + 1] - start
+        odd = ' class="odd"' * (index % 2)
         title = escape(f"{drawn[index].text} · token of {_bytes(length)} from {start}")
         for row, x, wide in _boxes(start, length) if token else ():
             shape = f"M{x + 0.5} {layout.plot + LINE + 1}h{wide - 1}v{STRIP - 1}h{1 - wide}z"
-            strips[row].append(f'<path{_odd(index)} d="{shape}"><title>{title}</title></path>')
+            strips[row].append(f'<path{odd} d="{shape}"><title>{title}</title></path>')
     return [f'<g class="tokens">{"".join(strip)}</g>' if strip else "" for strip in strips]
-
-
-def _odd(index: int) -> str:
-    return ' class="odd"' if index % 2 else ""
 
 
 def _boxes(start: int, length: int) -> Iterator[tuple[int, int, int]]:

@@ -28,15 +28,6 @@ class Scale:
         bits = [patch.entropy_bits for patch in patches if patch.entropy_bits is not None]
         return cls(min(bits), max(bits)) if bits else None
 
-    def level(self, patch: "Patch") -> int | None:
-        """The colour of a patch as an index of `BITS`; None if the patch was not opened by an entropy."""
-        if patch.entropy_bits is None:
-            return None
-        if self.high <= self.low:
-            return len(BITS) // 2
-        part = (patch.entropy_bits - self.low) / (self.high - self.low)
-        return max(0, min(int(part * len(BITS)), len(BITS) - 1))
-
     @property
     def levels(self) -> tuple[int, ...]:
         """The indices of `BITS` in use, from low to high."""
@@ -49,8 +40,13 @@ class Scale:
 
 
 def level(scale: Scale | None, patch: "Patch") -> int | None:
-    """The colour of a patch as an index of `BITS`; None means grey."""
-    return None if scale is None else scale.level(patch)
+    """The colour of a patch as an index of `BITS`; None, which means grey, if no entropy opened the patch."""
+    if scale is None or patch.entropy_bits is None:
+        return None
+    if scale.high <= scale.low:
+        return len(BITS) // 2
+    part = (patch.entropy_bits - scale.low) / (scale.high - scale.low)
+    return max(0, min(int(part * len(BITS)), len(BITS) - 1))
 
 
 def summary(patched: "PatchedText") -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import UserError
-from .figures import STYLE, drawable
+from .figures import saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,15 +41,10 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Raises UserError if the path is not .png or .svg, rows have no patches or tokens, or matplotlib is missing.
     """
-    drawable(path)
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     tokenizers = list(rows[0]["bytes_per_token"]) if rows else []
     if not tokenizers or any(row["mean_patch_bytes"] is None for row in rows):
         raise UserError("patches beside tokens need rows of languages, of a model with patches and of a tokenizer")
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2 + 4.4 * len(tokenizers), 4.6), dpi=150, layout="constrained")
+    with saved(path, 2 + 4.4 * len(tokenizers), 4.6) as figure:
         panels = figure.subplots(1, len(tokenizers), sharex=True, sharey=True, squeeze=False)[0]
         for axes, tokenizer in zip(panels, tokenizers, strict=True):
             _panel(axes, rows, tokenizer)
@@ -57,7 +52,6 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         _span(panels[0].xaxis, [row["bytes_per_token"][name] for row in rows for name in tokenizers])
         _span(panels[0].yaxis, [row["mean_patch_bytes"] for row in rows])
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
-        figure.savefig(path)
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> None:

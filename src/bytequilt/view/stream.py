@@ -4,28 +4,30 @@ import json
 from collections.abc import Callable, Iterable
 from tempfile import TemporaryFile
 
+from rich.console import Console
+
 from ..codec import TextStream
 from .cut import PART
 from .legend import Scale, totals
 from .patched import PatchedText
-from .terminal import barred, body, legend
+from .terminal import ansi, barred, body, is_plain, legend
 
 Write = Callable[[str], object]
 
 
-def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, plain: bool, render: Callable) -> None:
-    """Write parts in the form of `terminal.shown`. The colour scale is that of the first part with entropies. `plain`
-    means without colours; `render` turns a rich text into ANSI codes."""
-    size = patches = 0
+def print_parts(parts: Iterable[tuple[int, PatchedText]], write: Write, console: Console) -> None:
+    """Write parts in the form of `terminal.shown`. The colour scale is that of the first part with entropies. The
+    console decides whether there are colours."""
+    plain, size, patches = is_plain(console), 0, 0
     scale, limit, summed = None, None, False
     last = ""
     for place, part in parts:
         scale, limit, summed = scale or Scale.of(part), part.threshold_bits, part.summed
-        drawn = barred(part.data, [patch.start for patch in part]) if plain else render(body(part, scale))
+        drawn = barred(part.data, [patch.start for patch in part]) if plain else ansi(console, body(part, scale))
         write(("|" if plain and place else "") + drawn)
         size, patches, last = size + len(part.data), patches + len(part), part.data[-1:]
     words = totals(patches, size, limit, summed)
-    write("\n" * (last != b"\n") + (words if plain else render(legend(words, scale))) + "\n")
+    write("\n" * (last != b"\n") + (words if plain else ansi(console, legend(words, scale))) + "\n")
 
 
 def print_json_parts(parts: Iterable[tuple[int, PatchedText]], write: Write) -> None:

@@ -1,7 +1,6 @@
 """The one-line summary of a model."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..config import RuleConfig
 from ..model.blt import BLT
@@ -14,15 +13,12 @@ def summary(model: BLT, rule: RuleConfig, languages: Sequence[str] = ()) -> str:
     shape = ", ".join(f"{name} {stack.layers} x {stack.dim}" for name, stack in stacks)
     total = sum(weight.numel() for weight in model.parameters())
     tables = sum(weight.numel() for weight in model.encoder.hash.parameters()) if model.encoder.hash else 0
-    by = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in _given(rule))
+    fields = type(rule).model_fields
+    given = ((name, value) for name, value in rule if name == "kind" or value != fields[name].default)
+    by = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in given)
     weight = next(model.parameters())
     spoken = f"languages {', '.join(languages)}; " if languages else ""
     return (
         f"LM({shape}; {total:,} parameters, {tables:,} of them in n-gram tables; patching by {by}; {spoken}"
         f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
     )
-
-
-def _given(rule: RuleConfig) -> Iterator[tuple[str, Any]]:
-    """The kind of a rule, and its fields with values other than the default."""
-    return ((name, value) for name, value in rule if name == "kind" or value != type(rule).model_fields[name].default)

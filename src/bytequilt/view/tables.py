@@ -13,7 +13,7 @@ from .glyphs import harmless
 from .report import si
 
 if TYPE_CHECKING:
-    from ..config import HashConfig, MambaConfig, StackConfig
+    from ..config import MambaConfig, StackConfig
     from ..info import Description
 
 ENTROPIES = ("threshold", "rise")
@@ -70,13 +70,15 @@ def answers(results: Mapping[str, Any], under: str = "") -> RenderableType:
     table = _table(f"task{under}", *columns)
     for name, row in results["tasks"].items():
         likelier = row["likelihood"]
-        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
-        table.add_row(name, *(f"{share:.1%}" for share in shares), f"{likelier['accuracy']:.1%}" if likelier else "")
+        table.add_row(name, *_shares(row), f"{likelier['accuracy']:.1%}" if likelier else "")
     table.add_section()
     for level, row in results["means"].items():
-        shares = [row[key] for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
-        table.add_row(f"mean of {level}", *(f"{share:.1%}" for share in shares), "", style="bold")
+        table.add_row(f"mean of {level}", *_shares(row), "", style="bold")
     return table
+
+
+def _shares(row: Mapping[str, float]) -> list[str]:
+    return [f"{row[key]:.1%}" for key in ("accuracy", "stderr", "constant", "copy", "unparsed")]
 
 
 def harness(results: Mapping[str, Any], under: str = "") -> RenderableType:
@@ -246,7 +248,7 @@ def _shapes(described: "Description") -> dict[str, str]:
     shapes = {}
     if blt := described.blt:
         shapes = {name: _stack(getattr(blt, name)) for name in ("encoder", "latent", "decoder")}
-        shapes["hash"] = _tables(blt.hash)
+        shapes["hash"] = f"{blt.hash.tables} x {blt.hash.rows:,} rows of n-grams"
     if entropy := getattr(described.config, "entropy", None):
         shapes["entropy"] = _stack(entropy)
     return shapes
@@ -256,10 +258,6 @@ def _stack(stack: "StackConfig | MambaConfig") -> str:
     heads, window = getattr(stack, "heads", None), getattr(stack, "window", None)
     words = [f"{stack.layers} x {stack.dim}", f"{heads} heads" if heads else "", f"window {window}" if window else ""]
     return ", ".join(filter(None, words))
-
-
-def _tables(tables: "HashConfig") -> str:
-    return f"{tables.tables} x {tables.rows:,} rows of n-grams"
 
 
 def _notes(described: "Description") -> list[str]:

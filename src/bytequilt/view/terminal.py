@@ -44,8 +44,13 @@ def shown(patched: "PatchedText") -> str:
             text.append(barred(patched.data, [start for start, _ in patched.tokens.runs(len(patched.data))]))
             _newline(text)
         return "\n".join(filter(None, (text.plain + summary(patched), token_summary(patched))))
+    return ansi(console, coloured(patched, console.width))
+
+
+def ansi(console: Console, text: Text) -> str:
+    """A coloured text as a string with ANSI codes."""
     with console.capture() as capture:
-        console.print(coloured(patched, console.width), end="", soft_wrap=True)
+        console.print(text, end="", soft_wrap=True)
     return capture.get()
 
 

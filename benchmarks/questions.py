@@ -1,18 +1,21 @@
-"""Random questions about letters and numbers, for training and for tests, without overlap."""
+"""Random questions about letters and numbers, for training and for tests, without overlap; scores of answers."""
 
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from random import Random
 
-from ..config import DataConfig
-from ..data.sources import documents
-from .wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question
-from .words import TRIES, Lexicon, Retry, is_held_out
-from .working import answer, prompt, worked
+from working import answer, worked
+
+from bytequilt.config import DataConfig
+from bytequilt.data.sources import documents
+from bytequilt.evals.answers import Model
+from bytequilt.evals.ask import ask, prompt
+from bytequilt.evals.wordings import LANGUAGES, MOST_DIGITS, MOST_LETTERS, TASKS, Language, Name, Question
+from bytequilt.evals.words import TRIES, Lexicon, Retry, is_held_out
 
 RUSSIAN_WORDS = "package:words-ru.txt.xz"
 KEPT_STEMS = ("strawberr", "карбюратор")
@@ -176,14 +179,20 @@ def records(examples: int, seed: int = 0, tasks: Sequence[Name] = TASKS) -> Iter
 
 def held_out_questions(task: Name, language: Language, items: int, seed: int = 0) -> list[Question]:
     """`items` different test questions, on words and numbers that are not in the training questions."""
-    draw = Draw(_kept_words(), True, f"test {task} {language.name} {seed}")
+    draw = Draw(read_words(kept=True), True, f"test {task} {language.name} {seed}")
     questions: dict[Question, None] = {}
-    for _ in count():
+    while len(questions) < items:
         questions[draw.question(task, language)] = None
-        if len(questions) == items:
-            return list(questions)
-    raise Retry
+    return list(questions)
 
 
-def _kept_words() -> dict[str, Words]:
-    return read_words(kept=True)
+def examine(model: Model, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
+    """Number of correct answers to `items` held-out questions, by task and language."""
+    return {
+        task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
+    }
+
+
+def _right(model: Model, task: Name, language: Language, items: int, seed: int) -> int:
+    replies = ask(model, held_out_questions(task, language, items, seed))
+    return sum(reply.answer == answer(reply.question) for reply in replies)

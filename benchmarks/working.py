@@ -15,10 +15,8 @@ The working is a chain of small steps; each step depends on little more than the
 
 from collections.abc import Callable
 
-from .wordings import Name, Question
-
-MARK = "= "
-"""The mark between the working and the answer."""
+from bytequilt.evals.ask import MARK
+from bytequilt.evals.wordings import Name, Question
 
 
 def worked(question: Question) -> str:
@@ -29,11 +27,6 @@ def worked(question: Question) -> str:
 def answer(question: Question) -> str:
     """The correct answer."""
     return worked(question).rpartition(MARK)[2]
-
-
-def prompt(question: Question) -> str:
-    """The prompt for the model: the question and a line break."""
-    return f"{question.text}\n"
 
 
 def _count(question: Question) -> str:
