@@ -318,7 +318,7 @@ def watch(marks: Marks, network: Any) -> None:
         parts = [(network.encoder.embed, "forward", "embedding"), (network.encoder, "patch", "patch reads bytes")]
         parts += [(cross, "forward", "byte reads patch") for cross in network.decoder.cross]
         parts += [(network.encoder.hash, "forward", "hash look-up")] if network.encoder.hash else []
-        parts.append((network.decoder, "read", "byte reads patch"))
+        parts.append((network.decoder, "patch_inputs", "byte reads patch"))
         parts.append((network.latent.project, "forward", "latent projection"))
     else:
         stacks, parts = {"": network.stack}, [(network.embed, "forward", "embedding")]
