@@ -142,7 +142,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def _partial(path: Path) -> Path:
-    """Beside the file, and of this thread alone."""
+    """The name of a partial file: in the same folder, and different for each process and thread."""
     return path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")
 
 

@@ -191,7 +191,7 @@ def _insert(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _delete(parts: Parts, sampler: ItemSampler) -> Item:
-    """The text contains at least one other part, which remains."""
+    """Draw an item of a deletion task. The text has at least one other part, which remains."""
     text = parts.text(sampler)
     old, _ = sampler.some_of(parts.of(text), 2)
     return Item((text, old), parts.edited(text, {old: []}))
@@ -205,7 +205,7 @@ def _substitute(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _swap(parts: Parts, sampler: ItemSampler) -> Item:
-    """Both parts occur exactly once, as in CUTE."""
+    """Draw an item of a swap task. Both parts occur exactly once in the text, as in CUTE."""
     text = parts.text(sampler)
     a, b = sampler.some_of((part for part, count in Counter(parts.of(text)).items() if count == 1), 2)
     return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))

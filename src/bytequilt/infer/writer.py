@@ -121,7 +121,7 @@ class Meter:
         self._begun, self._before = time.perf_counter(), Counter[str]()
 
     def prompted(self, counts: Counter[str]) -> None:
-        """Note the counts at the end of the prompt."""
+        """Store the session's counts at the end of the prompt; `stats` subtracts them."""
         self._before = counts.copy()
 
     def stats(self, writer: Writer, counts: Counter[str], closed: bool) -> Stats:

@@ -205,7 +205,7 @@ def _print_steps(prompt: bytes, steps: "Iterator[Step]") -> None:
 
 
 def _prompts() -> Iterator[bytes]:
-    """Lines that a person types, until end of file."""
+    """Yield the prompts that a user types, one line at a time, until end of file."""
     with suppress(ImportError):
         import readline  # noqa: F401  this import enables line editing and history
     with suppress(EOFError):
