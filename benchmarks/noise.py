@@ -51,7 +51,10 @@ def compared(out: Path, size: str, models: Sequence[str], documents: Sequence[by
     bytes_D = np.array([len(text) for text in documents], dtype=float)
     lines = []
     for name, own in bits.items():
-        draws, mean = draws_of(own, bytes_D), {place: bits_SD.mean(0).sum() for place, bits_SD in own.items()}
+        draws, mean = (
+            draws_of(own, bytes_D),
+            {place: np.mean(list(seeds.values()), 0).sum() for place, seeds in own.items()},
+        )
         for place in own:
             first = (models[0], size)
             line = {"noise": name, "model": place[0], "seeds": len(own[place])}
@@ -67,12 +70,15 @@ def _changed(text: bytes, name: str, seed: int) -> bytes:
     return text if name == CLEAN else noised(text, name, seed)
 
 
-def scored(out: Path, model: str, size: str, documents: Sequence[bytes]) -> np.ndarray:
-    """Bits of each document under each seed of a model: (seeds, documents)."""
+def scored(out: Path, model: str, size: str, documents: Sequence[bytes]) -> dict[int, np.ndarray]:
+    """Bits of each document (documents,) under a model, by seed."""
     folders = sorted(out.glob(f"runs/{model}-{size}-seed*/model"))
     if not folders:
         raise UserError(f"{out} has no trained {model} of size {size}")
-    return np.array([[score.bits for score in load_any(path).score_documents(documents)] for path in folders])
+    scores = {path: load_any(path).score_documents(documents) for path in folders}
+    return {
+        int(path.parent.name.rpartition("seed")[2]): np.array([s.bits for s in own]) for path, own in scores.items()
+    }
 
 
 def shown(lines: Sequence[dict]) -> str:

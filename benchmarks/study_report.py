@@ -5,6 +5,9 @@
     python benchmarks/study_report.py docs/study --take OUT # the same with the results.json of the folder OUT
     python benchmarks/study_report.py docs/study --take OUT OUT-RUSSIAN OUT-CODE # and of studies of other texts
 
+`documents.json.xz` has the bits of each test document under each run, by corpus: what intervals are computed from.
+--take writes it, and --check computes the intervals of results.json again.
+
 The report is of the first study. results.json has the rows and differences of all of them, each with its `corpus`,
 and the recipes of the other studies under `others`. In `results.md` each of these has a part with its own heading.
 
@@ -20,25 +23,31 @@ Plots are compared only where the version of matplotlib is the one that drew the
 """
 
 import argparse
+import json
+import lzma
 import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
 from bytequilt.config import UserError
-from bytequilt.files import read_text, write_json, write_text
+from bytequilt.files import read_json, read_text, write_bytes, write_json, write_text
 from bytequilt.study import lead, table
 from bytequilt.study.choices import progress
+from bytequilt.study.compare import SIZES
+from bytequilt.study.evidence import evidence
 from bytequilt.study.markdown import grid
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import REPORT, markdown, pictures
+from bytequilt.study.search import Run
 
 VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
+DOCUMENTS = "documents.json.xz"
 TRIES = (
     "The search for learning rates, as far as it has come: held-out bits per byte of the best try, with its rate and "
     "the multiple for tables, one seed and {share:g} of the budget each. It chooses rates; nobody is ahead by it."
@@ -64,12 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.check:
         complaints = [*stale(options.folder, files), *stale_pages(options.folder, results)]
+        complaints += wrong_intervals(options.folder, results)
         for complaint in complaints:
             print(complaint, file=sys.stderr)
         return 1 if complaints else 0
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.take:
         write_json(options.folder / table.JSON, results, indent=1)
+        write_documents(options.folder / DOCUMENTS, results, options.take)
         for path in options.folder.glob("*.svg"):
             path.unlink()
     for name, text in files.items():
@@ -98,11 +109,45 @@ def of_corpus(results: dict[str, Any], corpus: str | None = None) -> dict[str, A
     """The results of one study out of those that were joined: of the first, or of the one with this corpus."""
     if "others" not in results:
         return results
-    own = results if corpus is None else results | results["others"][corpus]
+    own = results if corpus in (None, results["study"]["corpus"]) else results | results["others"][corpus]
     corpus = own["study"]["corpus"]
     return own | {
         name: [line for line in results[name] if line["corpus"] == corpus] for name in ("rows", "differences")
     }
+
+
+def write_documents(path: Path, results: dict[str, Any], outs: Sequence[Path]) -> None:
+    """Write the sizes of the test documents, and their bits under each run, of all studies."""
+    corpora = {}
+    for corpus, out in zip(corpora_of(results), outs, strict=True):
+        if not (out / "documents" / SIZES).is_file():  # results from before bits were kept
+            continue
+        rows = [row for row in of_corpus(results, corpus)["rows"] if not row["search"]]
+        names = [Run.of(row).name for row in rows]
+        bits = {name: read_json(out / "documents" / f"{name}.json") for name in names}
+        corpora[corpus] = {"bytes": read_json(out / "documents" / SIZES), "bits": bits}
+    write_bytes(path, lzma.compress(json.dumps(corpora).encode(), preset=9))
+
+
+def corpora_of(results: dict[str, Any]) -> list[str]:
+    """The corpora of the studies, the first study first."""
+    return [results["study"]["corpus"], *results.get("others", {})]
+
+
+def wrong_intervals(folder: Path, results: dict[str, Any]) -> Iterator[str]:
+    """Studies whose intervals are not those that the published bits give. Older folders have no bits."""
+    path = folder / DOCUMENTS
+    corpora = json.loads(lzma.decompress(path.read_bytes())) if path.is_file() else {}
+    for corpus, documents in corpora.items():
+        own = of_corpus(results, corpus)
+        study = Study.model_validate(own["study"])
+        bits = documents["bits"]
+        again = evidence(
+            own["rows"], lambda row, bits=bits: bits[Run.of(row).name], documents["bytes"], study.counts, study.blts
+        )
+        published = [{name: line[name] for name in line if name != "corpus"} for line in own["differences"]]
+        if (published, own["fits"]) != (again["differences"], again["fits"]):
+            yield f"{folder / table.JSON}: the intervals of {corpus} are not those of {DOCUMENTS}"
 
 
 def stale(folder: Path, files: dict[str, str]) -> Iterator[str]:
@@ -196,14 +241,17 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
             values[-1] += "; ".join(against_best(other))
     done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
     what = (
-        f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, n-gram "
-        f"tables on both sides, 95 % intervals, verdicts by a rule written beforehand; {done} of {all_runs} runs done"
+        f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, some "
+        "of them with n-gram tables, 95 % intervals, verdicts by a rule written beforehand; "
+        f"{done} of {all_runs} runs done"
     )
+    if counts := lead.unreached(study, first):
+        what += f"; at {', '.join(counts)} models that only count n-grams need fewer bits than all of these"
     return f"| {name} | {what}, {link} | {'; '.join(values)} | `bytequilt compare evidence` |"
 
 
 def first_blt(study: Study) -> str:
-    return next(name for name, model in study.models.items() if model.patching)
+    return study.blts[0]
 
 
 def against_best(results: dict[str, Any]) -> list[str]:

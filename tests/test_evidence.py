@@ -10,10 +10,11 @@ COUNTS = {"ppmd": 7, "kn6": 9}  # bytes that they read
 FLOPS = {"S": 1e12, "M": 3e12, "L": 9e12}
 
 
-def made(rng, bpb, seeds, documents, seed_noise=0.01):
-    """Bits of documents under seeds of a model of that mean; documents are as hard for every model."""
+def made(rng, bpb, seeds, documents, seed_noise=0.01, of_seed=(0.0, 0.0, 0.0)):
+    """Bits of documents, by seed, under a model of that mean; documents are as hard for every model, and a seed moves
+    every model by `of_seed`."""
     own = rng.normal(0, 0.02, len(BYTES))
-    return np.stack([(bpb + documents + own + rng.normal(0, seed_noise)) * BYTES for _ in range(seeds)])
+    return {k: (bpb + documents + own + of_seed[k] + rng.normal(0, seed_noise)) * BYTES for k in range(seeds)}
 
 
 def rows_of(bits, parameters):
@@ -25,17 +26,18 @@ def rows_of(bits, parameters):
             "trained_bytes": COUNTS.get(m, 7),
         }
         for (m, s), seeds in bits.items()
-        for k, seed in enumerate(seeds)
+        for k, seed in seeds.items()
     ]
 
 
 @pytest.mark.parametrize("truth", [0.0, -0.03])
-def test_an_interval_holds_the_true_difference_as_often_as_it_says(truth):
+@pytest.mark.parametrize("common", [0.0, 0.02])
+def test_an_interval_holds_the_true_difference_as_often_as_it_says(truth, common):
     """That of the text's source and of all seeds: some 95 of 100 samples."""
     rng, hits = np.random.default_rng(1), 0
     for _ in range(200):
-        documents = rng.normal(0, 0.3, len(BYTES))
-        bits = {("a", "S"): made(rng, 2.0 + truth, 3, documents), ("b", "S"): made(rng, 2.0, 3, documents)}
+        documents, of_seed = rng.normal(0, 0.3, len(BYTES)), rng.normal(0, common, 3)
+        bits = {(m, "S"): made(rng, 2.0 + d, 3, documents, of_seed=of_seed) for m, d in (("a", truth), ("b", 0.0))}
         (line,) = differences(rows_of(bits, {"a": 10, "b": 20}), draws_of(bits, BYTES, count=500), ["a"])
         hits += line["low"] <= truth <= line["high"]
     assert 178 <= hits <= 200
@@ -47,6 +49,25 @@ def test_pairing_makes_intervals_narrow_where_documents_differ_in_the_same_way()
     bits = {(m, "S"): made(rng, 3.0, 3, documents, 0.001) for m in "ab"}
     (line,) = differences(rows_of(bits, {"a": 1, "b": 1.5}), draws_of(bits, BYTES), ["a"])
     assert line["high"] - line["low"] < 0.03 < 0.1 < np.ptp(np.percentile(draws_of(bits, BYTES)["a", "S"], [2.5, 97.5]))
+
+
+def test_what_a_seed_does_to_all_models_widens_no_interval_between_them():
+    def width(common):
+        rng = np.random.default_rng(7)
+        of_seed = np.array([-common, 0.0, common])
+        bits = {(m, "S"): made(rng, 2.0, 3, 0.0, of_seed=of_seed) for m in "abcd"}
+        draws = draws_of(bits, BYTES)
+        return np.ptp(np.percentile(draws["a", "S"] - draws["b", "S"], [2.5, 97.5]))
+
+    assert width(0.1) == pytest.approx(width(0.0), rel=0.05)
+
+
+@pytest.mark.parametrize("seeds", [{"a": (0, 1, 2), "b": (0, 1)}, {"a": (0, 1, 2), "b": (2,)}])
+def test_models_with_different_seeds_are_compared_too(seeds):
+    rng = np.random.default_rng(8)
+    bits = {(m, "S"): {k: own for k, own in made(rng, 2.0, 3, 0.0).items() if k in seeds[m]} for m in "ab"}
+    (line,) = differences(rows_of(bits, {"a": 1, "b": 2}), draws_of(bits, BYTES), ["a"])
+    assert line["low"] < line["difference"] < line["high"]
 
 
 def test_without_a_second_seed_anywhere_there_is_no_interval_and_nobody_is_ahead():
@@ -70,9 +91,9 @@ def test_ahead_is_who_beats_the_best_under_both_matchings():
     best = {line["matching"]: line["against"] for line in lines() if line["best"]}
     assert best == {"flops": "small", "parameters": "weak", "bytes": "ppmd"}  # kn6 has read another amount of text
     assert verdict(lines()) == "ahead"
-    bits["weak", "S"] -= 0.5 * BYTES  # now level with a
+    bits["weak", "S"] = {seed: own - 0.5 * BYTES for seed, own in bits["weak", "S"].items()}  # now level with a
     assert verdict(lines()) == "open"
-    bits["weak", "S"] -= 0.5 * BYTES
+    bits["weak", "S"] = {seed: own - 0.5 * BYTES for seed, own in bits["weak", "S"].items()}
     assert verdict(lines()) == "behind"
 
 

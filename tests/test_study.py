@@ -21,14 +21,14 @@ from bytequilt.config import BaselineConfig, recipe_path
 from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
 from bytequilt.model.flops import flops_per_byte
-from bytequilt.study.budget import count_batches, mean_flops, training_flops
+from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, training_flops
 from bytequilt.study.compare import compare, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
 from bytequilt.study.models import count_parameters, leak, sized, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
 from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
-from bytequilt.study.trial import Trial, entropy_cost
+from bytequilt.study.trial import Trial
 from bytequilt.train import loop, metrics
 from bytequilt.train.loop import Interrupted
 
@@ -557,6 +557,18 @@ def test_a_search_goes_on_at_a_larger_size_from_where_it_ended(texts):
     large = {Run("bpe", "L", 0, Rate(lr, 1.0)): bpb for lr, bpb in ((1e-2, 1.0), (1e-4, 2.0))}
     assert learning_rate(chosen, "bpe", (small | large).get, "S") == (1e-4, 1.0)
     assert learning_rate(chosen, "bpe", (small | large).get, "L") == (1e-2, 1.0)
+
+
+def test_a_search_at_a_larger_size_looks_into_a_second_valley(texts):
+    chosen = study(texts, sweep={"lr": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "again": ["L"]})
+    small = dict.fromkeys(range(1, 8), 2.0) | {5: 1.9, 6: 1.8, 7: 1.7}
+    large = {1: 2.0, 2: 1.5, 3: 1.6, 4: 1.7, 5: 1.8, 6: 1.7, 7: 1.6}
+    bpb = {Run("bpe", "S", 0, Rate(float(lr), 1.0)): value for lr, value in small.items()}
+    bpb |= {Run("bpe", "L", 0, Rate(float(lr), 1.0)): value for lr, value in large.items()}
+    assert learning_rate(chosen, "bpe", bpb.get, "S") == (7.0, 1.0)
+    asked, best = tries(chosen, "bpe", bpb.get, "L")
+    assert asked[0].rate == (7.0, 1.0)
+    assert best == Run("bpe", "L", 0, Rate(2.0, 1.0))
 
 
 def test_stages_come_one_after_another(texts):

@@ -5,15 +5,19 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bytequilt.config import UserError
+from bytequilt.files import write_json
 from bytequilt.study import choices, table
 from bytequilt.study.choices import progress, progress_table
 from bytequilt.study.corpus import Corpus
+from bytequilt.study.evidence import evidence
 from bytequilt.study.markdown import scaled
 from bytequilt.study.recipe import Study
 from bytequilt.study.report import PLOTS, markdown, pictures, write_report
+from bytequilt.study.search import Run
 from bytequilt.study.table import Spread, summary
 from bytequilt.view import curves
 
@@ -170,6 +174,9 @@ def test_results_come_back(tmp_path):
         "train_bytes": 45_000_000,
         "val_bytes": 900,
         "test_bytes": 5000,
+        "test_documents": 1,
+        "largest_test_document": 5000,
+        "entropy_seconds_per_byte": None,
     }
     assert not list(tmp_path.glob("*partial*"))
 
@@ -323,8 +330,9 @@ def test_a_report_leads_with_the_difference_to_the_best_baseline_and_what_follow
         first < text.index("| size | model") < text.index("difference-to-the-best.svg") < text.index("## What follows")
     )
     value = "-0.020 (-0.030 to -0.010) merged"
-    assert cells(text)["S"][0] == ["quilt", "2 and 2", value, value, "", "ahead"]
-    assert cells(text)["L"][0] == ["quilt", "2 and 2", value, "", "+0.300 (+0.200 to +0.400) ppmd", "open"]
+    sizes = "123 k and 123 k"
+    assert cells(text)["S"][0] == ["quilt", "2 and 2", "3", value, value, "", sizes, "ahead"]
+    assert cells(text)["L"][0] == ["quilt", "2 and 2", "3", value, "", "+0.300 (+0.200 to +0.400) ppmd", sizes, "open"]
     assert "**Ahead**" in text
     assert "quilt at S." in text
     assert "**Counting is not beaten** on as much text: ppmd beside quilt at L" in text
@@ -498,6 +506,25 @@ def test_studies_of_other_texts_are_joined_and_told_apart(tmp_path, capsys):
     assert script.main([str(folder), "--check"]) == 0
     assert script.main([str(folder), "--take", str(tmp_path / "out"), str(tmp_path / "out")]) == 2
     assert "two studies to publish have the corpus english" in capsys.readouterr().err
+
+
+def test_published_bits_are_what_intervals_are_computed_from(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    random, out, folder = np.random.default_rng(0), tmp_path / "out", tmp_path / "docs" / "mine"
+    rows = [row(model, "S", 2.0, seed=seed, corpus="english") for model in ("quilt", "merged") for seed in (0, 1)]
+    bits = {Run.of(own).name: random.normal(20.0, 1.0, 9).tolist() for own in rows}
+    for name, own in (bits | {"bytes": list(range(10, 19))}).items():
+        write_json(out / "documents" / f"{name}.json", own)
+    given = study()
+    known = evidence(rows, lambda own: bits[Run.of(own).name], range(10, 19), given.counts, given.blts)
+    table.write(given, rows, out, "a box", corpus(out), (), known)
+    assert script.main([str(folder), "--take", str(out)]) == 0
+    assert script.main([str(folder), "--check"]) == 0
+    results = table.read(folder)
+    results["differences"][0]["low"] -= 0.001
+    write_json(folder / "results.json", results, indent=1)
+    assert script.main([str(folder), "--check"]) == 1
+    assert "the intervals of english are not those of documents.json.xz" in capsys.readouterr().err
 
 
 def test_plots_of_another_matplotlib_are_taken_as_they_are(tmp_path):

@@ -13,13 +13,30 @@ from ..baselines.baseline import Baseline
 from ..config import TrainConfig, UserError
 from ..data.batches import Batch
 from ..lm import LM
+from ..model.flops import entropy_flops
 from ..train.device import uses_bf16
 from ..train.loop import Task, step
 from ..train.optim import optimizers_of
+from .recipe import Study
 
 GRAIN = 32  # lengths of contexts are rounded up to a multiple of this many bytes when FLOPs are counted
 WARMUP, TIMED = 3, 10  # untimed and timed steps of a speed measurement
 PILOT = 64  # number of batches from which the mean size of patches or tokens is measured
+
+
+def entropy_ids(study: Study) -> int:
+    """Number of ids, nearly all of them bytes, that the study's entropy model is trained on."""
+    config = study.entropy_train
+    assert config is not None
+    return config.steps * config.accumulate * config.rows * config.row_bytes
+
+
+def entropy_cost(study: Study) -> float:
+    """FLOPs of training the study's entropy model: three forward passes over all of its rows."""
+    config, shape = study.entropy_train, study.entropy
+    assert config is not None
+    assert shape is not None
+    return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * entropy_ids(study)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,11 @@ def corpus(about: Row, rows: Sequence[Row]) -> str:
     scored = max((row["test_bytes"] for row in rows if not row["search"]), default=0)
     sizes = [scaled(about[part], "B") for part in ("train_bytes", "val_bytes", "test_bytes")]
     columns = ["split", "training text", "held-out text", "test text", "of it scored", "also in the training text"]
-    return grid(columns, [[f"`{about['split']}`", *sizes, scaled(scored, "B"), f"{about['overlap']:.2%}"]])
+    cells = [f"`{about['split']}`", *sizes, scaled(scored, "B"), f"{about['overlap']:.2%}"]
+    if "test_documents" in about:
+        columns += ["test documents", "share of the largest"]
+        cells += [f"{about['test_documents']:,}", f"{about['largest_test_document'] / about['test_bytes']:.1%}"]
+    return grid(columns, [cells])
 
 
 def networks(study: Study, rows: Sequence[Row]) -> str:
@@ -63,8 +67,8 @@ def search(study: Study, rows: Sequence[Row]) -> str | None:
     return grid(["model", "size", "multiple", *(f"{lr:g}" for lr in grid_lr)], lines, left=2) if lines else None
 
 
-def checks(rows: Sequence[Row], machine: str) -> str:
-    """Results of the leak test, use of budgets, and the machine."""
+def checks(rows: Sequence[Row], machine: str, entropy_seconds_per_byte: float | None = None) -> str:
+    """Results of the leak test, use of budgets, time of entropies, and the machine."""
     shares = [row[SPENT[unit]] / limit for row in rows for unit, limit in row["budget"].items()]
     lines = {
         "most that a logit moved in the leak test": f"{max(row['leak'] for row in rows):.2g}",
@@ -72,6 +76,8 @@ def checks(rows: Sequence[Row], machine: str) -> str:
         "threads": ", ".join(map(str, sorted({row["threads"] for row in rows}))),
         "machine": machine,
     }
+    if entropy_seconds_per_byte:
+        lines["computing entropies"] = f"{entropy_seconds_per_byte * 1e6:.1f} µs per byte, contained in the seconds"
     return grid(["check", "result"], ([name, value] for name, value in lines.items()), left=2)
 
 

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..config import UserError
-from ..files import read_json
+from ..files import read_json, write_json
 from .corpus import Corpus, prepared
 from .counting import countings
-from .evidence import differences, draws_of, fits, groups
+from .evidence import evidence
 from .finetune import fine_tunings
 from .jobs import Job, Results, done, results_in, run_all
 from .models import check_inputs
@@ -18,6 +16,8 @@ from .recipe import Study
 from .report import write_report
 from .search import Run
 from .trial import spread, trials
+
+SIZES = "bytes.json"  # sizes of the test documents, beside the files with their bits
 
 
 def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, Any]:
@@ -30,20 +30,27 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
     if not report_only:
         train(study, folder, corpus)
     rows, finetuned = results_of(study, folder, corpus)
+    rows = [row | _entropy_seconds(study, row, corpus) for row in rows]
     return write_report(study, rows, folder, corpus, finetuned, evidence_of(study, rows, folder, corpus))
+
+
+def _entropy_seconds(study: Study, row: dict[str, Any], corpus: Corpus) -> dict[str, float]:
+    """Seconds in which the entropies of the text of a run are computed, for models that need them. All runs share these
+    entropies, but a single run would have to compute them."""
+    model, per_byte = study.models.get(row["model"]), corpus.entropy_seconds()
+    needs = model is not None and model.needs_entropy and per_byte is not None
+    return {"entropy_seconds": row["trained_bytes"] * per_byte} if needs else {}
 
 
 def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corpus: Corpus) -> dict[str, Any]:
     """Differences between models, and slopes over budgets, with confidence intervals, from the bits of each test
     document."""
-    bits = {}
-    for key, own in groups(rows).items():
-        files = [folder / "documents" / f"{Run.of(row).name}.json" for row in own]
-        bits[key] = np.array([read_json(file) for file in files])
-    sizes_D = np.array([len(text) for text in spread(corpus.test, study.test_bytes)], dtype=float)
-    draws = draws_of(bits, sizes_D, study.counts)
-    blts = [name for name, model in study.models.items() if model.patching]
-    return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
+    documents = folder / "documents"
+    sizes = [len(text) for text in spread(corpus.test, study.test_bytes)]
+    write_json(documents / SIZES, sizes)
+    return evidence(
+        rows, lambda row: read_json(documents / f"{Run.of(row).name}.json"), sizes, study.counts, study.blts
+    )
 
 
 def train(study: Study, folder: Path, corpus: Corpus, wait: float = 5.0) -> None:

@@ -1,9 +1,13 @@
 """The corpus that all models of a study share: one split, one entropy model, one set of shards."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from ..config import RuleConfig
 from ..data.prepare import ingest, score
 from ..data.shards import documents_in, held_out, sample_documents
 from ..data.sources import documents
@@ -12,11 +16,12 @@ from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
 from ..train.run import entropy_stage
 from ..view.progress import console, progress
-from .jobs import keep_recipe
+from .jobs import cached, keep_recipe
 from .recipe import Contender, Study
 
 LINE = 60  # lines of at least this many bytes are unlikely to occur twice by chance
 SAMPLE = 2_000_000  # bytes of a sample on which token sizes are measured
+TIMED = 300_000  # bytes of a sample on which the speed of the entropy model is measured
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,20 @@ class Corpus:
     def sample(self, size: int = SAMPLE) -> list[bytes]:
         """Training documents, evenly spread, of about `size` bytes in total."""
         return sample_documents(self.folder / "train", size)
+
+    def entropy_seconds(self) -> float | None:
+        """Processor seconds of a thread per byte of text whose entropies are computed, measured once; None without an
+        entropy model."""
+        if self.entropy is None or self.scored is None:
+            return None
+        return cached(self.scored.parent / "entropy-seconds.json", lambda: {"per_byte": self._timed()})["per_byte"]
+
+    def _timed(self) -> float:
+        patcher, texts = Patcher(RuleConfig(kind="entropy", threshold=0.0), self.entropy), self.sample(TIMED)
+        patcher.entropies(texts[:1])
+        begun = time.process_time()
+        patcher.entropies(texts)
+        return (time.process_time() - begun) / torch.get_num_threads() / sum(map(len, texts))
 
 
 def prepared(study: Study, folder: Path) -> Corpus:

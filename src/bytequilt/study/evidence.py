@@ -2,11 +2,12 @@
 
 Documents are resampled (paired bootstrap): every model is scored on the same resampled documents. Two or three seeds
 are too few for resampling; intervals would be too narrow. So noise between seeds is drawn from Student's
-t-distribution. Its variance is pooled over all models of a size, and its degrees of freedom are the number of seeds
-minus the number of models.
+t-distribution. Seeds are paired as well: a seed fixes the order of the text for all models, so it moves all of them
+together. What a seed does to all models of a size cancels in their differences; what remains is the noise of a single
+run, whose variance is pooled over the models of a size (two-way analysis of variance).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -19,10 +20,24 @@ POINTS = 3  # number of sizes that a fit needs
 
 ModelSize = tuple[str, str]
 """(model, size)."""
-Bits = Mapping[ModelSize, np.ndarray]
-"""Bits of each test document under each seed of a model: (seeds, documents)."""
+Bits = Mapping[ModelSize, Mapping[int, np.ndarray]]
+"""Bits of each test document (documents,) under a model, by seed."""
 Draws = dict[ModelSize, np.ndarray]
 """Bits per byte of a model at one size, in each bootstrap draw."""
+
+
+def evidence(
+    rows: Sequence[Mapping[str, Any]],
+    bits_of: Callable[[Mapping[str, Any]], Sequence[float]],
+    sizes: Sequence[int],
+    exact: Iterable[str],
+    blts: Sequence[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """The `differences` and `fits` of a study's rows. `bits_of` gives the bits of each test document under the run of a
+    row, and `sizes` are the bytes of these documents."""
+    bits = {key: {row["seed"]: np.array(bits_of(row)) for row in own} for key, own in groups(rows).items()}
+    draws = draws_of(bits, np.array(sizes, dtype=float), exact)
+    return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
 
 
 def groups(rows: Iterable[Mapping[str, Any]]) -> dict[ModelSize, list[Mapping[str, Any]]]:
@@ -43,17 +58,55 @@ def draws_of(bits: Bits, bytes_D: np.ndarray, exact: Iterable[str] = (), count: 
     weights_RD = rng.multinomial(documents, np.full(documents, 1 / documents), count).astype(float)
     text_R, draws = weights_RD @ bytes_D, Draws()
     for size in dict.fromkeys(size for _, size in bits):
-        of_size = {key: seeds for key, seeds in bits.items() if key[1] == size}
-        trained = [seeds.sum(1) / bytes_D.sum() for (model, _), seeds in of_size.items() if model not in exact]
-        freedom = sum(len(bpb) - 1 for bpb in trained)
-        if not freedom:
+        of_size = {model: seeds for (model, at), seeds in bits.items() if at == size}
+        trained = {model: seeds for model, seeds in of_size.items() if model not in exact}
+        bpb = {model: {k: own_D.sum() / bytes_D.sum() for k, own_D in own.items()} for model, own in trained.items()}
+        noise = _seed_noise(bpb, rng, count)
+        if noise is None:
             continue
-        deviation = (sum(((bpb - bpb.mean()) ** 2).sum() for bpb in trained) / freedom) ** 0.5
-        deviation_R = deviation / np.sqrt(rng.chisquare(freedom, count) / freedom)
-        for key, seeds in of_size.items():
-            noise_R = 0.0 if key[0] in exact else deviation_R * rng.standard_normal(count) / len(seeds) ** 0.5
-            draws[key] = weights_RD @ seeds.mean(0) / text_R + noise_R
+        for model, seeds in of_size.items():
+            draws[model, size] = weights_RD @ np.mean(list(seeds.values()), 0) / text_R + noise.get(model, 0.0)
     return draws
+
+
+def _seed_noise(
+    bpb: Mapping[str, Mapping[int, float]], rng: np.random.Generator, count: int
+) -> dict[str, np.ndarray] | None:
+    """Draws of the noise that seeds add to the mean of each model of one size, from its bits per byte by seed. None if
+    no model has two seeds.
+
+    The model is: bits per byte = a number for the model + a number for the seed + noise of the run. If there are too
+    few runs for that, the number for the seed is left out.
+    """
+    runs = [(model, seed, value) for model, own in bpb.items() for seed, value in own.items()]
+    seeds = sorted({seed for _, seed, _ in runs})
+    is_model = np.array([[model == name for name in bpb] for model, _, _ in runs], dtype=float)
+    is_seed = np.array([[seed == number for number in seeds] for _, seed, _ in runs], dtype=float)
+    for design in (np.hstack([is_model, is_seed]), is_model):
+        if freedom := len(runs) - int(np.linalg.matrix_rank(design)):
+            break
+    else:
+        return None
+    values = np.array([value for _, _, value in runs])
+    numbers = np.linalg.lstsq(design, values)[0]
+    of_run_R = _deviations(values - design @ numbers, freedom, rng, count)
+    of_seed = numbers[len(bpb) :] - numbers[len(bpb) :].mean() if design is not is_model else np.zeros(0)
+    of_seed_RK = np.zeros((count, len(seeds)))
+    if len(of_seed) > 1:
+        of_seed_RK = _deviations(of_seed, len(seeds) - 1, rng, count)[:, None] * rng.standard_normal(
+            (count, len(seeds))
+        )
+    return {
+        model: of_seed_RK[:, [seeds.index(seed) for seed in own]].mean(1)
+        + of_run_R * rng.standard_normal(count) / len(own) ** 0.5
+        for model, own in bpb.items()
+    }
+
+
+def _deviations(residuals: np.ndarray, freedom: int, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draws of a standard deviation, given residuals with this number of degrees of freedom. A normal number times such
+    a draw is distributed like Student's t."""
+    return ((residuals**2).sum() / rng.chisquare(freedom, count)) ** 0.5
 
 
 def interval(values_R: np.ndarray) -> dict[str, float]:

@@ -1,24 +1,29 @@
 """The sections of a report on verdicts: each BLT against the best baseline, by size and matching, with intervals; and
 what follows for a user. Every sentence is built from the results."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from .budget import entropy_cost, entropy_ids
 from .choices import Progress
-from .evidence import verdict
+from .evidence import ALIKE, verdict
 from .markdown import grid, scaled
+from .models import LEARN
 from .recipe import Study
 from .table import summary
 
 PLOT = "difference-to-the-best.svg"
-RULE = """\
-Bits per byte above the best baseline, in brackets the 95 % interval: below zero the BLT is better. **ahead**: the
-intervals lie below zero under both matchings, equal training FLOPs, and of those models the ones of equal total
-parameters, too. **behind**: under either matching the interval lies above zero. **open**: neither. "so far": runs of
-that size are missing, and a baseline among them could be better than the best of those that are done. Baselines are all
-models that are no BLT. Models that only count have read the same text, and are no part of the rule. Intervals are of
-documents, drawn again in pairs, and of seeds, whose variance is pooled over the models of a size. Each row stands for
-itself: of twenty comparisons without any difference, one is expected to look like one."""
+RULE = f"""\
+Bits per byte above the best baseline, with the 95 % interval in brackets: below zero the BLT is better. Baselines are
+all trained models except BLTs; `baselines` is the number of them that are done at that size. **ahead**: the interval
+lies below zero against the best of all baselines, and also against the best of those with the same number of
+parameters (within {ALIKE * 100:g} %). **behind**: one of these two intervals lies above zero. **open**: neither. "so
+far": runs of that size are missing, and a missing baseline could be better. Models that only count have read the same
+text; the rule does not use them. Intervals come from resampling the test documents and from the spread between seeds.
+They do not contain what another entropy model, another vocabulary, another search for learning rates or other sources
+of text would change. Rows are not corrected for their number: without any true difference, up to 2.5 % of them would be
+called ahead, and up to 5 % behind."""
 NO_RUNS = "No run with a full budget is done: only learning rates have been tried. Nobody is called ahead."
 NO_INTERVALS = "No difference below has an interval: no model of a size has a second seed. Nobody is called ahead."
 ONE_SIDED = (
@@ -27,7 +32,7 @@ ONE_SIDED = (
 )
 ADVICE = {
     "ahead": "Take it where bits per byte count. {models}.",
-    "open": "Bits per byte give no reason for or against it: take what is simpler or faster to you. {models}.",
+    "open": "Bits per byte give no reason for or against it: decide by seconds, FLOPs and other needs. {models}.",
     "behind": "Take the baseline, unless something else speaks for a BLT. {models}.",
 }
 KINDS = {
@@ -38,9 +43,13 @@ KINDS = {
 }
 ELSE = """\
 What else speaks for a BLT is not in this table: it needs no tokenizer, reads any bytes, and its units can be made
-longer without a larger output head. Against it speaks that it has more parts: patches, tables, mostly an entropy
-model."""
-MATCHINGS = {"flops": "at equal FLOPs", "parameters": "and equal parameters", "bytes": "beside counts on the same text"}
+longer without a larger output head. Against it speaks that it has more parts: patches, tables and, for most rules, an
+entropy model."""
+MATCHINGS = {
+    "flops": "at equal FLOPs",
+    "parameters": "at equal FLOPs and parameters",
+    "bytes": "beside counts on the same text",
+}
 
 
 def with_interval(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -79,13 +88,25 @@ def markdown(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progr
 
 def table(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress]) -> str:
     """A table with a line for each BLT and size, and a column for each matching."""
-    lines, rows = with_interval(results), []
+    lines, rows, quantities = with_interval(results), [], summary(results["rows"])
     for (size, model), said in verdicts(study, results).items():
         own = {line["matching"]: line for line in lines if (line["size"], line["model"]) == (size, model)}
         seeds = " and ".join(map(str, own["flops"]["seeds"])) if "flops" in own else ""
+        rivals = [name for name, at in quantities if at == size and name in study.models and name not in study.blts]
         cells = [_difference(own[matching]) if matching in own else "" for matching in MATCHINGS]
-        rows.append([size, model, seeds, *cells, said + (", so far" if sizes[size].missing else "")])
-    return grid(["size", "model", "seeds", *MATCHINGS.values(), "by the rule"], rows, left=7)
+        cells += [_parameters(own["flops"], results["rows"]) if "flops" in own else ""]
+        rows.append([size, model, seeds, f"{len(rivals)}", *cells, said + (", so far" if sizes[size].missing else "")])
+    columns = ["size", "model", "seeds", "baselines", *MATCHINGS.values(), "parameters", "by the rule"]
+    return grid(columns, rows, left=len(columns))
+
+
+def _parameters(line: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Parameters of the BLT and of the best baseline."""
+    own, other = (
+        next(row["parameters"] for row in rows if (row["model"], row["size"]) == (line[name], line["size"]))
+        for name in ("model", "against")
+    )
+    return f"{scaled(own)} and {scaled(other)}"
 
 
 def _difference(line: Mapping[str, Any]) -> str:
@@ -96,9 +117,9 @@ def slopes(results: Mapping[str, Any]) -> list[str]:
     """The section on slopes and their differences; an empty list if there are no fits."""
     if not results.get("fits"):
         return []
-    said = (
-        "Slopes b of ln bpb = a - b ln C over the sizes trained; a difference whose interval holds zero says nothing."
-    )
+    budgets, done = len(results["study"]["budgets"]), max(len(line["sizes"]) for line in results["fits"])
+    said = "Slopes b of ln bpb = a - b ln C over the sizes trained. An interval that contains zero shows no difference."
+    said += f" Provisional: {done} of {budgets} sizes." if done < budgets else ""
     rows = []
     for line in results["fits"]:
         models_and_sizes = [line["model"], line["against"] or "", ", ".join(line["sizes"])]
@@ -117,24 +138,63 @@ def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
         models = [f"{model} at {size}" for (size, model), own in all_verdicts.items() if own == outcome]
         if models:
             points.append(f"- **{outcome.capitalize()}**: {text.format(models=', '.join(models))}")
-    points += _counts(results) + _costs(study, results)
-    return ["## What follows for a user", "\n".join(points), _range(results), ELSE]
+    points += _equivalents(results) + _counts(study, results) + _costs(study, results) + _uncharged(study, results)
+    return ["## What follows for a user", "\n".join(points), _range(study, results), ELSE]
 
 
-def _counts(results: Mapping[str, Any]) -> list[str]:
-    """A line naming the trained models that are not shown to be better than an n-gram model (or PPMd); possibly
-    none."""
-    lines = [line for line in with_interval(results) if line["matching"] == "bytes" and line["high"] > 0]
-    if not lines:
+def _equivalents(results: Mapping[str, Any]) -> list[str]:
+    """A line with the intervals as changes of training compute, by the slope of each BLT; possibly none."""
+    slope = {line["model"]: line["slope"] for line in results.get("fits", []) if not line["against"]}
+    quantities, said = summary(results["rows"]), []
+    for line in with_interval(results):
+        if line["matching"] == "flops" and slope.get(line["model"], 0) > 0:
+            scale = slope[line["model"]] * quantities[line["model"], line["size"]]["test_bpb"].mean
+            low, high = (math.expm1(line[end] / scale) for end in ("low", "high"))
+            said.append(f"{low:+.0%} to {high:+.0%} ({line['model']} at {line['size']})")
+    if not said:
         return []
-    places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
-    return [f"- **Counting is not beaten** on as much text: {places}. It needs no training at all."]
+    return [
+        "- **As training compute**, by the slope of the BLT: it would need the budget changed by this much to be level "
+        f"with the best baseline: {', '.join(said)}. A difference inside such an interval cannot be seen here."
+    ]
+
+
+def _counts(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """Lines naming the trained models that are not shown to be better than an n-gram model (or PPMd) on as much text,
+    and the counting models that no trained model reaches; possibly none."""
+    said, lines = [], [line for line in with_interval(results) if line["matching"] == "bytes" and line["high"] > 0]
+    if lines:
+        places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
+        said.append(
+            f"- **Counting is not beaten** on as much text: {places}. It reads the text once, without gradients."
+        )
+    if counts := unreached(study, results):
+        places = "; ".join(f"{', '.join(models)} at {size}" for size, models in counts.items())
+        said.append(
+            f"- **Fewer bits than every trained model** of their size need these counts: {places}. So these results do "
+            "not show what patches are worth in a well-trained model."
+        )
+    return said
+
+
+def unreached(study: Study, results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By size, the counting models that need fewer bits per byte than every trained model."""
+    bpb, counts = {key: spreads["test_bpb"].mean for key, spreads in summary(results["rows"]).items()}, {}
+    for size in study.budgets:
+        trained = [value for (model, at), value in bpb.items() if at == size and model in study.models]
+        below = [model for model in study.counts if trained and bpb.get((model, size), math.inf) < min(trained)]
+        counts |= {size: below} if below else {}
+    return counts
 
 
 def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
     """Seconds and FLOPs of each BLT as multiples of the best baseline's, at equal training FLOPs."""
     quantities, points = summary(results["rows"]), []
-    for field, words in {"seconds": "Seconds of training", "inference_flops": "FLOPs per byte of inference"}.items():
+    entropies = ", entropies of the text included" if results["corpus"].get("entropy_seconds_per_byte") else ""
+    for field, words in {
+        "seconds": f"Seconds of training{entropies}",
+        "inference_flops": "FLOPs per byte of inference",
+    }.items():
         ratios = []
         for line in with_interval(results):
             if line["matching"] == "flops":
@@ -144,14 +204,33 @@ def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
     return points
 
 
-def _range(results: Mapping[str, Any]) -> str:
+def _uncharged(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """A line on the training of the entropy model, which is in no budget of these BLTs; possibly none."""
+    quantities, said = summary(results["rows"]), []
+    for line in with_interval(results):
+        model = study.models[line["model"]]
+        if line["matching"] == "flops" and model.needs_entropy and not model.charge_entropy:
+            own, other = (quantities[line[name], line["size"]]["train_flops"].mean for name in ("model", "against"))
+            said.append(f"{(own + entropy_cost(study)) / other:.2f} ({line['model']} at {line['size']})")
+    if not said or not study.entropy_train:
+        return []
+    return [
+        f"- **The entropy model** is trained once, on {scaled(entropy_ids(study), 'B')} of text with "
+        f"{scaled(entropy_cost(study), 'FLOPs')}, which no budget contains. With it, training FLOPs as multiples of "
+        f"the best baseline's: {', '.join(said)}."
+    ]
+
+
+def _range(study: Study, results: Mapping[str, Any]) -> str:
     """The range of model sizes, text amounts and text kinds for which the advice is valid."""
     rows = [row for row in results["rows"] if not row["search"] and row["train_flops"]]
     parameters, text = ([row[field] for row in rows] for field in ("parameters", "trained_bytes"))
     sizes = " to ".join(dict.fromkeys(scaled(end(parameters)) for end in (min, max)))
     amounts = " to ".join(dict.fromkeys(scaled(end(text), "B") for end in (min, max)))
     kind = KINDS[rows[0]["corpus"]]
+    learnt = any(model.vocabulary and not model.tokenizer for model in study.models.values())
+    besides = f" Vocabularies are learnt on up to {scaled(LEARN, 'B')} of it." if learnt else ""
     return (
-        f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}. Of larger models, more text or "
-        "other text it says nothing."
+        f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}.{besides} Of larger models, more "
+        "text or other text it says nothing."
     )

@@ -215,6 +215,11 @@ class Study(Config):
                 raise ValueError(f"[finetune] names seed {missing[0]}, which size {tuned.size} is not trained with")
         return self
 
+    @property
+    def blts(self) -> list[str]:
+        """The models with patches; all others are baselines."""
+        return [name for name, model in self.models.items() if model.patching]
+
     def sizes(self, name: str) -> tuple[str, ...]:
         """The trained sizes of a model, smallest first."""
         return self.models[name].sizes or tuple(s for s in self.budgets if s in self.ladders[self.models[name].ladder])

@@ -42,23 +42,27 @@ PREAMBLE = f"""\
 - **FLOPs**: a multiply-add is two. Counted are matrix products, and attention over the keys that a query may see.
   Embeddings, hash look-ups, norms, activations and softmax count nothing. Training is three forward passes, and for a
   BLT by entropy one of the entropy model, which prepares the training text. The training of the entropy model itself
-  is not counted: every size and seed uses it. The output head is counted; figures without it stand beside.
+  is not counted: all sizes and seeds use the same one; the advice states its cost. Learning a vocabulary counts
+  nothing. The output head is counted; figures without it stand beside.
 - **FLOPs a byte** are of inference: a forward pass, per byte of text, entropy model included.
 - **A unit** is a patch or a token, in its mean size on the training text.
 - **Seconds** are of training: on a CPU processor seconds of a thread, which other work on the machine hardly moves.
+  Where the checks give a time for entropies, it is contained. For counting models they are of counting and of scoring
+  the test text.
 - **Parameters** are given after layers x width, in brackets those of look-up tables (embeddings, hashed n-grams). A
   BLT is given as encoder, latent transformer and decoder; its parameters are without the entropy model.
 - **Learning rates** are searched on part of a budget, by held-out bits per byte: at the smallest size of a model from
-  the middle of the grid to the best neighbour, until none is better; where a larger size is searched, too, from where
-  the size below ended. Other sizes have the rates of the next smaller one. `multiple` is the rate of embeddings and
-  hash tables over that of all else. The best try is bold.
+  the middle of the grid to the best neighbour, until none is better. If a larger size is searched too, a second search
+  starts from the best rates of the smaller size, and the better end counts. Other sizes have the rates of the next
+  smaller one. `multiple` is the rate of embeddings and hash tables over that of all else. The best try is bold.
 - **The leak test** comes before each training: a later byte or token is changed, and no earlier logit may move by more
   than {TOLERANCE:g}.
-- **Letters and numbers**: all models learn from the same generated questions, each once. They are then asked about
-  words and numbers that no example had (`held out`), and about longer ones than any example had (`longer`). The
-  constant answer is the most frequent one.
 - **The recipe** is given without its ladders, which are in [results.json](results.json), and without what has its
   default. `row_bytes` counts ids, of bytes or of tokens."""
+LETTERS = """\
+All models learn from the same generated questions, each once. They are then asked about words and numbers that no
+example had (`held out`), and about longer ones than any example had (`longer`). The constant answer is the most
+frequent one."""
 PARTS = {"held_out": "held out", "longer": "longer"}
 
 
@@ -109,7 +113,7 @@ def markdown(results: Row) -> str:
         "Networks": choices.networks(study, rows),
         "Learning rates": choices.rates(study, rows),
         "Search for learning rates": choices.search(study, rows),
-        "Checks": choices.checks(rows, results["machine"]),
+        "Checks": choices.checks(rows, results["machine"], results["corpus"].get("entropy_seconds_per_byte")),
     }
     sizes = choices.progress(study, rows)
     parts = ["# Comparison at equal budgets", *lead.markdown(study, results, sizes)]
@@ -168,7 +172,7 @@ def _finetuned(results: Sequence[Row]) -> list[str]:
         [r["model"], r["size"], str(r["seed"]), f"{r['lr']:g}", scaled(r["points"][-1]["train_flops"])] for r in results
     ]
     picture = f"![Accuracy against examples]({ANSWERS})"
-    return [picture, _accuracies(results), grid(columns, lines), _answers(results)]
+    return [LETTERS, picture, _accuracies(results), grid(columns, lines), _answers(results)]
 
 
 def _accuracies(results: Sequence[Row]) -> str:

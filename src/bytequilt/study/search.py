@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Self
 
@@ -49,34 +49,44 @@ def tries(study: Study, model: str, bpb: HeldOutBPB, size: str | None = None) ->
     """The tries of a model's learning-rate search known so far, and the best one if the search has ended, otherwise
     None.
 
-    The search starts in the middle of the grid or, at a larger size, at the best rates of the size below. It moves to
-    the best neighbouring rates until no neighbour is better. There are no tries if the rate is given or taken from
-    another model.
+    The search starts in the middle of the grid and moves to the best neighbouring rates until no neighbour is better.
+    At a larger size it starts from the best rates of the size below as well, because there may be two valleys; the
+    better end counts. There are no tries if the rate is given or taken from another model.
     """
     searched = study.searched_sizes(model)
     size = size or study.sizes(model)[0]
     if study.sweep is None or size not in searched:
         return [], None
-    neighbours = _neighbours(study.sweep)
-    known_tries: list[Run] = []
-    centre = study.sweep.middle
+    starts = [study.sweep.middle]
     if index := searched.index(size):
         _, below = tries(study, model, bpb, searched[index - 1])
         if below is None or below.rate is None:
             return [], None
-        centre = below.rate
+        starts.insert(0, below.rate)
+    known_tries, ends = list[Run](), list[Run | None]()
+    for start in starts:
+        walked, end = _walk(study.sweep, Run(model, size, study.budgets[size].seeds[0], start), bpb)
+        known_tries += [run for run in walked if run not in known_tries]
+        ends.append(end)
+    reached = [end for end in ends if end is not None]
+    return known_tries, min(reached, key=bpb) if len(reached) == len(ends) else None
+
+
+def _walk(sweep: Sweep, start: Run, bpb: HeldOutBPB) -> tuple[list[Run], Run | None]:
+    """The tries of one search known so far, in their order, and its end; None while a try is missing."""
+    neighbours, centre, walked = _neighbours(sweep), start, list[Run]()
     while True:
-        around = {rate: Run(model, size, study.budgets[size].seeds[0], rate) for rate in (centre, *neighbours[centre])}
-        known_tries += [run for run in around.values() if run not in known_tries]
-        reached = {rate: value for rate, run in around.items() if (value := bpb(run)) is not None}
+        around = [centre, *(replace(start, rate=rate) for rate in neighbours[centre.rate])]
+        walked += [run for run in around if run not in walked]
+        reached = {run: value for run in around if (value := bpb(run)) is not None}
         if len(reached) < len(around):
-            return known_tries, None
-        if (best := min(reached, key=lambda rate: reached[rate])) == centre:
-            return known_tries, around[centre]
+            return walked, None
+        if (best := min(reached, key=lambda run: reached[run])) == centre:
+            return walked, centre
         centre = best
 
 
-def _neighbours(sweep: Sweep) -> dict[Rate, list[Rate]]:
+def _neighbours(sweep: Sweep) -> dict[Rate | None, list[Rate]]:
     grid = {
         (i, j): Rate(lr, factor)
         for (i, lr), (j, factor) in product(enumerate(sorted(sweep.lr)), enumerate(sorted(sweep.hash_lr_factor)))

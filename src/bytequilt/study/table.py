@@ -27,12 +27,13 @@ QUANTITIES: dict[str, Callable[[Row], float]] = {
     "inference_flops": lambda row: row["flops_per_byte"]["total"],
     "inference_flops_without_head": lambda row: row["flops_per_byte"]["total"] - row["flops_per_byte"]["head"],
     "entropy_flops": lambda row: row["flops_per_byte"].get("entropy", 0.0),
-    "seconds": lambda row: row["seconds"],
+    "seconds": lambda row: row["seconds"] + row.get("entropy_seconds", 0.0),
     "trained_bytes": lambda row: row["trained_bytes"],
     "unit_bytes": lambda row: row["unit_bytes"],
 }
 """Compared quantities, computed from a row. Training FLOPs are those of a whole run. Inference FLOPs are per byte of
-text and include the entropy model, which is also given separately. A unit is a patch or a token."""
+text and include the entropy model, which is also given separately. Seconds include the computation of entropies, except
+in older results. A unit is a patch or a token."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def write(
     """
     facts = {"split": corpus.split, "overlap": corpus.overlap, "train_bytes": corpus.train_bytes}
     facts |= {"val_bytes": sum(map(len, corpus.val)), "test_bytes": sum(map(len, corpus.test))}
+    facts |= {"test_documents": len(corpus.test), "largest_test_document": max(map(len, corpus.test))}
+    facts |= {"entropy_seconds_per_byte": corpus.entropy_seconds()}
     results = {"format": FORMAT, "machine": machine, "corpus": facts, "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
     results |= evidence or {"differences": [], "fits": []}

@@ -15,13 +15,12 @@ from ..files import write_json
 from ..infer.score import Score
 from ..info import count_parameters
 from ..lm import LM
-from ..model.flops import entropy_flops
 from ..train import metrics
 from ..train.columns import tables_of
 from ..train.device import device_of
 from ..train.loop import Diverged, Progress, fit
 from ..train.tasks import LanguageTask
-from .budget import Budget, mean_flops
+from .budget import Budget, entropy_cost, mean_flops
 from .corpus import Corpus
 from .jobs import Results, cached
 from .models import leak, untrained
@@ -172,15 +171,6 @@ def _costs(model: LM | Baseline, texts: list[bytes]) -> list[Score]:
 def write_bits(folder: Path, costs: list[Score]) -> None:
     """Write the bits of each test document to documents/RUN.json in the study's folder."""
     write_json(folder.parents[1] / "documents" / f"{folder.name}.json", [round(score.bits, 3) for score in costs])
-
-
-def entropy_cost(study: Study) -> float:
-    """FLOPs of training the study's entropy model: three forward passes over all of its rows."""
-    config, shape = study.entropy_train, study.entropy
-    assert config is not None
-    assert shape is not None
-    ids = config.steps * config.accumulate * config.rows * config.row_bytes
-    return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * ids
 
 
 def _size(model: LM | Baseline) -> dict[str, int]:
