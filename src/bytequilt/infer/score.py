@@ -19,6 +19,7 @@ from ..patching.patcher import Patcher
 from .session import CHUNK, Session
 
 BATCH = 16_384  # largest number of ids in a batch, padding included; limits the memory of logits
+CACHED = 4096  # the same on a CPU, where the activations of larger batches do not fit into its caches
 LONG = 8_192  # a text of at least this many ids is read in chunks with a cache
 WAITING = 262_144  # bytes of documents that are collected first, so that documents of similar length share a batch
 BLOCK = 2**24  # largest number of logits that are converted to float64 at once
@@ -69,6 +70,7 @@ class Scorer(Protocol):
     """The protocol of a language model that can be scored. V is its vocabulary size."""
 
     vocabulary: int
+    device: torch.device
 
     def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
         """The ids (n,) int64 of a text."""
@@ -163,7 +165,8 @@ def score_pieces(
     scores = [Score(0.0, 0)] * len(pieces)
     lengths = [len(piece.ids_n) for piece in pieces]
     short = [place for place, length in enumerate(lengths) if length < LONG]
-    for batch in batches(short, lengths, max(1, BATCH * VOCAB_SIZE // scorer.vocabulary)):
+    room = min(BATCH, CACHED) if scorer.device.type == "cpu" else BATCH
+    for batch in batches(short, lengths, max(1, room * VOCAB_SIZE // scorer.vocabulary)):
         for place, score in zip(batch, _side_by_side(scorer, [pieces[place] for place in batch]), strict=True):
             scores[place] = score
         advance(sum(_targets(pieces[place]) for place in batch))
@@ -209,7 +212,7 @@ def score_continuation(session: Session, last_1V: Tensor, text: bytes) -> Score:
     return Score.of(torch.cat(costs, 1), len(text), session.text_patches - before)
 
 
-def batches(places: list[int], lengths: list[int], limit: int = BATCH) -> Iterator[list[int]]:
+def batches(places: list[int], lengths: list[int], limit: int) -> Iterator[list[int]]:
     """Group `places` by similar length, so that a padded batch has at most `limit` ids. A longer text is alone."""
     batch: list[int] = []
     for place in sorted(places, key=lambda p: lengths[p]):

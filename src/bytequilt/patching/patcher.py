@@ -21,7 +21,7 @@ from . import rules
 from .calibration import Calibration, calibrated, mean_bytes
 
 LONGEST_MEAN = 2**32  # largest mean bytes per patch that a caller may ask for; a larger number is a mistake
-CHUNK = 8192  # ids per forward pass when many documents are read as one stream
+CHUNK = 4096  # ids per forward pass when many documents are read as one stream; more do not fit into a CPU's caches
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
