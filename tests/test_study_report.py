@@ -342,6 +342,23 @@ def test_a_report_leads_with_the_difference_to_the_best_baseline_and_what_follow
     assert "What follows" not in judged(tmp_path, [])
 
 
+def test_a_study_without_baselines_is_about_its_first_model(tmp_path):
+    names = ("quilt", "merged", "byte")
+    given = study(models={name: {"ladder": "blt", "patching": FIXED, "lr": 1e-3} for name in names})
+    line = {"against": "quilt", "size": "S", "seeds": [2, 2], "matching": "flops", "best": False}
+    lines = [
+        line | {"model": "byte", "difference": 0.1, "low": 0.05, "high": 0.15},
+        line | {"model": "merged", "difference": -0.1, "low": None, "high": None},
+        line | {"model": "byte", "against": "merged", "difference": 0.2, "low": 0.1, "high": 0.3},
+    ]
+    rows = [row(name, "S", 2.0, corpus="english") for name in names]
+    evidence = {"differences": lines, "fits": []}
+    text = markdown(table.write(given, rows, tmp_path, "a box", corpus(tmp_path), (), evidence))
+    assert cells(text)["S"][:2] == [["merged", "2 and 2", "-0.100"], ["byte", "2 and 2", "+0.100 (+0.050 to +0.150)"]]
+    assert text.index("## Against quilt") < text.index("## What is done")
+    assert "## What follows" not in text
+
+
 def test_any_study_has_a_report(tmp_path):
     given = study(
         test=[],
