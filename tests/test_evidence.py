@@ -97,6 +97,14 @@ def test_ahead_is_who_beats_the_best_under_both_matchings():
     assert verdict(lines()) == "behind"
 
 
+def test_slopes_have_intervals_where_seeds_are_few_and_far_apart():
+    rng = np.random.default_rng(9)
+    of_seed = (-0.2, 0.0, 0.2)
+    bits = {(m, s): made(rng, 1.0, 3, 0.0, of_seed=of_seed) for m in "ab" for s in FLOPS}
+    for line in fits(rows_of(bits, {"a": 1, "b": 2}), draws_of(bits, BYTES), ["a"]):
+        assert line["low"] < line["slope"] < line["high"]
+
+
 def test_a_slope_is_that_of_the_law_and_its_interval_holds_it():
     rng, hits = np.random.default_rng(6), 0
     for _ in range(60):

@@ -171,27 +171,29 @@ def fits(rows: Sequence[Mapping[str, Any]], draws: Draws, blts: Sequence[str]) -
     runs = groups(rows)
     cost, bpb = ({key: _mean(own, field) for key, own in runs.items()} for field in ("train_flops", "test_bpb"))
     sizes = {model: [s for m, s in runs if m == model and (m, s) in draws and cost[m, s]] for model, _ in runs}
+    log = {key: np.log(value) for key, value in bpb.items()}
+    # linear, because a draw from Student's t may be so far out that bits per byte would be negative
+    log_R = {key: log[key] + draw_R / bpb[key] - 1 for key, draw_R in draws.items()}
     lines = []
     for model, other in product(sizes, [None, *sizes]):
         shared = [size for size in sizes[model] if other is None or size in sizes[other]]
         if len(shared) < POINTS or other == model or (other and model not in blts):
             continue
-        slopes_R = _slopes(model, shared, cost, draws)
-        value = _slopes(model, shared, cost, bpb)
+        slopes_R, value = (_slopes(model, shared, cost, logs) for logs in (log_R, log))
         if other:
-            slopes_R = slopes_R - _slopes(other, shared, cost, draws)
-            value -= _slopes(other, shared, cost, bpb)
+            slopes_R = slopes_R - _slopes(other, shared, cost, log_R)
+            value -= _slopes(other, shared, cost, log)
         lines.append(
             {"model": model, "against": other, "sizes": shared, "slope": round(float(value), 5)} | interval(slopes_R)
         )
     return lines
 
 
-def _slopes(model: str, sizes: Sequence[str], cost: Mapping[ModelSize, float], bpb: Mapping[ModelSize, Any]) -> Any:
-    """The slope -d ln bpb / d ln C by least squares, for numbers or for arrays of draws."""
+def _slopes(model: str, sizes: Sequence[str], cost: Mapping[ModelSize, float], logs: Mapping[ModelSize, Any]) -> Any:
+    """The slope -d ln bpb / d ln C by least squares, from ln bpb as numbers or as arrays of draws."""
     x = np.log([cost[model, size] for size in sizes])
     x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    return -sum(weight * np.log(bpb[model, size]) for weight, size in zip(x, sizes, strict=True))
+    return -sum(weight * logs[model, size] for weight, size in zip(x, sizes, strict=True))
 
 
 def _mean(group: Sequence[Mapping[str, Any]], field: str) -> float:
