@@ -38,9 +38,6 @@ CALL_BYTES = 100_000
 """Maximum text bytes in one call of the patcher. A longer text has a call of its own."""
 
 
-# ----------------------------------------------------------------------------------------------------------- ingest
-
-
 def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """Write the documents of all sources to `folder/train` and `folder/val`, and return the manifest.
 
@@ -210,9 +207,6 @@ def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None
     except KeyboardInterrupt:
         print(f"stopped: {count():,} finished shards are kept in {folder}; the same command goes on", file=sys.stderr)
         raise
-
-
-# ------------------------------------------------------------------------------------------------------------ score
 
 
 def score(corpus: Path, folder: Path, patcher: Patcher, progress: Callable[[int], object] = lambda _: None) -> None:

@@ -139,9 +139,6 @@ def remove_others(folder: Path, keep: Sequence[str]) -> None:
         sweep(folder)
 
 
-# ----------------------------------------------------------------------------------------------------------- documents
-
-
 def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:
     """Documents spread evenly over a folder of shards, `sample_bytes` in total (or all documents). Long documents are
     cut."""

@@ -128,9 +128,6 @@ def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-# --------------------------------------------------------------------------------------------------- letters, counted
-
-
 def _spell(sampler: ItemSampler) -> Item:
     word = sampler.word()
     return Item((word,), " ".join(word))
@@ -172,9 +169,6 @@ def _orth(sampler: ItemSampler) -> Item:
     return Item((word, *choices), near, choices)
 
 
-# ------------------------------------------------------------------------ letters of words, words of sentences
-
-
 def _contains(parts: Parts, sampler: ItemSampler) -> Item:
     """An absent part is taken from another text, because frequent parts are also more often present."""
     text, present = parts.text(sampler), sampler.coin()
@@ -211,9 +205,6 @@ def _swap(parts: Parts, sampler: ItemSampler) -> Item:
     return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-
 def _compare(sampler: ItemSampler) -> Item:
     """The numbers share a random number of leading digits; the first different digit is there or later."""
     digits = sampler.digits()
@@ -235,8 +226,6 @@ def _order(sampler: ItemSampler) -> Item:
     b = sampler.neighbour(a, WITHIN)
     return Item((a, b), YES_NO[int(a) > int(b)], YES_NO)
 
-
-# ---------------------------------------------------------------------------------------------------------- the table
 
 TEXT, A, B = "{0}", "{1}", "{2}"  # placeholders for the fields of an item
 

@@ -115,8 +115,6 @@ class ItemSampler:
         part = "held-out" if self.held_out else "training"
         return f"{part} {kind} of {_span(self.lengths[kind])} {UNITS[kind]}"
 
-    # ----------------------------------------------------------------------------------------------------- draws
-
     def word(self) -> str:
         return self.random.choice(self.words)
 
@@ -159,8 +157,6 @@ class ItemSampler:
             raise Retry
         return self.random.sample(choice, count)
 
-    # ------------------------------------------------------------------------------------------------ like words
-
     def near(self, word: str) -> list[str]:
         """Words that are one or two edits away: both words become equal if a letter is removed from one or from
         each."""
@@ -195,9 +191,6 @@ def _span(lengths: Iterable[int]) -> str:
     sizes = sorted(set(lengths))
     whole = len(sizes) > 2 and sizes == list(range(sizes[0], sizes[-1] + 1))
     return f"{sizes[0]} to {sizes[-1]}" if whole else " or ".join(map(str, sizes))
-
-
-# --------------------------------------------------------------------------------------------------------------- edits
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,6 @@ class Session:
         """Number of patches of all rows that begin with a byte of text, open patches included."""
         return sum(row.text_patches for row in self.rows)
 
-    # -------------------------------------------------------------------------------------------------------- reading
-
     @torch.inference_mode()
     def feed(self, ids_n: Tensor, row: int = 0) -> Tensor:
         """Feed the next ids (n,) int64 of one text. Returns logits (n, V). The first id of a text must be BOS."""
@@ -128,8 +126,6 @@ class Session:
         self._complete([rows[place] for place in ended], [opens[place] for place in ended])
         self.counts["decoder_calls"] += 1
         return self.steps.decode(x_nd, self.patch_R, self.decoder, selected, opens_n)
-
-    # ------------------------------------------------------------------------------------------------ going elsewhere
 
     @torch.inference_mode()
     def clear(self, row: int) -> None:
@@ -206,8 +202,6 @@ class Session:
         self.latents_RKD = restored(state, "latents", self.latents_RKD)
         self.patch_R = restored(state, "patch", self.patch_R)
 
-    # ------------------------------------------------------------------------------------------------------- drafting
-
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
         """Draft logits (V,) after an id of row 0, as if the id closed no patch. Only encoder and decoder run."""
@@ -234,8 +228,6 @@ class Session:
         self.decoder.crop(0, len(ids_n) - true)
         decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)
         return torch.cat([drafted_nV[:true], decoded])
-
-    # ---------------------------------------------------------------------------------------------------- the passes
 
     def _at(self, rows: Sequence[int]) -> Rows:
         return rows_of(tuple(rows), self.device)

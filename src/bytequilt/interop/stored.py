@@ -157,9 +157,6 @@ def join(name: str, parts: list[Stored]) -> Stored:
     return Stored(parts[0].dtype, shape, tuple(rows for part in parts for rows in part.parts))
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
 def mapped(path: Path) -> dict[str, Tensor]:
     """The memory-mapped tensors of a file by name, without tables of rotary factors (RECOMPUTED).
 

@@ -117,9 +117,6 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- memory
-
-
 def memory_of(recipe: Recipe, world: int) -> Memory:
     """Memory in bytes of the first of `world` processes."""
     state, network = rehearse(recipe, world), unfilled(BLT, recipe.model)
@@ -183,9 +180,6 @@ def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:
     """Bytes that a transformer block keeps for its backward pass."""
     wide = stack.dim * (9 * narrow + 3 * stream + 8)  # norms, queries, keys and values, rotated in fp32, sums
     return positions * (wide + 4 * stack.hidden_dim * narrow)
-
-
-# ------------------------------------------------------------------------------------------------------ communication
 
 
 def sent(recipe: Recipe, world: int) -> int:

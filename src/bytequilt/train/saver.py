@@ -97,9 +97,6 @@ class Saver:
         self.world.total([0])
 
 
-# ------------------------------------------------------------------------------------------------------------ restore
-
-
 def restore(path: Path, network: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Load a checkpoint into network and optimizers, and return its other state. It may come from another number of
     processes. Raises UserError if it is damaged."""
@@ -164,9 +161,6 @@ def _read_part(stored: Any, x: Tensor) -> None:
         return
     if own(x).numel():
         own(x).copy_(stored[place_of(x)])
-
-
-# ------------------------------------------------------------------------------------------------------------- export
 
 
 def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None], world: World) -> None:

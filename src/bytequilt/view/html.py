@@ -89,9 +89,6 @@ def svg(patched: "PatchedText") -> str:
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------------- figure
-
-
 class _Layout:
     """The vertical layout of a row of the figure, and its colours.
 
