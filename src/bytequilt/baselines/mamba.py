@@ -34,12 +34,10 @@ class MambaCache:
         self.state_LRSE = torch.zeros(config.layers, rows, config.state, config.inner, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The cache rows of the given numbers, as a `Rows` object. None selects all rows."""
         count = self.state_LRSE.shape[1]
         return rows_of(tuple(range(count) if numbers is None else numbers), self.state_LRSE.device)
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         self.tail_LRKE[:, row].zero_()
         self.state_LRSE[:, row].zero_()
 

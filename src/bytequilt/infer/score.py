@@ -74,16 +74,13 @@ class Scorer(Protocol):
 
     def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
         """The ids (n,) int64 of a text."""
-        ...
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, N, V) of ids (B, N) padded with 0; and (B, N), true where an id begins a patch, or None."""
-        ...
 
     def context(self) -> Callable[[Tensor], tuple[Tensor, int]]:
         """Start an empty context. The returned function feeds the next ids (n,). It returns their logits (n, V) and the
         number of patches that begin in them."""
-        ...
 
 
 class BLTScorer:

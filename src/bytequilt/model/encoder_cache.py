@@ -23,7 +23,6 @@ class RecentIds:
         self.ids_RK = torch.zeros(rows, reach + reserve, dtype=torch.int64, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The `Rows` object of the given row numbers, or of all rows."""
         return rows_of(tuple(range(len(self.ids_RK)) if numbers is None else numbers), self.ids_RK.device)
 
     def extend(self, rows: Rows, ids_BN: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ class ByteStates:
 
 
 class EncoderCache:
-    """KV cache, recent ids and byte states as one object; the KV cache counts the positions."""
+    """KV cache, recent ids and byte states as one object, with the methods of a `StackCache`, here `stack`."""
 
     def __init__(
         self,
@@ -117,21 +116,17 @@ class EncoderCache:
         self.states = ByteStates(readings, rows, config.dim, device, dtype)
 
     def crop(self, row: int, count: int) -> None:
-        """Remove the newest `count` positions of a row; `count` is at most `reserve`."""
         self.stack.crop(row, count)
         self.ids.crop(row, count)
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         for part in (self.stack, self.ids, self.states):
             part.clear(row)
 
     def state(self) -> dict[str, Any]:
-        """The content of the cache as a dictionary of tensors and plain values, for saving."""
         return {"stack": self.stack.state(), "ids": self.ids.state(), "states": self.states.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
         self.stack.load(state["stack"])
         self.ids.load(state["ids"])
         self.states.load(state["states"])
