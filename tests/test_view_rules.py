@@ -5,12 +5,13 @@ import re
 
 import pytest
 from conftest import blt, patched_text, patcher
+from streaming import Stream
 
 from bytequilt import LM, load
 from bytequilt.cli import main
 from bytequilt.codec import encode
 from bytequilt.config import RuleConfig
-from bytequilt.patching.rules import Stream, threshold_parts
+from bytequilt.patching.rules import threshold_parts
 from bytequilt.view import html
 from bytequilt.view.terminal import coloured
 
