@@ -7,8 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ..codec import LETTERS
 from ..config import UserError, library, one_line
-from .vocabulary import BPE, LETTERS, RANKS_FILE, runs, spelled
+from .vocabulary import BPE, RANKS_FILE, runs, spelled
 
 Pieces = list[tuple[int, int]]
 """Start and length in bytes of each token, in order. Bytes that belong to no token are left out."""
