@@ -104,14 +104,11 @@ class ItemSampler:
         texts = [text for text in own if length(text) in self.lengths[kind]]
         if not texts:
             others = f"; there are {len(own)} of {_span(map(length, own))}" if own else ", and none of any other length"
-            raise UserError(f"there are no {self._sort(kind)}{others}")
+            raise UserError(f"there are no {self.about(kind)}{others}")
         return texts
 
     def about(self, kind: Kind) -> str:
         """A description of the words, sentences or numbers that can be drawn, for messages."""
-        return self._sort(kind) if kind == "numbers" else f"{len(getattr(self, kind))} {self._sort(kind)}"
-
-    def _sort(self, kind: Kind) -> str:
         part = "held-out" if self.held_out else "training"
         return f"{part} {kind} of {_span(self.lengths[kind])} {UNITS[kind]}"
 
