@@ -230,8 +230,7 @@ class LM(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, patch_bytes: Any = None, **options: Any) -> "LM":
-        """Called by the mixin. It passes `patch_bytes` because config.json has a field of that name; the value is not
-        used."""
+        """Called by the mixin, with `patch_bytes` because config.json has a field of that name. It is not used."""
         return load(model_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:

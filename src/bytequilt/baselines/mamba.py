@@ -237,8 +237,7 @@ class Scan(torch.autograd.Function):
 def _states(
     rate_SE: Tensor, dt_TBE: Tensor, x_TBE: Tensor, write_TBS: Tensor, keep_TB: Tensor, state_BSE: Tensor, room: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Decays and states (T, B, S, E) of a chunk, written into the first two tensors of `room`, since allocation would
-    dominate."""
+    """Decays and states (T, B, S, E) of a chunk, in the first two tensors of `room`: allocation would dominate."""
     decay, states = room[:2, : len(dt_TBE)]
     torch.mul(dt_TBE[:, :, None], rate_SE, out=decay).exp_().mul_(keep_TB[..., None, None])
     torch.mul(x_TBE[:, :, None], write_TBS[..., None], out=states)

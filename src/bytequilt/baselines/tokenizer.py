@@ -78,8 +78,7 @@ def _in_a_row(tokens: Sequence[bytes]) -> Pieces:
 
 
 def _library_pieces(tokenizer: Any, text: str) -> Pieces:
-    """Tokens from the bytes that they spell if the tokenizer is a byte-level BPE, otherwise from their character
-    offsets."""
+    """Tokens by the bytes that they spell if the tokenizer is a byte-level BPE, otherwise by character offsets."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     if all(char in LETTERS for token in encoding.tokens for char in token):
         tokens = [spelled(token) for token in encoding.tokens]

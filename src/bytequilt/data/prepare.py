@@ -85,12 +85,11 @@ def _fill(corpus: Corpus, splits: list["_Split"], counted: Mapping[int, np.ndarr
 
 
 def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> dict[int, np.ndarray]:
-    """Assign shards to this rank. Return the counts of the parts (source files) that this rank need not read.
+    """Assign shards to this rank. Return the counts of the parts (source files) that it need not read, by number.
 
-    A dry run over the counts of all parts shows how many shards there are, and which parts each shard contains. Each
-    rank gets a range of consecutive shards. A part that one of its unfinished shards contains must be read, so its
-    counts are removed from the result. The result maps part numbers to `Corpus.count`. With one process, one part or
-    very few documents the result is empty: all parts are read, and ranks take shards in turn.
+    A dry run over the counts of all parts shows which parts each shard contains. Each rank gets a range of consecutive
+    shards, and must read the parts of those that are unfinished. With one process, one part or very few documents the
+    result is empty: all parts are read, and ranks take shards in turn.
     """
     rank, world = rank_and_world()
     if world == 1 or len(corpus.parts) == 1:

@@ -158,8 +158,7 @@ def _count_sentence(sampler: ItemSampler) -> Item:
 
 
 def _orth(sampler: ItemSampler) -> Item:
-    """Both candidates have equal length and the same first letter. In CUTE, the first letter alone decides 78 % of the
-    items."""
+    """Both candidates have equal length and the same first letter, which alone decides 78 % of CUTE's items."""
     word = sampler.word()
     near = sampler.one_of(sampler.near(word))
     far = sampler.one_of(sampler.alike(near))

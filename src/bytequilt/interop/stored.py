@@ -186,8 +186,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a .pth file, at the top level or under `model`. Only weights are loaded; pickled code is
-    refused."""
+    """The tensors of a .pth file, at the top level or under `model`. Pickled code is refused."""
     if path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is cut short, or no file of weights in the present format of torch.save")
     try:

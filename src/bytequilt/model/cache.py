@@ -194,8 +194,7 @@ class StackStep:
         return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
 
     def _opened(self, opens_R: Tensor | None) -> Tensor:
-        """Position (R,) at which the context of each row started, the new position included. It is also stored in the
-        cache."""
+        """Position (R,) at which the context of each row started, the new position included; kept in the cache, too."""
         opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
         position_R = self.positions.tensor_R
         opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]

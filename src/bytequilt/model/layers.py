@@ -80,8 +80,7 @@ class RMSNorm(nn.RMSNorm):
 
 @lru_cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two constants of `RMSNorm.step` as tensors: the square roots of eps * width and of width. Python numbers would
-    take twice as long."""
+    """The square roots of eps * width and of width for `RMSNorm.step`. Python numbers would take twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 

@@ -143,8 +143,7 @@ def _exchange(recipe: Recipe, columns: int) -> int:
 
 
 def _gathered(network: nn.Module, config: TrainConfig) -> int:
-    """Bytes of gathered weights with their fp32 gradients: everything outside of blocks, one block in use and one being
-    fetched."""
+    """Bytes of gathered weights with fp32 gradients: all outside of blocks, a block in use, and one being fetched."""
     size = {"bf16_gathered": 2, "bf16": 6}.get(config.precision, 4)  # autocast keeps a bf16 copy too
     blocks = [sum(w.numel() for w in m.parameters()) for m in network.modules() if isinstance(m, Block)]
     tables = sum(table.weight.numel() for table in tables_of(network))

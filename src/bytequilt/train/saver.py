@@ -192,8 +192,7 @@ def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
-    """The rows of a tensor in order, in pieces. A table sharded by columns is gathered in several pieces, other tensors
-    in one."""
+    """The rows of a tensor in order: a table sharded by columns in several pieces, other tensors in one."""
     if not isinstance(x, DTensor):
         yield x
     elif not any(placement.is_shard(1) for placement in x.placements):

@@ -90,8 +90,7 @@ def convert(
 
 
 def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
-    """A rule of this kind for the entropy model of model `src`. Its threshold is calibrated on the beginning of the
-    files, for a mean of `target` bytes per patch."""
+    """A rule of this kind for `src`'s entropy model, calibrated on the first text for `target` bytes per patch."""
     from ..config import PatchingConfig
     from ..evals.corpora import texts
     from ..lm import load

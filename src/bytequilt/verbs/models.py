@@ -117,8 +117,7 @@ def _answers(
 
 
 def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str], HarnessTasks | None]":
-    """Split task names: the names of our own tasks, and a HarnessTasks object for all others (None if there are
-    none)."""
+    """Split task names: those of our own tasks, and a HarnessTasks object for all others (None if there are none)."""
     from ..evals.characters import TASKS
 
     names = list(dict.fromkeys(name for some in tasks for name in some.split(",") if name))

@@ -115,8 +115,7 @@ def _measured(
 
 
 def _sizes(what: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The values of all size arguments of a measure, defaults included. Raises UserError for an unknown measure, for an
-    argument that the measure does not have, and for a value out of range."""
+    """All size arguments of a measure, defaults included. Raises UserError for a wrong measure, argument or value."""
     if what not in DEFAULTS:
         raise UserError(f"bench measures decode, train or score, not {what!r}")
     for name, numbers in given.items():

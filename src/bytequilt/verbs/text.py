@@ -112,8 +112,7 @@ def patch(
 
 
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
-    """Print the patches of a long text part by part. `head` is the beginning of the text; the rest is read from
-    standard input if `text` is `-`."""
+    """Print the patches of a long text part by part: `head`, then standard input if `text` is `-`."""
     from ..lm import load
     from ..view.cut import patched_parts
     from ..view.progress import progress
