@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.rows import Rows, restored
+from ..model.rows import Rows
 from ..patching import rules
 from ..patching.patcher import Patcher
 from .steps import Steps
@@ -71,5 +71,4 @@ class Boundaries:
     def load(self, state: dict[str, Any]) -> None:
         if self.cache is not None:
             self.cache.load(state["cache"])
-        self.state_RF = restored(state, "rule", self.state_RF)
-        self.states_RKF = restored(state, "earlier", self.states_RKF)
+        self.state_RF, self.states_RKF = (state[name].to(self.device) for name in ("rule", "earlier"))
