@@ -173,10 +173,7 @@ class LM(ModelHubMixin):
         return self.score([(context, continuation)])[0]
 
     def score_documents(
-        self,
-        documents: Iterable[bytes],
-        advance: Callable[[int], None] = lambda _: None,
-        context: int | None = None,
+        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None, context: int | None = None
     ) -> list[Score]:
         """Scores of documents, EOS included, with the number of patches. Each document is scored in its full context,
         or in at most `context` ids. `advance` is called with the number of ids just scored."""

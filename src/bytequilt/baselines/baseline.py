@@ -60,10 +60,7 @@ class Baseline:
         return self.network(ids_BN.to(self.device))
 
     def score_documents(
-        self,
-        documents: Iterable[bytes],
-        advance: Callable[[int], None] = lambda _: None,
-        context: int | None = None,
+        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None, context: int | None = None
     ) -> list[Score]:
         """Scores of documents, EOS included, each in its full context or in at most `context` tokens.
 

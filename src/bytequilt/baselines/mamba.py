@@ -72,11 +72,7 @@ class Mamba(Network):
         return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(
-        self,
-        ids_BN: Tensor,
-        cache: MambaCache | None = None,
-        rows: Rows | None = None,
-        added_BND: Tensor | None = None,
+        self, ids_BN: Tensor, cache: MambaCache | None = None, rows: Rows | None = None, added_BND: Tensor | None = None
     ) -> Tensor:
         """Logits (B, N, V) in fp32; the logits at t predict id t+1. With a cache, the ids continue its rows.
         `added_BND` is added to the embeddings of the ids."""

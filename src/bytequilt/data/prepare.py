@@ -48,7 +48,8 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """
     if not config.train:
         raise UserError("`train` of [data] names no source")
-    mark = _fingerprint(config)
+    # documents do not depend on `streams`
+    mark = hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()
     manifest = read_manifest(folder)
     if manifest and manifest["corpus"] == mark and _complete(folder, manifest):
         return manifest
@@ -191,11 +192,6 @@ def _complete(folder: Path, manifest: dict[str, Any]) -> bool:
     """True if every shard of the manifest exists, is complete and belongs to this corpus."""
     paths = [folder / split / _name(i) for split in ("train", "val") for i in range(manifest[split]["shards"])]
     return all(finished(path, corpus=manifest["corpus"]) for path in paths)
-
-
-def _fingerprint(config: DataConfig) -> str:
-    # documents do not depend on `streams`
-    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()
 
 
 @contextmanager

@@ -29,16 +29,9 @@ class StackCache:
     """Keys and values of every layer of a stack. Every layer has its own keys, because L windowed layers together see L
     * (window - 1) positions back."""
 
-    def __init__(
-        self,
-        config: StackConfig,
-        rows: int = 1,
-        reserve: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, config: StackConfig, rows: int, reserve: int, device: torch.device, dtype: torch.dtype) -> None:
         """Create empty rows. The newest `reserve` positions of a row can be removed at any time (`crop`)."""
-        self.config, self.reserve, self.device = config, reserve, torch.device(device)
+        self.config, self.reserve, self.device = config, reserve, device
         self.limit = None if config.window is None else config.window - 1 + max(reserve, 1)
         """Largest number of columns; None without a window."""
         columns = COLUMNS if self.limit is None else min(COLUMNS, self.limit)

@@ -105,10 +105,10 @@ class EncoderCache:
         config: StackConfig,
         readings: int,
         reach: int,
-        rows: int = 1,
-        reserve: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        rows: int,
+        reserve: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         """`readings`: number of layers that patches attend to. `reach`: length of the longest n-gram minus 1."""
         self.stack = StackCache(config, rows, reserve, device, dtype)

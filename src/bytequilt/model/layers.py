@@ -188,12 +188,7 @@ class Stack(nn.Module):
         return Spans.of(opens_BN, self.config.window, single, fixed), factors[:, None]
 
     def forward(
-        self,
-        x_BND: Tensor,
-        opens_BN: Tensor,
-        chunk: StackChunk | None = None,
-        single: bool = False,
-        fixed: bool = True,
+        self, x_BND: Tensor, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
     ) -> Tensor:
         """Hidden states after all blocks. A new attention context starts where `opens_BN` is True. With a `chunk`, the
         positions continue the rows of its cache."""

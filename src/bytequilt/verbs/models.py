@@ -95,12 +95,7 @@ def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, context: int 
 
 
 def _answers(
-    lm: "LM | Baseline",
-    ours: Sequence[str],
-    theirs: "HarnessTasks | None",
-    items: int,
-    limit: int | None,
-    noise: bool,
+    lm: "LM | Baseline", ours: Sequence[str], theirs: "HarnessTasks | None", items: int, limit: int | None, noise: bool
 ) -> dict[str, Any]:
     """Results of our tasks and of harness tasks, on clean text and with `noise` also under each kind of noise."""
     from ..evals.answers import evaluate
