@@ -177,9 +177,7 @@ def _contains(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _insert(parts: Parts, sampler: ItemSampler) -> Item:
-    text = parts.text(sampler)
-    old = sampler.one_of(parts.of(text))
-    new = sampler.one_of({parts.another(sampler)} - {old})
+    text, old, new = _substitute(parts, sampler).fields
     return Item((text, old, new), parts.edited(text, {old: [old, new]}))
 
 
