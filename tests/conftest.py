@@ -1,5 +1,7 @@
 """Small models, rules and texts that the tests share."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.patching.patcher import Patcher
 from bytequilt.patching.rules import closes
+from bytequilt.view.patched import Patch, PatchedText
 
 torch.set_num_threads(1)  # these shapes gain nothing from a second one, and stall where cores are shared
 
@@ -85,3 +88,11 @@ def undecided(patch: Patcher, ids_BN: torch.Tensor) -> bool:
     near = [(nats - (patch.rule.threshold or 0)).abs().min()] if patch.rule.threshold is not None else []
     near += [(nats.diff(dim=1) - patch.rule.rise).abs().min()] if patch.rule.rise is not None else []
     return bool(min(near) < 1e-5)
+
+
+def patched_text(data: bytes, starts, *, entropy_bits=None, threshold_bits=None, summed=False) -> PatchedText:
+    """A text cut before each byte in `starts`. `entropy_bits`, one per byte, opened all patches but the first."""
+    bits = None if entropy_bits is None else tuple(map(float, entropy_bits))
+    runs = pairwise([*starts, len(data)])
+    patches = (Patch(at, end - at, data[at:end], bits[at] if bits and at else None) for at, end in runs)
+    return PatchedText(data, tuple(patches), threshold_bits, bits, summed=summed)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streaming import Stream
 
 from bytequilt import load
 from bytequilt.codec import encode
@@ -53,7 +54,7 @@ def halves():
 def starts(rule: RuleConfig, half) -> np.ndarray:
     """Which bytes of a half start a patch, id by id in plain Python."""
     ids_1N, nats_1N, part = half
-    stream = rules.Stream(rule)
+    stream = Stream(rule)
     closes = [stream.feed(id, nats) for id, nats in zip(ids_1N[0].tolist(), nats_1N[0].tolist(), strict=True)]
     return np.array(closes[: len(part)])
 

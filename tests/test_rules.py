@@ -5,6 +5,7 @@ import torch
 from conftest import RULES, ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streaming import Stream
 
 from bytequilt.codec import BOE, BOS, EOS
 from bytequilt.config import PatchingConfig, RuleConfig
@@ -143,7 +144,7 @@ def tensors(row):
 @given(RULE, ROW)
 def test_plain_python_decides_as_the_batch_does(rule, row):
     ids_BN, nats_BN = tensors(row)
-    stream = rules.Stream(rule)
+    stream = Stream(rule)
     fed = [stream.feed(id, nat) for id, nat in zip(ids_BN[0].tolist(), nats_BN[0].tolist(), strict=True)]
     assert fed == rules.closes(rule, ids_BN, nats_BN)[0].tolist()
 

@@ -1,5 +1,5 @@
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from random import Random
 
 import numpy as np
@@ -12,6 +12,7 @@ from bytequilt.codec import BOE, BOS, BPE_DELIMITER, EOS, OFFSET
 from bytequilt.config import UserError
 from bytequilt.infer.sampler import Past, Sampler, accepted, drawn, redrawn
 from bytequilt.infer.sampling import Sampling
+from bytequilt.infer.utf8 import ALLOWED, state_of
 
 A, B, C = (ord(letter) + OFFSET for letter in "ABC")
 
@@ -146,6 +147,21 @@ def test_text_that_is_to_be_utf8_is_utf8(seed, length, prompt, cut):
     text.decode()
 
 
+def test_a_byte_may_follow_if_some_character_goes_on_so():
+    """The slow twin: all characters. After any beginning of one, with enough bytes left, and between characters."""
+    following, sizes = defaultdict(set), {EOS: 1}
+    for number in [*range(0xD800), *range(0xE000, 0x110000)]:
+        character = chr(number).encode()
+        sizes[character[0] + OFFSET] = len(character)
+        for count in range(len(character)):
+            following[character[:count]].add(character[count] + OFFSET)
+    allowed = [set(mask_V.isfinite().nonzero()[:, 0].tolist()) for mask_V in ALLOWED]
+    following[b""].add(EOS)
+    assert all(allowed[state_of(b"\xe2\x82\xac" + begun, 4)] == ids for begun, ids in following.items())
+    for left in range(1, 5):
+        assert allowed[state_of(b"a", left)] == {id for id, size in sizes.items() if size <= left}
+
+
 def _decodes(data):
     try:
         return bool(data.decode() or True)
@@ -154,7 +170,7 @@ def _decodes(data):
 
 
 def test_a_prompt_that_is_no_utf8_can_go_on_as_utf8():
-    for prompt in (b"\xff", b"\x80\x80\x80\x80", b"\xe0\x80", b"a\xc3\xc3"[:2] + b"\xff"):
+    for prompt in (b"\xff", b"\x80\x80\x80\x80", b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"a\xc3\xc3"[:2] + b"\xff"):
         drawn = draws(torch.zeros(260), 400, text=prompt, utf8=True)
         assert not {id for id in drawn if 0x80 <= id - OFFSET < 0xC2}
         assert {id for id in drawn if id - OFFSET >= 0xC2}

@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 from html import unescape
 
+from conftest import patched_text
 from hypothesis import given, settings
 from test_view_patched import patched_texts, with_tokens
 
@@ -30,26 +31,26 @@ def test_every_byte_is_drawn_and_every_patch_has_a_tooltip(patched):
 
 
 def test_characters_stand_over_the_middle_of_their_bytes():
-    root = ET.fromstring(html.svg(PatchedText.cut("ab日".encode(), [0])))
+    root = ET.fromstring(html.svg(patched_text("ab日".encode(), [0])))
     places = {text.text: text.get("x") for text in root.iter(f"{SVG}text") if text.get("class") is None}
     assert places == {"ab": "5 15", "日": "35"}
 
 
 def test_a_split_character_is_drawn_whole_and_marked_and_invalid_bytes_are_hex():
-    patched = PatchedText.cut("é".encode() + b"\xff\x00", [0, 1])
+    patched = patched_text("é".encode() + b"\xff\x00", [0, 1])
     assert drawn(patched) == "␀ffé"
     assert '<path class="cut" d="M10 0v20"/>' in html.svg(patched)
     assert "¦" in html.fragment(patched)
-    assert 'class="cut"' not in html.svg(PatchedText.cut("é".encode(), [0]))
+    assert 'class="cut"' not in html.svg(patched_text("é".encode(), [0]))
 
 
 def test_text_from_right_to_left_is_joined_and_isolated():
-    patched = PatchedText.cut("سلام abc".encode(), [0, 4])
+    patched = patched_text("سلام abc".encode(), [0, 4])
     texts = [text.text for text in ET.fromstring(html.svg(patched)).iter(f"{SVG}text")]
     assert {"سل", "ام"} <= set(texts)
     wanted = '<bdi dir="auto"><span class="bytequilt-n">سل</span><span class="bytequilt-n odd">ام abc</span></bdi>'
     assert wanted in html.fragment(patched)
-    lines = html.fragment(PatchedText.cut("a\nسلام\n\nb".encode(), [0, 3]))
+    lines = html.fragment(patched_text("a\nسلام\n\nb".encode(), [0, 3]))
     assert lines.count('<bdi dir="auto">') == 4
 
 
@@ -68,7 +69,7 @@ def test_every_token_is_drawn_below_its_bytes(patched):
 
 def test_everything_is_escaped():
     hostile = "</title><script>alert('1')</script>&\"\x00"
-    patched = PatchedText.cut(hostile.encode(), [0])
+    patched = patched_text(hostile.encode(), [0])
     page = html.page(patched, title=hostile)
     assert "<script" not in page
     assert "\x00" not in page
@@ -77,18 +78,18 @@ def test_everything_is_escaped():
 
 
 def test_nothing_is_fetched():
-    page = html.page(PatchedText.cut(b"one two", [0, 4], entropy_bits=[1.0] * 7, threshold_bits=0.5))
+    page = html.page(patched_text(b"one two", [0, 4], entropy_bits=[1.0] * 7, threshold_bits=0.5))
     for word in ("http", "url(", "src=", "href=", "@import", "<script"):
         assert word not in page
-    assert html.svg(PatchedText.cut(b"a", [0])).count("http") == 1  # the name of the SVG namespace
+    assert html.svg(patched_text(b"a", [0])).count("http") == 1  # the name of the SVG namespace
 
 
 def test_curve_and_threshold_are_drawn_where_they_exist():
     bits = [8.0, 0.0, 4.0, 2.0]
-    curve = html.fragment(PatchedText.cut(b"abcd", [0, 2], entropy_bits=bits, threshold_bits=3.0))
+    curve = html.fragment(patched_text(b"abcd", [0, 2], entropy_bits=bits, threshold_bits=3.0))
     assert 'd="M0 60V0h10V60h10V30h10V45h10V60"' in curve  # 60 high, 0 to 8 bits
     assert "3.00 bits</text>" in curve
-    bare = html.fragment(PatchedText.cut(b"abcd", [0, 2]))
+    bare = html.fragment(patched_text(b"abcd", [0, 2]))
     assert 'class="curve"' not in bare
     assert 'class="threshold"' not in bare
     assert "opened by" not in bare
@@ -96,7 +97,7 @@ def test_curve_and_threshold_are_drawn_where_they_exist():
 
 def test_empty_text_is_a_figure_too():
     for bits in (None, []):
-        patched = PatchedText.cut(b"", [], entropy_bits=bits)
+        patched = patched_text(b"", [], entropy_bits=bits)
         assert drawn(patched) == ""
         assert "0 patches" in patched._repr_html_()
 
@@ -104,5 +105,5 @@ def test_empty_text_is_a_figure_too():
 def test_long_text_stays_compact():
     data = b"The quick brown fox jumps over it. " * 300
     bits = [1.37] * len(data)
-    page = html.page(PatchedText.cut(data, range(0, len(data), 5), entropy_bits=bits, threshold_bits=1.3))
+    page = html.page(patched_text(data, range(0, len(data), 5), entropy_bits=bits, threshold_bits=1.3))
     assert len(page) < 60 * len(data)

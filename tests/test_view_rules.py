@@ -4,15 +4,15 @@ import math
 import re
 
 import pytest
-from conftest import blt, patcher
+from conftest import blt, patched_text, patcher
+from streaming import Stream
 
 from bytequilt import LM, load
 from bytequilt.cli import main
 from bytequilt.codec import encode
 from bytequilt.config import RuleConfig
-from bytequilt.patching.rules import Stream, threshold_parts
+from bytequilt.patching.rules import threshold_parts
 from bytequilt.view import html
-from bytequilt.view.patched import PatchedText
 from bytequilt.view.terminal import coloured
 
 TEXT = "In 1380 and 1381, Äpfel; и привет.\n" * 3
@@ -66,14 +66,14 @@ def test_legends_tell_what_the_threshold_is_about(rule):
 
 def test_the_curve_of_a_budget_adds_up_within_a_patch_and_stays_below_the_line():
     bits = [1.0, 2.0, 0.5, 3.0]
-    drawn = html.svg(PatchedText.cut(b"abcd", [0, 2], entropy_bits=bits, threshold_bits=3.2, summed=True))
+    drawn = html.svg(patched_text(b"abcd", [0, 2], entropy_bits=bits, threshold_bits=3.2, summed=True))
     heights = [60 * (1 - total / 4) for total in (1.0, 3.0, 0.5, 3.5)]
     assert 'class="curve" d="M0 60' + "".join(f"V{height:g}h10" for height in heights) in drawn
 
 
 @pytest.mark.parametrize("highest", [0.5, 4, 8, 9, 13, 40, 200])
 def test_the_axis_has_few_numbers_and_reaches_the_highest(highest):
-    drawn = html.svg(PatchedText.cut(b"ab", [0], entropy_bits=[0, highest], threshold_bits=1))
+    drawn = html.svg(patched_text(b"ab", [0], entropy_bits=[0, highest], threshold_bits=1))
     ticks = [int(number) for number in re.findall(r'class="axis"[^>]*>(\d+)(?: bits)?</text>', drawn)][1:]
     assert 2 <= len(ticks) <= 4
     assert ticks[-1] >= highest

@@ -65,6 +65,9 @@ def test_a_text_is_cut_as_by_a_batch(lm, small_parts, rule, monkeypatch):
     data = TEXT.encode() + b"\xff\xfe end"
     wanted, found = by_batch(lm.patcher, data), lm.patch(data)
     assert [patch.start for patch in found] == [start for start, _ in wanted]
+    assert [patch.start + patch.length for patch in found] == [*(start for start, _ in wanted[1:]), len(data)]
+    assert b"".join(patch.data for patch in found) == data
+    assert found.entropy_bits is None or len(found.entropy_bits) == len(data)
     for patch, (_, bits) in zip(found, wanted, strict=True):
         assert patch.entropy_bits == (None if bits is None else pytest.approx(bits, abs=1e-3))
 

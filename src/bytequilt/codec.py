@@ -13,6 +13,10 @@ BOE, BOS, EOS, BPE_DELIMITER = range(4)
 OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
 NEWLINE = ord("\n") + OFFSET
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+LETTERS = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + index): byte for index, byte in enumerate(_OTHERS)}
+"""The byte of each character of a byte-level BPE, which writes all bytes as printable characters other than spaces."""
 
 
 def encode(text: str | bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:

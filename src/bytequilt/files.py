@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError where the disk refuses.
     """
-    partial = _partial(path)
+    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")  # its own in each thread
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as stream:
@@ -139,11 +139,6 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
         return
     with lock:
         yield True
-
-
-def _partial(path: Path) -> Path:
-    """The name of a partial file: in the same folder, and different for each process and thread."""
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{get_ident()}.partial")
 
 
 def sync(path: Path) -> None:

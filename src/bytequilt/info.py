@@ -101,10 +101,7 @@ def _baseline_parameters(config: BaselineConfig) -> dict[str, int]:
 
 
 def _named(name: str) -> Directory | Recipe:
-    """The model of that name or, if there is none, the recipe.
-
-    Raises UserError if there is neither, or if the recipe has no shape of its own but takes that of another model.
-    """
+    """A model or else a recipe. Raises UserError if there is neither, or if the recipe takes another's shape."""
     missing: UserError | None = None
     if not name.endswith(".toml"):
         try:

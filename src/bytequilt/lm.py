@@ -173,10 +173,7 @@ class LM(ModelHubMixin):
         return self.score([(context, continuation)])[0]
 
     def score_documents(
-        self,
-        documents: Iterable[bytes],
-        advance: Callable[[int], None] = lambda _: None,
-        context: int | None = None,
+        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None, context: int | None = None
     ) -> list[Score]:
         """Scores of documents, EOS included, with the number of patches. Each document is scored in its full context,
         or in at most `context` ids. `advance` is called with the number of ids just scored."""
@@ -230,8 +227,7 @@ class LM(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, patch_bytes: Any = None, **options: Any) -> "LM":
-        """Called by the mixin. It passes `patch_bytes` because config.json has a field of that name; the value is not
-        used."""
+        """Called by the mixin, with `patch_bytes` because config.json has a field of that name. It is not used."""
         return load(model_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:

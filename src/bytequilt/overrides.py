@@ -52,10 +52,7 @@ def listing(recipe: Draft) -> str:
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Split arguments into options: `--a.b x y --c=z` gives ("a.b", ["x", "y"]), ("c", ["z"]).
-
-    Raises UserError for a value before the first option.
-    """
+    """Split `--a.b x y --c=z` into ("a.b", ["x", "y"]), ("c", ["z"]). Raises UserError for a value before an option."""
     options: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--") and len(argument) > 2:
@@ -97,10 +94,8 @@ def _hint(head: str, fields: list[str], name: str) -> str:
 
 def _value(annotation: Any, values: list[str], name: str) -> Any:
     """The values in the form that the annotation needs: a list or one string; None for the word none where it is
-    allowed; True for a flag without a value. The recipe checks the content later.
-
-    Raises UserError for a section, or if the number of values is wrong.
-    """
+    allowed; True for a flag without a value. The recipe checks the content later. Raises UserError for a section, or a
+    wrong number of values."""
     options = _options_of(annotation)
     if type(None) in options and [value.lower() for value in values] == ["none"]:
         return None

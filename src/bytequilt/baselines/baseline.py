@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -44,7 +43,6 @@ class Baseline:
         return next(self.network.parameters()).device
 
     def batches(self, shards: Path, train: TrainConfig) -> "Batches":
-        """Training batches from a folder of shards."""
         from ..data.batches import Batches  # needs the extra `train`
 
         return Batches(shards, train, None, encode=self.vocabulary.encode)
@@ -54,7 +52,6 @@ class Baseline:
         return int(self._sizes_V[batch.ids_BN[batch.ids_BN >= OFFSET]].sum()), batch.ids
 
     def encode(self, text: bytes) -> Tensor:
-        """Ids (N,) of a text, starting with BOS."""
         return torch.from_numpy(self.vocabulary.encode(text))
 
     @torch.no_grad()
@@ -63,10 +60,7 @@ class Baseline:
         return self.network(ids_BN.to(self.device))
 
     def score_documents(
-        self,
-        documents: Iterable[bytes],
-        advance: Callable[[int], None] = lambda _: None,
-        context: int | None = None,
+        self, documents: Iterable[bytes], advance: Callable[[int], None] = lambda _: None, context: int | None = None
     ) -> list[Score]:
         """Scores of documents, EOS included, each in its full context or in at most `context` tokens.
 
@@ -77,12 +71,10 @@ class Baseline:
         return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)), context)
 
     def loss(self, batch: "Batch") -> Tensor:
-        """Sum of nats over the targets of a batch."""
         single = {"single": batch.single} if self.config.stack else {}
         return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
 
     def bytes_of(self, batch: "Batch") -> int:
-        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         return int(self._sizes_V[batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]].sum())
 
     @cached_property
@@ -98,7 +90,6 @@ class Baseline:
         return NetworkScorer(self.network, self.config.vocabulary, self.vocabulary.encode)
 
     def bits_per_byte(self, data: str | bytes) -> float:
-        """Bits per byte of one document, EOS included, in its full context."""
         return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     @overload
@@ -147,7 +138,6 @@ class Baseline:
         return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     def batcher(self, rows: int = 16) -> Batcher:
-        """A batcher, which generates up to `rows` texts side by side; texts can be added and removed at any time."""
         return Batcher(TokenDecoder(self.network, self.vocabulary, rows))
 
     def save(self, folder: str | Path) -> None:
@@ -181,17 +171,11 @@ class TokenDecoder:
     """A network over ids with a cache of `rows` rows. The host needs no state of a text apart from its ids."""
 
     def __init__(self, network: Any, vocabulary: Vocabulary, rows: int) -> None:
-        self.network, self.words, self.size, self.vocabulary = network, vocabulary, rows, vocabulary.size
+        self.network, self.size, self.vocabulary = network, rows, vocabulary.size
         self.device = next(network.parameters()).device
         self.cache = network.cache(rows)
-        self.clear = self.cache.clear
+        self.clear, self.encode, self.data = self.cache.clear, vocabulary.encode, vocabulary.text
         self._drawn = [0] * rows
-
-    def encode(self, prompt: bytes) -> np.ndarray:
-        return self.words.encode(prompt)
-
-    def data(self, id: int) -> bytes:
-        return self.words.text(id)
 
     def prefill(self, ids_n: Tensor, row: int) -> Tensor:
         self._drawn[row] = 0

@@ -131,8 +131,7 @@ def _copied_sizes(library: Any, prefix: bytes, order: int) -> Sizes:
 
 
 def _in_a_copy(count: Callable[[], int]) -> int:
-    """Call `count` in a forked process, whose changes are lost, and return its result. Raises UserError if that process
-    dies."""
+    """The result of `count` in a forked process, whose changes are lost. Raises UserError if that process dies."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

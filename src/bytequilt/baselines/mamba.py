@@ -34,12 +34,10 @@ class MambaCache:
         self.state_LRSE = torch.zeros(config.layers, rows, config.state, config.inner, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The cache rows of the given numbers, as a `Rows` object. None selects all rows."""
         count = self.state_LRSE.shape[1]
         return rows_of(tuple(range(count) if numbers is None else numbers), self.state_LRSE.device)
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         self.tail_LRKE[:, row].zero_()
         self.state_LRSE[:, row].zero_()
 
@@ -74,11 +72,7 @@ class Mamba(Network):
         return [block.mixer.A_log for block in self.backbone.layers]
 
     def forward(
-        self,
-        ids_BN: Tensor,
-        cache: MambaCache | None = None,
-        rows: Rows | None = None,
-        added_BND: Tensor | None = None,
+        self, ids_BN: Tensor, cache: MambaCache | None = None, rows: Rows | None = None, added_BND: Tensor | None = None
     ) -> Tensor:
         """Logits (B, N, V) in fp32; the logits at t predict id t+1. With a cache, the ids continue its rows.
         `added_BND` is added to the embeddings of the ids."""
@@ -239,8 +233,7 @@ class Scan(torch.autograd.Function):
 def _states(
     rate_SE: Tensor, dt_TBE: Tensor, x_TBE: Tensor, write_TBS: Tensor, keep_TB: Tensor, state_BSE: Tensor, room: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Decays and states (T, B, S, E) of a chunk, written into the first two tensors of `room`, since allocation would
-    dominate."""
+    """Decays and states (T, B, S, E) of a chunk, in the first two tensors of `room`: allocation would dominate."""
     decay, states = room[:2, : len(dt_TBE)]
     torch.mul(dt_TBE[:, :, None], rate_SE, out=decay).exp_().mul_(keep_TB[..., None, None])
     torch.mul(x_TBE[:, :, None], write_TBS[..., None], out=states)

@@ -56,11 +56,9 @@ class NgramCache:
         self.ids = RecentIds(reach, rows, 0, network.embed.weight.device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The cache rows of the given numbers, as a `Rows` object. None selects all rows."""
         return self.network.rows(numbers)
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         self.network.clear(row)
         self.ids.clear(row)
 

@@ -7,8 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ..codec import LETTERS
 from ..config import UserError, library, one_line
-from .vocabulary import BPE, LETTERS, RANKS_FILE, runs, spelled
+from .vocabulary import BPE, RANKS_FILE, runs, spelled
 
 Pieces = list[tuple[int, int]]
 """Start and length in bytes of each token, in order. Bytes that belong to no token are left out."""
@@ -77,8 +78,7 @@ def _in_a_row(tokens: Sequence[bytes]) -> Pieces:
 
 
 def _library_pieces(tokenizer: Any, text: str) -> Pieces:
-    """Tokens from the bytes that they spell if the tokenizer is a byte-level BPE, otherwise from their character
-    offsets."""
+    """Tokens by the bytes that they spell if the tokenizer is a byte-level BPE, otherwise by character offsets."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     if all(char in LETTERS for token in encoding.tokens for char in token):
         tokens = [spelled(token) for token in encoding.tokens]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import codec
-from ..codec import BOS, EOS, OFFSET, VOCAB_SIZE, as_bytes
+from ..codec import BOS, EOS, LETTERS, OFFSET, VOCAB_SIZE, as_bytes
 from ..config import UserError, library
 from ..files import write_text
 
@@ -117,16 +117,6 @@ class BPE:
                 f"the corpus gives a vocabulary of {len(learnt):,}, not {ranks:,}: give a smaller number, at least 256"
             )
         return cls(learnt)
-
-
-def _byte_letters() -> dict[str, int]:
-    """The character that byte-level BPE writes for each byte: printable bytes are unchanged, others start at 256."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-LETTERS = _byte_letters()
 
 
 def spelled(token: str) -> bytes:

@@ -10,11 +10,7 @@ from .base import Config, Positive
 PatchKind = Literal["entropy", "monotonic", "combined", "budget", "space", "words", "fixed", "byte"]
 ENTROPY_KINDS = ("entropy", "monotonic", "combined", "budget")
 
-RULE_FIELDS = {
-    "threshold": ("entropy", "combined", "budget"),
-    "rise": ("monotonic", "combined"),
-    "stride": ("fixed",),
-}
+RULE_FIELDS = {"threshold": ("entropy", "combined", "budget"), "rise": ("monotonic", "combined"), "stride": ("fixed",)}
 """Fields of a rule, and the kinds that need each field. Other kinds do not accept the field."""
 BUDGET_LENGTH = 16
 """Default `max_length` of kind `budget`: without a limit, text with zero entropy would never be cut."""

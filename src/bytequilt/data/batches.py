@@ -148,8 +148,6 @@ class Batches:
                 raise UserError(f"cannot go on: the batches were made with {name} {theirs}, and now it is {mine}")
         self._rows.set_state(state["place"])
 
-    # ------------------------------------------------------------------------------------------------------ inside
-
     def _sizes(self, fingerprint: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Number of documents and number of bytes of each source: (S,) and (S,)."""
         documents, sizes = [], []

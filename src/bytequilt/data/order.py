@@ -75,8 +75,7 @@ class Order:
         return self.make(**{name: table[name][row] for name in self.columns})
 
     def _shuffle_groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row groups of an epoch in shuffled order, and the cumulative number of documents at the end of each
-        window. A window is WINDOW row groups that follow each other in this order; the last may have fewer."""
+        """The shuffled row groups of an epoch, and the number of documents up to the end of each window."""
         order = np.random.default_rng((*self.seed, epoch)).permutation(len(self.groups))
         total = np.cumsum([len(self.rows[group]) for group in order])
         return order, np.append(total[WINDOW - 1 : -1 : WINDOW], total[-1])

@@ -38,9 +38,6 @@ CALL_BYTES = 100_000
 """Maximum text bytes in one call of the patcher. A longer text has a call of its own."""
 
 
-# ----------------------------------------------------------------------------------------------------------- ingest
-
-
 def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """Write the documents of all sources to `folder/train` and `folder/val`, and return the manifest.
 
@@ -51,7 +48,8 @@ def ingest(config: DataConfig, folder: Path) -> dict[str, Any]:
     """
     if not config.train:
         raise UserError("`train` of [data] names no source")
-    mark = _fingerprint(config)
+    # documents do not depend on `streams`
+    mark = hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()
     manifest = read_manifest(folder)
     if manifest and manifest["corpus"] == mark and _complete(folder, manifest):
         return manifest
@@ -88,12 +86,11 @@ def _fill(corpus: Corpus, splits: list["_Split"], counted: Mapping[int, np.ndarr
 
 
 def _deal(corpus: Corpus, splits: list["_Split"], folder: Path, mark: str) -> dict[int, np.ndarray]:
-    """Assign shards to this rank. Return the counts of the parts (source files) that this rank need not read.
+    """Assign shards to this rank. Return the counts of the parts (source files) that it need not read, by number.
 
-    A dry run over the counts of all parts shows how many shards there are, and which parts each shard contains. Each
-    rank gets a range of consecutive shards. A part that one of its unfinished shards contains must be read, so its
-    counts are removed from the result. The result maps part numbers to `Corpus.count`. With one process, one part or
-    very few documents the result is empty: all parts are read, and ranks take shards in turn.
+    A dry run over the counts of all parts shows which parts each shard contains. Each rank gets a range of consecutive
+    shards, and must read the parts of those that are unfinished. With one process, one part or very few documents the
+    result is empty: all parts are read, and ranks take shards in turn.
     """
     rank, world = rank_and_world()
     if world == 1 or len(corpus.parts) == 1:
@@ -197,11 +194,6 @@ def _complete(folder: Path, manifest: dict[str, Any]) -> bool:
     return all(finished(path, corpus=manifest["corpus"]) for path in paths)
 
 
-def _fingerprint(config: DataConfig) -> str:
-    # documents do not depend on `streams`
-    return hashlib.sha256(config.model_dump_json(exclude={"streams"}).encode()).hexdigest()
-
-
 @contextmanager
 def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None]:
     """On Ctrl-C, print how many finished shards are kept."""
@@ -210,9 +202,6 @@ def _kept_when_stopped(count: Callable[[], int], folder: Path) -> Generator[None
     except KeyboardInterrupt:
         print(f"stopped: {count():,} finished shards are kept in {folder}; the same command goes on", file=sys.stderr)
         raise
-
-
-# ------------------------------------------------------------------------------------------------------------ score
 
 
 def score(corpus: Path, folder: Path, patcher: Patcher, progress: Callable[[int], object] = lambda _: None) -> None:

@@ -175,9 +175,6 @@ def hub_records(name: str, source: str) -> Iterator[Record]:
         raise UserError(one_line(Exception(f"cannot read {source}: {one_line(error)}"))) from None
 
 
-# ---------------------------------------------------------------------------------------------------------- documents
-
-
 def from_records(records: Iterable[Record], config: DataConfig, dropped: Counter[str]) -> Iterator[Document]:
     """Convert records to documents. `dropped["where"]` counts the records that `where` leaves out."""
     for place, record in records:

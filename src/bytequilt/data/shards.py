@@ -68,10 +68,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 @contextmanager
 def shard_writer(path: Path, schema: pa.Schema, about: dict[str, Any]) -> Generator[pq.ParquetWriter]:
     """A writer of one shard. Every table written becomes a row group. `read_about` will return `about`."""
-    with (
-        replacing(path) as stream,
-        pq.ParquetWriter(stream, schema, **LAYOUT) as writer,
-    ):
+    with replacing(path) as stream, pq.ParquetWriter(stream, schema, **LAYOUT) as writer:
         writer.add_key_value_metadata({KEY: json.dumps({"format": FORMAT} | about).encode()})
         yield writer
 
@@ -137,9 +134,6 @@ def remove_others(folder: Path, keep: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
     if rank_and_world()[1] == 1:  # other ranks may be writing
         sweep(folder)
-
-
-# ----------------------------------------------------------------------------------------------------------- documents
 
 
 def sample_documents(folder: Path, sample_bytes: int) -> list[bytes]:

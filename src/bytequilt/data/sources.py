@@ -13,8 +13,6 @@ from .records import Document, file_records, from_records, hub_records, valid
 from .unpack import open_file, read_whole, reading
 from .walk import Identity, files_of, identity
 
-__all__ = ["Document", "documents", "files", "nothing", "parts"]
-
 Part = Callable[[Counter[str]], Iterator[Document]]
 """A function that reads the documents of one part of a source. The Counter counts documents that `where` leaves out."""
 

@@ -96,9 +96,6 @@ def pyarrow() -> Any:
     return library("pyarrow", "Parquet and .zst files need pyarrow: pip install 'bytequilt[train]'")
 
 
-# ------------------------------------------------------------------------------------------------------------ members
-
-
 class _Stream(io.RawIOBase):
     """A file object that reads from an iterator of chunks."""
 

@@ -43,11 +43,7 @@ def identity(path: Path) -> Identity:
 
 
 def _reached(root: Path, parts: list[str]) -> list[Path]:
-    """The files below `root` that match the parts of a pattern; `**` matches any number of folders.
-
-    Links to folders are followed last, so that a name without links is preferred. A file with several names has the
-    first of them.
-    """
+    """The files below `root` that match the parts of a pattern, by a name without links to folders if there is one."""
     paths: dict[Identity, Path] = {}
     been: set[tuple[Identity, int]] = set()  # folders below which `**` and what follows it have been matched
     waiting, links = [(root, parts)], []

@@ -25,11 +25,9 @@ class Model(Protocol):
     def generate(self, prompt: list[str], /, **sampling: Any) -> Sequence[Any]:
         """Continue each prompt; results have `text`, which does not repeat the prompt. The options are those of
         `Sampling`."""
-        ...
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[Score]:
         """The score of the second text of each pair, given the first."""
-        ...
 
 
 @dataclass(frozen=True)

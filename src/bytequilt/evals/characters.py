@@ -128,9 +128,6 @@ def write_records(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-# --------------------------------------------------------------------------------------------------- letters, counted
-
-
 def _spell(sampler: ItemSampler) -> Item:
     word = sampler.word()
     return Item((word,), " ".join(word))
@@ -161,8 +158,7 @@ def _count_sentence(sampler: ItemSampler) -> Item:
 
 
 def _orth(sampler: ItemSampler) -> Item:
-    """Both candidates have equal length and the same first letter. In CUTE, the first letter alone decides 78 % of the
-    items."""
+    """Both candidates have equal length and the same first letter, which alone decides 78 % of CUTE's items."""
     word = sampler.word()
     near = sampler.one_of(sampler.near(word))
     far = sampler.one_of(sampler.alike(near))
@@ -170,9 +166,6 @@ def _orth(sampler: ItemSampler) -> Item:
         raise Retry
     choices = tuple(sampler.some_of((near, far), 2))
     return Item((word, *choices), near, choices)
-
-
-# ------------------------------------------------------------------------ letters of words, words of sentences
 
 
 def _contains(parts: Parts, sampler: ItemSampler) -> Item:
@@ -184,9 +177,7 @@ def _contains(parts: Parts, sampler: ItemSampler) -> Item:
 
 
 def _insert(parts: Parts, sampler: ItemSampler) -> Item:
-    text = parts.text(sampler)
-    old = sampler.one_of(parts.of(text))
-    new = sampler.one_of({parts.another(sampler)} - {old})
+    text, old, new = _substitute(parts, sampler).fields
     return Item((text, old, new), parts.edited(text, {old: [old, new]}))
 
 
@@ -211,9 +202,6 @@ def _swap(parts: Parts, sampler: ItemSampler) -> Item:
     return Item((text, a, b), parts.edited(text, {a: [b], b: [a]}))
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-
 def _compare(sampler: ItemSampler) -> Item:
     """The numbers share a random number of leading digits; the first different digit is there or later."""
     digits = sampler.digits()
@@ -235,8 +223,6 @@ def _order(sampler: ItemSampler) -> Item:
     b = sampler.neighbour(a, WITHIN)
     return Item((a, b), YES_NO[int(a) > int(b)], YES_NO)
 
-
-# ---------------------------------------------------------------------------------------------------------- the table
 
 TEXT, A, B = "{0}", "{1}", "{2}"  # placeholders for the fields of an item
 

@@ -133,8 +133,7 @@ class Harness(LM):
         ask: Callable[[list[int]], list[Any]],
         together: int,
     ) -> list[Any]:
-        """Call `ask` for groups of request indices, at most `together` at a time; returns the answers in the order of
-        requests."""
+        """Ask about groups of request indices, at most `together` at a time. Answers are in the order of requests."""
         answers: list[Any] = [None] * len(requests)
         with progress() as bar:
             line = bar.add_task(kind, total=len(requests))
@@ -175,8 +174,7 @@ class HarnessTasks:
 
 
 def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The harness's results of one task. Its keys have the form `acc,none`: a metric, and the filter applied to
-    answers."""
+    """The harness's results of one task, with keys of the form `acc,none`: a metric, and the filter of answers."""
     scores, metrics = report["results"].get(name, {}) | report.get("groups", {}).get(name, {}), {}
     for key, value in scores.items():
         metric, comma, filtered = key.partition(",")

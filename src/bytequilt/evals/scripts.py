@@ -123,8 +123,7 @@ def _shares(lm: LM, data: bytes) -> dict[str, Share]:
 
 
 def _characters(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The script of each character (C,), and True for each byte (N,) that starts one. A byte that is not UTF-8 is a
-    character."""
+    """The script of each character (C,), and True for each byte (N,) that starts one. Invalid bytes are characters."""
     text = data.decode("utf-8", "surrogateescape")
     last, scripts = None, []
     for script in map(script_of, text):

@@ -73,10 +73,7 @@ ENGLISH = Language(
             "{What is|What's} [the word] W [written|spelled] {backwards|backward|reversed|in reverse}?",
             "{Write|Spell} [the word] W {backwards|backward|in reverse}.",
         ),
-        "larger": (
-            "Which is larger, A or B?",
-            "{Which [number|one]|What} is {larger|greater|bigger|more}, A or B?",
-        ),
+        "larger": ("Which is larger, A or B?", "{Which [number|one]|What} is {larger|greater|bigger|more}, A or B?"),
         "order": (
             "Does A come before B?",
             "{Does|Is} A [come] before B?",
@@ -135,10 +132,7 @@ RUSSIAN = Language(
             "{Напиши|Прочитай|Произнеси|Скажи} [слово] W {наоборот|задом наперёд}.",
             "Как {пишется|читается|будет} [слово] W {наоборот|задом наперёд}?",
         ),
-        "larger": (
-            "Какое число больше, A или B?",
-            "{Какое [число|из чисел]|Что} больше, A или B?",
-        ),
+        "larger": ("Какое число больше, A или B?", "{Какое [число|из чисел]|Что} больше, A или B?"),
         "order": (
             "Идёт ли A перед B?",
             "{Идёт|Стоит} ли A {перед|раньше|до} B?",

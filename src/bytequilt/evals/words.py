@@ -104,18 +104,13 @@ class ItemSampler:
         texts = [text for text in own if length(text) in self.lengths[kind]]
         if not texts:
             others = f"; there are {len(own)} of {_span(map(length, own))}" if own else ", and none of any other length"
-            raise UserError(f"there are no {self._sort(kind)}{others}")
+            raise UserError(f"there are no {self.about(kind)}{others}")
         return texts
 
     def about(self, kind: Kind) -> str:
         """A description of the words, sentences or numbers that can be drawn, for messages."""
-        return self._sort(kind) if kind == "numbers" else f"{len(getattr(self, kind))} {self._sort(kind)}"
-
-    def _sort(self, kind: Kind) -> str:
         part = "held-out" if self.held_out else "training"
         return f"{part} {kind} of {_span(self.lengths[kind])} {UNITS[kind]}"
-
-    # ----------------------------------------------------------------------------------------------------- draws
 
     def word(self) -> str:
         return self.random.choice(self.words)
@@ -159,8 +154,6 @@ class ItemSampler:
             raise Retry
         return self.random.sample(choice, count)
 
-    # ------------------------------------------------------------------------------------------------ like words
-
     def near(self, word: str) -> list[str]:
         """Words that are one or two edits away: both words become equal if a letter is removed from one or from
         each."""
@@ -195,9 +188,6 @@ def _span(lengths: Iterable[int]) -> str:
     sizes = sorted(set(lengths))
     whole = len(sizes) > 2 and sizes == list(range(sizes[0], sizes[-1] + 1))
     return f"{sizes[0]} to {sizes[-1]}" if whole else " or ".join(map(str, sizes))
-
-
-# --------------------------------------------------------------------------------------------------------------- edits
 
 
 @dataclass(frozen=True)

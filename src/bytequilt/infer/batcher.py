@@ -30,33 +30,26 @@ class Decoder(Protocol):
 
     def encode(self, prompt: bytes) -> np.ndarray:
         """The ids (n,) int64 of a prompt; the first is BOS."""
-        ...
 
     def data(self, id: int) -> bytes:
         """The bytes that an id stands for."""
-        ...
 
     def clear(self, row: int) -> None:
         """Empty a row for a new text."""
-        ...
 
     def prefill(self, ids_n: Tensor, row: int) -> Tensor:
         """Feed the next ids (n,) of a row. Returns the logits (V,) after the last one."""
-        ...
 
     def lookahead(self, ids_n: Tensor, rows: Sequence[int]) -> Tensor:
         """One number (n,) int64 for the next id of each of these rows, which the host must know before `advance`. The
         result stays on the device."""
-        ...
 
     def advance(self, ids_n: Tensor, ids: Sequence[int], known: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Feed the next id of each of these rows. Returns logits (n, V). `ids` and `known` are the host's copies of
         `ids_n` and of the result of `lookahead`."""
-        ...
 
     def counts(self, row: int) -> tuple[Counter[str], bool]:
         """The counts of a row so far (see `COUNTS` in writer.py), and True if the next byte begins a patch."""
-        ...
 
 
 class BLTDecoder:

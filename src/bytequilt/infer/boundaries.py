@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.rows import Rows, restored
+from ..model.rows import Rows
 from ..patching import rules
 from ..patching.patcher import Patcher
 from .steps import Steps
@@ -60,19 +60,15 @@ class Boundaries:
         self.state_RF[row] = self.states_RKF[row, (place - 1) % self.kept] if place else start_F
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         if self.cache is not None:
             self.cache.clear(row)
         self.state_RF[row] = rules.start(self.patcher.rule, 1, self.device)[0]
 
     def state(self) -> dict[str, Any]:
-        """The content as a dictionary of tensors and plain values, for saving."""
         cache = {} if self.cache is None else {"cache": self.cache.state()}
         return {"rule": self.state_RF, "earlier": self.states_RKF, **cache}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state. Raises ValueError for a wrong shape, KeyError for a missing entry."""
         if self.cache is not None:
             self.cache.load(state["cache"])
-        self.state_RF = restored(state, "rule", self.state_RF)
-        self.states_RKF = restored(state, "earlier", self.states_RKF)
+        self.state_RF, self.states_RKF = (state[name].to(self.device) for name in ("rule", "earlier"))

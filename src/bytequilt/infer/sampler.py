@@ -107,8 +107,7 @@ class Sampler:
         return torch.cat([_bits(own_R1), top.indices, _bits(top.values)], 1)
 
     def _filters(self) -> "list[Filter]":
-        """The filters that these texts need, in order: bias, count penalties, UTF-8, repetition penalty, temperature,
-        top-k, top-p, min-p."""
+        """The filters that these texts need, in the order in which they apply."""
         filters: list[Filter] = []
         if any(s.logit_bias for s in self.samplings):
             bias_RV = self._column("temperature").new_zeros(len(self.samplings), len(self.text_only))
@@ -136,8 +135,7 @@ class Sampler:
         return filters
 
     def _cooled(self) -> Filter:
-        """Divides logits by the temperature. The largest logit is subtracted first, so that a very low temperature
-        does not overflow."""
+        """Divides logits, less the largest, by the temperature: a very low temperature would overflow otherwise."""
         heat_R1 = self._column("temperature")
         heat_R1 = heat_R1.masked_fill(heat_R1 == 0, 1)
         return lambda logits, pasts: (logits - logits.amax(-1, keepdim=True)) / heat_R1

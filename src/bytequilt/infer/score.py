@@ -74,16 +74,13 @@ class Scorer(Protocol):
 
     def encode(self, text: bytes, *, bos: bool = True, eos: bool = False) -> np.ndarray:
         """The ids (n,) int64 of a text."""
-        ...
 
     def side_by_side(self, ids_BN: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, N, V) of ids (B, N) padded with 0; and (B, N), true where an id begins a patch, or None."""
-        ...
 
     def context(self) -> Callable[[Tensor], tuple[Tensor, int]]:
         """Start an empty context. The returned function feeds the next ids (n,). It returns their logits (n, V) and the
         number of patches that begin in them."""
-        ...
 
 
 class BLTScorer:
@@ -169,7 +166,8 @@ def score_pieces(
     for batch in batches(short, lengths, max(1, room * VOCAB_SIZE // scorer.vocabulary)):
         for place, score in zip(batch, _side_by_side(scorer, [pieces[place] for place in batch]), strict=True):
             scores[place] = score
-        advance(sum(_targets(pieces[place]) for place in batch))
+        asked = (pieces[place] for place in batch)
+        advance(sum(len(piece.ids_n) - piece.begin + (piece.begin == 1) for piece in asked))
     for place, length in enumerate(lengths):
         if length >= LONG:
             scores[place] = _in_chunks(scorer, pieces[place], advance)
@@ -252,10 +250,6 @@ def _windows(scorer: Scorer, document: bytes, context: int | None) -> list[Piece
         pieces.append(Piece(torch.cat([bos, ids_n[done - half : end]]), half + 1))
         done = end
     return pieces
-
-
-def _targets(piece: Piece) -> int:
-    return len(piece.ids_n) - piece.begin + (piece.begin == 1)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError, as_kind, as_whole
 from ..model.blt import BLT
-from ..model.rows import Rows, plain, restored, rows_of
+from ..model.rows import Rows, rows_of
 from ..model.segments import Patches, check_ids
 from ..patching.patcher import Patcher
 from . import saved
@@ -59,8 +59,6 @@ class Session:
     def text_patches(self) -> int:
         """Number of patches of all rows that begin with a byte of text, open patches included."""
         return sum(row.text_patches for row in self.rows)
-
-    # -------------------------------------------------------------------------------------------------------- reading
 
     @torch.inference_mode()
     def feed(self, ids_n: Tensor, row: int = 0) -> Tensor:
@@ -129,8 +127,6 @@ class Session:
         self.counts["decoder_calls"] += 1
         return self.steps.decode(x_nd, self.patch_R, self.decoder, selected, opens_n)
 
-    # ------------------------------------------------------------------------------------------------ going elsewhere
-
     @torch.inference_mode()
     def clear(self, row: int) -> None:
         """Empty a row, so that a new text can start in it."""
@@ -175,9 +171,8 @@ class Session:
     def restore(cls, model: BLT, patcher: Patcher, path: str | Path, native: bool = False) -> Self:
         """Read a saved session. Raises UserError if the file is not one, is damaged, or belongs to another model."""
         state = saved.read(path, saved.fingerprint(model, patcher))
-        with saved.told_as_damage(path):
-            session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
-            session.load(state)
+        session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
+        session.load(state)
         return session
 
     def state(self) -> dict[str, Any]:
@@ -195,18 +190,13 @@ class Session:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a state with the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
+        """Restore a state with the same reserve and number of rows."""
         for name in ("boundaries", "encoder", "latent", "decoder"):
             getattr(self, name).load(state[name])
-        room = self.encoder.states.data_SRLd.shape[2]
-        caches = zip(self.encoder.stack.lengths, self.latent.lengths, strict=True)
-        for row, saved_row, lengths in zip(self.rows, state["rows"], caches, strict=True):
-            row.load(saved_row, *lengths, room)
-        self.counts = Counter(dict(zip(state["counts"], plain(list(state["counts"].values()), int), strict=True)))
-        self.latents_RKD = restored(state, "latents", self.latents_RKD)
-        self.patch_R = restored(state, "patch", self.patch_R)
-
-    # ------------------------------------------------------------------------------------------------------- drafting
+        for row, saved_row in zip(self.rows, state["rows"], strict=True):
+            row.load(saved_row)
+        self.counts = Counter(state["counts"])
+        self.latents_RKD, self.patch_R = (state[name].to(self.device) for name in ("latents", "patch"))
 
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:
@@ -234,8 +224,6 @@ class Session:
         self.decoder.crop(0, len(ids_n) - true)
         decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)
         return torch.cat([drafted_nV[:true], decoded])
-
-    # ---------------------------------------------------------------------------------------------------- the passes
 
     def _at(self, rows: Sequence[int]) -> Rows:
         return rows_of(tuple(rows), self.device)

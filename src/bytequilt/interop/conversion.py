@@ -72,8 +72,7 @@ def convert(
 def _typed(
     source: Directory, to: Layout, dtype: str | torch.dtype | None, entropy_dtype: str | torch.dtype | None
 ) -> tuple[dict[str, Stored], list[str]]:
-    """The model's tensors in the requested types, and notes on types that had to change. Raises UserError if the layout
-    or the model does not allow a requested type."""
+    """The tensors in the requested types, and notes on forced changes. Raises UserError for a type not allowed here."""
     has_entropy = source.config.entropy is not None
     kinds = {
         "blt": None if dtype is None else NAMES[choose_dtype(dtype)],

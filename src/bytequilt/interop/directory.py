@@ -107,8 +107,7 @@ class Directory:
     def _network(
         self, prefix: str, kind: Callable[[Any], nn.Module], config: Config | None, dtype: torch.dtype = torch.float32
     ) -> Any:
-        """Load one network. It is built without values, then filled from the files; stored int8 weights are not
-        quantised again."""
+        """Load one network: built without values, then filled. Stored int8 weights are not quantised again."""
         stored = {n.removeprefix(f"{prefix}."): s for n, s in self.tensors().items() if n.startswith(f"{prefix}.")}
         wanted = retyped(stored, NAMES[dtype])
         table = stored.get("encoder.hash.weight")

@@ -120,9 +120,6 @@ def _one(encoder: int, decoder: int) -> int | tuple[int, int]:
     return encoder if encoder == decoder else (encoder, decoder)
 
 
-# --------------------------------------------------------------------------------------------------------------- export
-
-
 def export(config: ModelConfig, dtypes: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """The JSON files of a directory by name, and the changes made because Transformers cannot express the model
     exactly.

@@ -118,8 +118,7 @@ def unfilled(kind: Callable[[Any], nn.Module], config: Any) -> Any:
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Skips the functions of `torch.nn.init`. On the meta device they have no effect, but they load torch's
-    compiler."""
+    """Skips the functions of `torch.nn.init`: on the meta device they have no effect, but load torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -148,8 +147,7 @@ def spelled(ours: str, layout: int, tables: int) -> tuple[str, ...]:
 
 
 def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
-    """Number of rows of each part of a tensor. Parts are equal, except that queries may have more heads than keys and
-    values."""
+    """Number of rows of each part of a tensor: equal, but queries may have more heads than keys and values."""
     if ours.endswith(".qkv.weight") and parts > 1:
         keys = (shape[0] - shape[1]) // 2
         return [shape[1], keys, keys]
@@ -157,8 +155,7 @@ def _rows(ours: str, shape: tuple[int, ...], parts: int) -> list[int]:
 
 
 def _complete(names: set[str], wanted: set[str]) -> None:
-    """Raise UserError unless both sets of names are equal. The message names one tensor and the most similar other
-    name."""
+    """Raise UserError unless both sets of names are equal: it tells a name and the most similar other one."""
     extra, missing = sorted(names - wanted), sorted(wanted - names)
     if not extra and not missing:
         return

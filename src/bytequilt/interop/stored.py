@@ -157,9 +157,6 @@ def join(name: str, parts: list[Stored]) -> Stored:
     return Stored(parts[0].dtype, shape, tuple(rows for part in parts for rows in part.parts))
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
 def mapped(path: Path) -> dict[str, Tensor]:
     """The memory-mapped tensors of a file by name, without tables of rotary factors (RECOMPUTED).
 
@@ -189,8 +186,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a .pth file, at the top level or under `model`. Only weights are loaded; pickled code is
-    refused."""
+    """The tensors of a .pth file, at the top level or under `model`. Pickled code is refused."""
     if path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is cut short, or no file of weights in the present format of torch.save")
     try:

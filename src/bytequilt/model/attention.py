@@ -181,8 +181,7 @@ def flex(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor
 
 @cache
 def _compiled(name: str) -> Any:
-    """A function of torch's flex attention module: compiled on CUDA, and elsewhere uncompiled, which is slow but needs
-    no compiler."""
+    """A function of torch's flex attention: compiled on CUDA; elsewhere not, which is slow but needs no compiler."""
     from torch.nn.attention import flex_attention
 
     function = getattr(flex_attention, name)

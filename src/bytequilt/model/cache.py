@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..config import StackConfig
 from .attention import Spans
 from .rope import TABLE, rotation, turning, turns
-from .rows import Column, Positions, Rows, plain, restored, rows_of
+from .rows import Column, Positions, Rows, rows_of
 
 COLUMNS = 64  # columns of a new cache; the number doubles when they are full
 
@@ -29,16 +29,9 @@ class StackCache:
     """Keys and values of every layer of a stack. Every layer has its own keys, because L windowed layers together see L
     * (window - 1) positions back."""
 
-    def __init__(
-        self,
-        config: StackConfig,
-        rows: int = 1,
-        reserve: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, config: StackConfig, rows: int, reserve: int, device: torch.device, dtype: torch.dtype) -> None:
         """Create empty rows. The newest `reserve` positions of a row can be removed at any time (`crop`)."""
-        self.config, self.reserve, self.device = config, reserve, torch.device(device)
+        self.config, self.reserve, self.device = config, reserve, device
         self.limit = None if config.window is None else config.window - 1 + max(reserve, 1)
         """Largest number of columns; None without a window."""
         columns = COLUMNS if self.limit is None else min(COLUMNS, self.limit)
@@ -130,20 +123,11 @@ class StackCache:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
-        kv = restored(state, "kv", self.kv, 3)
-        self.lengths, self.single = plain(state["lengths"], int), plain(state["single"], bool)
-        self.position_R = restored(state, "position", self.position_R)
-        self.opened_RE = restored(state, "opened", self.opened_RE)
-        if not len(self.lengths) == len(self.single) == len(self.position_R) or min(self.lengths) < 0:
-            raise ValueError("the number of lengths differs from the number of rows")
-        longest = max(self.lengths)
-        if self.position_R.tolist() != self.lengths:
-            raise ValueError("the positions of the rows are not as many as their lengths")
-        if kv.shape[3] != (longest if self.limit is None else min(longest, kv.shape[3], self.limit)):
-            raise ValueError("keys and values do not match the positions")
-        self.make_room(longest)
-        self.kv[:, :, :, : kv.shape[3]] = kv
+        """Restore a saved state."""
+        self.lengths, self.single = list(state["lengths"]), list(state["single"])
+        self.position_R, self.opened_RE = (state[name].to(self.device) for name in ("position", "opened"))
+        self.make_room(max(self.lengths))
+        self.kv[:, :, :, : state["kv"].shape[3]] = state["kv"]
 
 
 class StackStep:
@@ -194,8 +178,7 @@ class StackStep:
         return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
 
     def _opened(self, opens_R: Tensor | None) -> Tensor:
-        """Position (R,) at which the context of each row started, the new position included. It is also stored in the
-        cache."""
+        """Position (R,) at which the context of each row started, the new position included; kept in the cache, too."""
         opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
         position_R = self.positions.tensor_R
         opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import StackConfig
 from .cache import StackCache
-from .rows import Column, Positions, Rows, restored, rows_of
+from .rows import Column, Positions, Rows, rows_of
 
 STATES = 16  # capacity in bytes of the open patch at first; it doubles for longer patches
 
@@ -23,7 +23,6 @@ class RecentIds:
         self.ids_RK = torch.zeros(rows, reach + reserve, dtype=torch.int64, device=device)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """The `Rows` object of the given row numbers, or of all rows."""
         return rows_of(tuple(range(len(self.ids_RK)) if numbers is None else numbers), self.ids_RK.device)
 
     def extend(self, rows: Rows, ids_BN: Tensor) -> Tensor:
@@ -43,7 +42,7 @@ class RecentIds:
         return {"ids": self.ids_RK}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.ids_RK = restored(state, "ids", self.ids_RK)
+        self.ids_RK = state["ids"].to(self.ids_RK.device)
 
 
 class ByteStates:
@@ -95,21 +94,21 @@ class ByteStates:
         return {"states": self.data_SRLd}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.data_SRLd = restored(state, "states", self.data_SRLd, 2)
+        self.data_SRLd = state["states"].to(self.data_SRLd.device)
 
 
 class EncoderCache:
-    """KV cache, recent ids and byte states as one object; the KV cache counts the positions."""
+    """KV cache, recent ids and byte states as one object, with the methods of a `StackCache`, here `stack`."""
 
     def __init__(
         self,
         config: StackConfig,
         readings: int,
         reach: int,
-        rows: int = 1,
-        reserve: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        rows: int,
+        reserve: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         """`readings`: number of layers that patches attend to. `reach`: length of the longest n-gram minus 1."""
         self.stack = StackCache(config, rows, reserve, device, dtype)
@@ -117,21 +116,17 @@ class EncoderCache:
         self.states = ByteStates(readings, rows, config.dim, device, dtype)
 
     def crop(self, row: int, count: int) -> None:
-        """Remove the newest `count` positions of a row; `count` is at most `reserve`."""
         self.stack.crop(row, count)
         self.ids.crop(row, count)
 
     def clear(self, row: int) -> None:
-        """Empty a row."""
         for part in (self.stack, self.ids, self.states):
             part.clear(row)
 
     def state(self) -> dict[str, Any]:
-        """The content of the cache as a dictionary of tensors and plain values, for saving."""
         return {"stack": self.stack.state(), "ids": self.ids.state(), "states": self.states.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
         self.stack.load(state["stack"])
         self.ids.load(state["ids"])
         self.states.load(state["states"])

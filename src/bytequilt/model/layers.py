@@ -80,8 +80,7 @@ class RMSNorm(nn.RMSNorm):
 
 @lru_cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two constants of `RMSNorm.step` as tensors: the square roots of eps * width and of width. Python numbers would
-    take twice as long."""
+    """The square roots of eps * width and of width for `RMSNorm.step`. Python numbers would take twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)
 
 
@@ -189,12 +188,7 @@ class Stack(nn.Module):
         return Spans.of(opens_BN, self.config.window, single, fixed), factors[:, None]
 
     def forward(
-        self,
-        x_BND: Tensor,
-        opens_BN: Tensor,
-        chunk: StackChunk | None = None,
-        single: bool = False,
-        fixed: bool = True,
+        self, x_BND: Tensor, opens_BN: Tensor, chunk: StackChunk | None = None, single: bool = False, fixed: bool = True
     ) -> Tensor:
         """Hidden states after all blocks. A new attention context starts where `opens_BN` is True. With a `chunk`, the
         positions continue the rows of its cache."""

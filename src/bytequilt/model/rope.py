@@ -19,8 +19,7 @@ def rotation(positions: Tensor, end: int, head_dim: int, theta: float) -> Tensor
         return F.embedding(positions, table(1, head_dim, theta, positions.device)).unflatten(-1, (-1, 2))
     low = table(1, head_dim, theta, positions.device)[positions % TABLE].unflatten(-1, (-1, 2))
     high = table(TABLE, head_dim, theta, positions.device)[positions // TABLE].unflatten(-1, (-1, 2))
-    (a, b), (c, d) = low.unbind(-1), high.unbind(-1)
-    return torch.stack([a * c - b * d, a * d + b * c], -1)
+    return turned_pairs(low, high)  # a rotation by the sum of both
 
 
 @lru_cache(maxsize=64)

@@ -30,12 +30,7 @@ class Patches:
 
     @classmethod
     def from_closes(
-        cls,
-        ids_BN: Tensor,
-        closes_BN: Tensor,
-        count: int | None = None,
-        single: bool = False,
-        fixed: bool = False,
+        cls, ids_BN: Tensor, closes_BN: Tensor, count: int | None = None, single: bool = False, fixed: bool = False
     ) -> "Patches":
         """Patches of ids (B, N) from the decisions `closes_BN` (B, N).
 

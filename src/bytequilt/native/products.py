@@ -76,8 +76,7 @@ def add_product(x_RM, y_RK, weight, times):
 
 @kernel
 def _sums(out_RM, x_RK, weight_MK):
-    """x @ weight.T without scales. Several rows are computed in tiles of four rows by four outputs, and rows of zeros
-    fill up the last tile; a single row needs no tiles."""
+    """x @ weight.T without scales: one row by itself, more in tiles of four rows by four outputs, zeros at the end."""
     rows, outputs = out_RM.shape
     wide = outputs - outputs % SIDE if rows > 1 else 0
     if wide:
@@ -106,8 +105,7 @@ def _packed(x_RK):
 
 @kernel
 def _in_tiles(out_RM, x_RK, weight_MK, wide, x_TVX):
-    """Compute the outputs below `wide` in tiles. All tiles read the same weights, so each of them prefetches only a
-    share of the next weights."""
+    """Compute the outputs below `wide` in tiles, which read the same weights: each prefetches a share of the next."""
     rows, (tiles, vectors, line), whole = len(x_RK), x_TVX.shape, x_TVX.shape[1] * WIDTH
     row = weight_MK.itemsize * weight_MK.shape[1]
     share, ahead = max(1, SIDE // tiles), SIDE * row * max(1, AHEAD // (SIDE * row))

@@ -92,7 +92,7 @@ def begun(cache: StackCache, rows: Rows, opens_n: Tensor | None, count: int = 1)
 
 
 class CompiledSteps:
-    """The compiled steps of a BLT and its entropy model on the CPU, in fp32 or int8."""
+    """The compiled steps of a BLT and its entropy model on the CPU, in fp32 or int8; see `TorchSteps`."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         tell()
@@ -109,8 +109,7 @@ class CompiledSteps:
             self.scorer = ends_of(scorer.embed, scorer.norm, scorer.head), stack_of(scorer.stack)
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        """Entropies in nats (n,) after the next id (n,) of each row; None if the rule needs none. `text` promises that
-        no id is a BOS. An n-gram table is left to PyTorch."""
+        """As `Patcher.nats_step`, to which an n-gram table is left."""
         scorer = self.patcher.model
         if self.scorer is None or not isinstance(cache, StackCache) or not isinstance(scorer, EntropyModel):
             return self.patcher.nats_step(ids_n, cache, rows, text)
@@ -123,8 +122,7 @@ class CompiledSteps:
     def nats_feed(
         self, ids_N: Tensor, cache: StackCache | NgramCache | None, rows: Rows, single: bool
     ) -> Tensor | None:
-        """Entropies in nats (N,) after each of the next ids of one row. Only 2 to FEW ids use the compiled
-        step, others PyTorch."""
+        """As `Patcher.nats_feed`, which is used unless there are 2 to FEW ids."""
         scorer = self.patcher.model
         few = 1 < len(ids_N) <= FEW and isinstance(cache, StackCache)
         if not few or self.scorer is None or not isinstance(scorer, EntropyModel):
@@ -135,7 +133,6 @@ class CompiledSteps:
         return torch.from_numpy(networks.entropies(ids_N.numpy(), at_N, opens_N.numpy(), ends, stack, ring))
 
     def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to."""
         ends, hashed, stack = self.encoder
         ring = begun(cache.stack, rows, opens_n)
         recent, states = cache.ids.ids_RK.numpy(), cache.states.data_SRLd.numpy()
@@ -147,7 +144,6 @@ class CompiledSteps:
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Latents (n, D) of the newest patch of each row, and the decoder's inputs from them. `lengths`: in bytes."""
         ends_n = np.array([bytes.stack.lengths[row] for row in rows.numbers])
         ring, states = begun(latents, rows, opens_n), bytes.states.data_SRLd.numpy()
         latent_nD, read_nX = networks.patch_step(
@@ -157,7 +153,6 @@ class CompiledSteps:
         return torch.from_numpy(latent_nD), torch.from_numpy(read_nX)
 
     def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) from byte states (n, d), which are overwritten. A row reads its entry of `patch_R`."""
         ends, stack = self.decoder
         ring, patch_nX = begun(cache, rows, opens_n), rows.take(patch_R).view(rows.count, -1).numpy()
         logits_nV = networks.decoder_step(

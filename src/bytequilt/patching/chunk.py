@@ -69,8 +69,6 @@ class Chunk:
         }
         return torch.stack([fields[field] for field in range(FIELDS)], -1)
 
-    # ------------------------------------------------------------------------------------------------- byte by byte
-
     @cached_property
     def place_BN(self) -> Tensor:
         """Number of ids since the BOS of the document: (B, N)."""
@@ -128,8 +126,6 @@ class Chunk:
     def _served_BN(self) -> Tensor:
         """Value of `_waiting_BN` at the newest byte after which a patch was allowed to start."""
         return torch.where(self.may_BN, self._waiting_BN, 0).cummax(1).values
-
-    # ---------------------------------------------------------------------------------------------- patch by patch
 
     @property
     def _end_BN(self) -> Tensor:

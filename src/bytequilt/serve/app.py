@@ -23,10 +23,7 @@ PAGE = Path(__file__).parent / "page"
 
 
 def application(
-    models: Models,
-    keys: tuple[str, ...] = (),
-    origins: tuple[str, ...] = (),
-    hosts: tuple[str, ...] = (),
+    models: Models, keys: tuple[str, ...] = (), origins: tuple[str, ...] = (), hosts: tuple[str, ...] = ()
 ) -> FastAPI:
     """Create the ASGI application.
 

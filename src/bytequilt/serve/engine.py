@@ -80,8 +80,6 @@ class Engine:
         """(seconds, number of texts) of each step since the last full hand-over."""
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
-    # ------------------------------------------------------------------------------------------- in the event loop
-
     def start(self) -> None:
         """Start the thread; it hands results to the running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -164,8 +162,6 @@ class Engine:
                 item.put(given)
             if not isinstance(values[-1], Step) or values[-1].finish_reason is not None:
                 self.open.discard(item)
-
-    # ------------------------------------------------------------------------------------------ in the engine's thread
 
     def _run(self) -> None:
         try:

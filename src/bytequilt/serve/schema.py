@@ -50,9 +50,8 @@ class Fields(BaseModel):
     @classmethod
     def _without_nulls(cls, fields: Any) -> Any:
         """Remove fields with the value null. Clients send null for unset options and in messages they got."""
-        return (
-            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
-        )
+        given = isinstance(fields, dict)
+        return {name: value for name, value in fields.items() if value is not None} if given else fields
 
 
 class Request(Fields):

@@ -63,8 +63,7 @@ def damaged(path: Path, error: Exception) -> UserError:
 
 
 def _weights(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The weights of a network as evaluation uses them. `Rows` saves its own, not caught-up weights with the optimizer
-    state."""
+    """The weights as evaluation uses them: caught up. `Rows` saves its own with the optimizer state."""
     tables = {id(weight): rows for rows in row_optimizers(optimizers) for weight in rows.moments}
     weights = {}
     for name, weight in network.state_dict(keep_vars=True).items():

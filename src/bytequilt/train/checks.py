@@ -127,8 +127,7 @@ def complete(recipe: Draft) -> Recipe:
 
 
 def _patching(origin: ModelConfig, given: PatchingConfig | None) -> PatchingConfig:
-    """The rule of the original model, changed by the fields that the recipe gives. Its threshold is
-    not copied: it holds for the entropies of the original's entropy model alone."""
+    """The original's rule with the recipe's fields, but not its threshold, which holds for its entropy model alone."""
     if given is not None and "kind" in given.model_fields_set:
         return given
     rule, chosen = origin.patching, given.model_dump(exclude_unset=True) if given is not None else {}

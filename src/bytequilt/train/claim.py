@@ -122,8 +122,7 @@ def _data_serves(folder: Path, former: Recipe, recipe: Recipe) -> bool:
 
 
 def _trained_by(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with this number of steps, and without fields on distributed training and on the report's text, which
-    do not change the model."""
+    """The recipe with this number of steps, without the fields that do not change the model."""
     plain = {"shard": "none", "timeout": 1}
     change: dict[str, Any] = {
         "report": ReportConfig(),

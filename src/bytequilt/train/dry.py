@@ -117,9 +117,6 @@ def dry_run(draft: Draft, world: int, gpu: GpuName) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- memory
-
-
 def memory_of(recipe: Recipe, world: int) -> Memory:
     """Memory in bytes of the first of `world` processes."""
     state, network = rehearse(recipe, world), unfilled(BLT, recipe.model)
@@ -146,8 +143,7 @@ def _exchange(recipe: Recipe, columns: int) -> int:
 
 
 def _gathered(network: nn.Module, config: TrainConfig) -> int:
-    """Bytes of gathered weights with their fp32 gradients: everything outside of blocks, one block in use and one being
-    fetched."""
+    """Bytes of gathered weights with fp32 gradients: all outside of blocks, a block in use, and one being fetched."""
     size = {"bf16_gathered": 2, "bf16": 6}.get(config.precision, 4)  # autocast keeps a bf16 copy too
     blocks = [sum(w.numel() for w in m.parameters()) for m in network.modules() if isinstance(m, Block)]
     tables = sum(table.weight.numel() for table in tables_of(network))
@@ -183,9 +179,6 @@ def _block(stack: StackConfig, positions: int, narrow: int, stream: int) -> int:
     """Bytes that a transformer block keeps for its backward pass."""
     wide = stack.dim * (9 * narrow + 3 * stream + 8)  # norms, queries, keys and values, rotated in fp32, sums
     return positions * (wide + 4 * stack.hidden_dim * narrow)
-
-
-# ------------------------------------------------------------------------------------------------------ communication
 
 
 def sent(recipe: Recipe, world: int) -> int:

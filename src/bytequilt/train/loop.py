@@ -31,15 +31,12 @@ class Task(Protocol):
 
     def bytes_of(self, batch: Batch) -> int:
         """Number of bytes that the targets of a batch represent; an EOS counts as one."""
-        ...
 
     def loss(self, batch: Batch) -> Tensor:
         """Sum of nats over the targets of a batch. It must not copy values from the device to the host."""
-        ...
 
     def evaluate(self) -> dict[str, float]:
         """Measurements on held-out text, such as `val_bpb`."""
-        ...
 
 
 class Source(Protocol):

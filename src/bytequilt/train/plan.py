@@ -120,9 +120,6 @@ def _parameters(recipe: Recipe) -> dict[str, int]:
     return {"blt": counted["total"] - counted["hash"], "tables": counted["hash"], "entropy": counted["entropy"]}
 
 
-# ------------------------------------------------------------------------------------------------------------ measured
-
-
 def _task(shape: EntropyConfig | Recipe) -> tuple[EntropyTask | LanguageTask, RuleConfig | None]:
     """The training task of a stage without held-out text, and a fixed rule with the recipe's mean patch size."""
     if isinstance(shape, EntropyConfig):

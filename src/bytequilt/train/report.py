@@ -32,8 +32,7 @@ def write_report(recipe: Recipe, folder: Path, lm: LM, done: Progress) -> dict[s
     documents = [document.data for document in records]
     report = measure(lm, records) | training(done)
     entropy = lm.patcher.model.config if lm.patcher.model else None
-    if report["mean_patch_bytes"]:
-        report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
+    report["flops_per_byte"] = flops_per_byte(lm.model.config, entropy, report["mean_patch_bytes"])["total"]
     shown = recipe.report
     prompt = shown.prompt or opening(records)
     completion = lm.generate(prompt, max_bytes=shown.max_bytes, temperature=shown.temperature, seed=shown.seed)

@@ -171,8 +171,6 @@ class Rows(torch.optim.Optimizer):
         (group,) = state_dict["param_groups"]
         self.param_groups[0] |= {name: value for name, value in group.items() if name != "params"}
 
-    # ------------------------------------------------------------------------------------------------------ inside
-
     @property
     def _step(self) -> Step:
         group = self.param_groups[0]

@@ -107,8 +107,7 @@ def stages_to_shards(recipe: Recipe, folder: Path, world: World = ALONE, ray: st
 
 
 def _patcher(recipe: Recipe, folder: Path, world: World) -> Patcher:
-    """The calibrated patcher of a recipe. If the recipe gives no threshold, the patcher of `train.init` is used where
-    it has the same kind."""
+    """The calibrated patcher of a recipe; without a threshold, that of `train.init` if it has the same kind."""
     device, patching = device_of(recipe.train), recipe.patching
     if recipe.train.init is not None and patching.calibrated is not None:
         given = load(recipe.train.init, str(device)).patcher

@@ -97,9 +97,6 @@ class Saver:
         self.world.total([0])
 
 
-# ------------------------------------------------------------------------------------------------------------ restore
-
-
 def restore(path: Path, network: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Load a checkpoint into network and optimizers, and return its other state. It may come from another number of
     processes. Raises UserError if it is damaged."""
@@ -166,9 +163,6 @@ def _read_part(stored: Any, x: Tensor) -> None:
         own(x).copy_(stored[place_of(x)])
 
 
-# ------------------------------------------------------------------------------------------------------------- export
-
-
 def export(folder: Path, config: ModelConfig, parts: dict[str, nn.Module | None], world: World) -> None:
     """Write a model directory of the networks `parts`, by the prefix of their weights' names. All processes must call
     this."""
@@ -198,8 +192,7 @@ def _write(path: Path | None, tensors: dict[str, Tensor]) -> None:
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
-    """The rows of a tensor in order, in pieces. A table sharded by columns is gathered in several pieces, other tensors
-    in one."""
+    """The rows of a tensor in order: a table sharded by columns in several pieces, other tensors in one."""
     if not isinstance(x, DTensor):
         yield x
     elif not any(placement.is_shard(1) for placement in x.placements):

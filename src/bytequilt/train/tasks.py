@@ -23,25 +23,20 @@ class LanguageModel(Protocol):
     @property
     def network(self) -> nn.Module:
         """The module that training optimises."""
-        ...
 
     def loss(self, batch: Batch) -> Tensor:
         """Sum of nats over the targets of a batch."""
-        ...
 
     def bytes_of(self, batch: Batch) -> int:
         """Number of bytes that the targets of a batch represent; an EOS counts as one."""
-        ...
 
     def score_documents(self, documents: Iterable[bytes], advance: Callable[[int], None] = ...) -> list[Score]: ...
     def score(self, context: Any) -> list[Score]:
         """Scores of (context, continuation) pairs: the cost of each continuation, without EOS."""
-        ...
 
     def generate(self, prompt: Any, **sampling: Any) -> Any: ...
     def flops(self, unit_bytes: float, context: float) -> dict[str, float]:
         """Forward FLOPs per byte by module, with their `total`."""
-        ...
 
     def save(self, folder: Path) -> None: ...
 
@@ -50,14 +45,7 @@ class LanguageTask:
     """Trains a language model; `evaluate` scores held-out text with the cached decoder, as in real use."""
 
     def __init__(self, model: LanguageModel, held_out: Sequence[bytes | Document]) -> None:
-        self.model, self.held_out = model, held_out
-
-    @property
-    def network(self) -> nn.Module:
-        return self.model.network
-
-    def bytes_of(self, batch: Batch) -> int:
-        return self.model.bytes_of(batch)
+        self.model, self.held_out, self.network, self.bytes_of = model, held_out, model.network, model.bytes_of
 
     def loss(self, batch: Batch) -> Tensor:
         return self.model.loss(batch)

@@ -126,8 +126,7 @@ def join_world(timeout: float, device: str = "auto", apart: bool = False) -> Ite
 
 
 def _store(rank: int, timeout: timedelta) -> dist.Store:
-    """The launcher's key-value store, with a prefix per restart, so that addresses of ended processes are not found
-    again."""
+    """The launcher's key-value store, with a prefix per restart: addresses of ended processes must not be found."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     ours = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(host, port, is_master=ours, timeout=timeout, wait_for_workers=False)

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import tyro
 
-from .shared import Flag, Model, Positional, bytes_of, print_json
+from .shared import Flag, Json, Model, Positional, bytes_of, print_json
 
 QuestionText = Annotated[Positional[str], tyro.conf.arg(metavar="QUESTION|-")]
 
 
 def ask(
-    question: QuestionText, model: Model = "letters", show: Flag = False, json: Flag = False, device: str = "cpu"
+    question: QuestionText, model: Model = "letters", show: Flag = False, json: Json = False, device: str = "cpu"
 ) -> None:
     """Answer a question on the letters of a word or on two numbers, in English or Russian.
 
@@ -24,9 +24,7 @@ def ask(
 
     Args:
         question: The question; - reads standard input.
-        model: A shipped model, a model or run directory, or a hub id.
         show: Also print the question and the working, divided into patches, above the answer.
-        json: Print one JSON document instead.
         device: Where the model runs: cpu, cuda, mps.
     """
     from ..config import UserError

@@ -10,7 +10,7 @@ import tyro
 from pydantic import ValidationError
 
 from ..config import UserError, one_line
-from .shared import Files, Flag, Positional, print_json
+from .shared import Files, Flag, Json, Positional, print_json
 
 if TYPE_CHECKING:
     from ..config import RuleConfig
@@ -35,7 +35,7 @@ def convert(
     rule: Rule = None,
     target_bytes: Mean = None,
     revision: Revision = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write a model in another layout or number type. SRC may be bytequilt's own, Hugging Face's or Meta's.
 
@@ -58,7 +58,6 @@ def convert(
         rule: Patching rule to use instead of the model's own, with the same entropy model.
         target_bytes: Mean bytes per patch to which the threshold of --rule is calibrated on FILE...
         revision: Branch, tag or commit of a model on the hub. The hub's access token is read from HF_TOKEN.
-        json: Print one JSON document instead.
     """
     from ..interop import convert as write
     from ..view.progress import progress
@@ -91,8 +90,7 @@ def convert(
 
 
 def _recalibrated(src: str, kind: str, target: float, files: Sequence[str], revision: str | None) -> "RuleConfig":
-    """A rule of this kind for the entropy model of model `src`. Its threshold is calibrated on the beginning of the
-    files, for a mean of `target` bytes per patch."""
+    """A rule of this kind for `src`'s entropy model, calibrated on the first text for `target` bytes per patch."""
     from ..config import PatchingConfig
     from ..evals.corpora import texts
     from ..lm import load

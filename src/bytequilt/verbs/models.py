@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import UserError
-from .shared import Files, Flag, Folder, Named, Number, console, print_json
+from .shared import Device, Files, Flag, Folder, Json, Named, Number, console, print_json
 
 if TYPE_CHECKING:
     from ..baselines.baseline import Baseline
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..lm import LM
 
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...", help_behavior_hint="")]
+ModelOrRecipe = Annotated[
+    Named, tyro.conf.arg(metavar="MODEL", help="A shipped model, a model or run directory, a hub id, or a recipe.")
+]
 ITEMS = 200
 """Default number of questions per task."""
 MOST_ITEMS = 100_000
@@ -31,8 +34,8 @@ def eval(
     items: int = ITEMS,
     limit: Number = None,
     include_path: Folder = None,
-    json: Flag = False,
-    device: str = "auto",
+    json: Json = False,
+    device: Device = "auto",
 ) -> None:
     """Measure the bits per byte of files, each document by itself, or answers to tasks.
 
@@ -44,7 +47,6 @@ def eval(
       bytequilt eval runs/demo --tasks hellaswag,arc_easy --limit 100
 
     Args:
-        model: A shipped model, a model or run directory, or a hub id.
         files: Files to score. In .jsonl and .parquet files each record is a document; other files are one document.
         field: The field of a record that holds its text.
         context: Largest number of bytes (or tokens) that the model reads before the byte that it predicts. The time for
@@ -55,8 +57,6 @@ def eval(
         items: Number of questions per task on letters and numbers.
         limit: Use only the first INT items of each harness task. Default: all items.
         include_path: A directory with your own tasks, as YAML files of the harness.
-        json: Print one JSON document instead.
-        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from ..view import tables
 
@@ -95,12 +95,7 @@ def _scores(lm: "LM | Baseline", files: Sequence[str], field: str, context: int 
 
 
 def _answers(
-    lm: "LM | Baseline",
-    ours: Sequence[str],
-    theirs: "HarnessTasks | None",
-    items: int,
-    limit: int | None,
-    noise: bool,
+    lm: "LM | Baseline", ours: Sequence[str], theirs: "HarnessTasks | None", items: int, limit: int | None, noise: bool
 ) -> dict[str, Any]:
     """Results of our tasks and of harness tasks, on clean text and with `noise` also under each kind of noise."""
     from ..evals.answers import evaluate
@@ -117,8 +112,7 @@ def _answers(
 
 
 def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str], HarnessTasks | None]":
-    """Split task names: the names of our own tasks, and a HarnessTasks object for all others (None if there are
-    none)."""
+    """Split task names: those of our own tasks, and a HarnessTasks object for all others (None if there are none)."""
     from ..evals.characters import TASKS
 
     names = list(dict.fromkeys(name for some in tasks for name in some.split(",") if name))
@@ -133,16 +127,12 @@ def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str],
     return ours, HarnessTasks(others, include)
 
 
-def info(model: Named, json: Flag = False) -> None:
+def info(model: ModelOrRecipe, json: Json = False) -> None:
     """Show the size of a model or recipe: parameters, FLOPs per byte, configuration.
 
     Examples:
       bytequilt info tiny
       bytequilt info blt-8b --json
-
-    Args:
-        model: A shipped model, a model or run directory, a hub id, or a recipe.
-        json: Print one JSON document instead.
     """
     from ..info import describe
     from ..view.tables import description

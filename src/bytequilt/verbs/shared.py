@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Positional = tyro.conf.Positional
-Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
-Named = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
+Model = Annotated[str, tyro.conf.arg(metavar="MODEL", help="A shipped model, a model or run directory, or a hub id.")]
+Named = Positional[Model]
+Device = Annotated[str, tyro.conf.arg(help="Where the model runs: auto, cpu, cuda, cuda:N, mps.")]
 Files = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -22,6 +23,7 @@ OtherModel = Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_
 Repeated = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Json = Annotated[Flag, tyro.conf.arg(help="Print one JSON document instead.")]
 
 
 def bytes_of(text: str, most: int = -1) -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..config import MOST_GUESSES, UserError
-from .shared import File, Flag, Model, Positional, console, print_json
+from .shared import File, Json, Model, Positional, console, print_json
 
 Measure = Annotated[Positional[str], tyro.conf.arg(metavar="decode|train|score")]
 Sizes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")]
@@ -37,7 +37,7 @@ def bench(
     repeats: int = 3,
     threads: int = 1,
     speculate: int = 0,
-    json: Flag = False,
+    json: Json = False,
     plot: File = None,
 ) -> None:
     """Measure how fast a model decodes, trains or scores on this machine.
@@ -58,7 +58,6 @@ def bench(
     Args:
         what: decode measures single steps after a prompt; train measures training steps; score measures the time to
             compute the bits per byte of a document.
-        model: A shipped model, a model or run directory, or a hub id.
         peer: Also measure llama-32k, llama-128k or blt-hf, and print the ratio of speeds. Needs the extra `hf`.
         prompt: decode: length of the prompt in bytes, one or more numbers. Default: 64.
         output: decode: number of bytes after the prompt, one or more numbers. Default: 256.
@@ -71,7 +70,6 @@ def bench(
         threads: Number of processor threads.
         speculate: decode: also compare greedy generation with up to this many guesses and without guesses, for the
             first prompt and output length.
-        json: Print one JSON document instead.
         plot: decode: also plot bytes per second to this file, .png or .svg.
     """
     given = {"prompt": prompt, "output": output, "rows": rows, "row_bytes": row_bytes, "size": size, "context": context}
@@ -117,8 +115,7 @@ def _measured(
 
 
 def _sizes(what: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The values of all size arguments of a measure, defaults included. Raises UserError for an unknown measure, for an
-    argument that the measure does not have, and for a value out of range."""
+    """All size arguments of a measure, defaults included. Raises UserError for a wrong measure, argument or value."""
     if what not in DEFAULTS:
         raise UserError(f"bench measures decode, train or score, not {what!r}")
     for name, numbers in given.items():

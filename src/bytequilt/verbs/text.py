@@ -12,8 +12,10 @@ import tyro
 from ..config import UserError, as_bytes
 from ..config.sampling import Sampling
 from .shared import (
+    Device,
     File,
     Flag,
+    Json,
     Model,
     Number,
     OtherModel,
@@ -54,9 +56,9 @@ def patch(
     model: Model = "tiny",
     tokens: TokenizerName = None,
     report: OtherModel = None,
-    json: Flag = False,
+    json: Json = False,
     html: File = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Show how a text is cut into patches.
 
@@ -69,12 +71,9 @@ def patch(
     Args:
         text: The text, any bytes; - reads standard input. Write -- before a text that starts with a dash. With
             --report, files: each file is one document; in .jsonl and .parquet files each record is one.
-        model: A shipped model, a model or run directory, or a hub id.
         tokens: Also show the tokens of this tokenizer: default, a tokenizer.json, or a file of ranks as Llama 3's.
         report: Patch files with this model instead, and show bytes, characters and bits per patch for each script.
-        json: Print one JSON document instead.
         html: Also write the figure, with the entropy curve above the text, to this file: .html or .svg.
-        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     if report is not None:
         if not text or html is not None or tokens is not None:
@@ -113,8 +112,7 @@ def patch(
 
 
 def _patch_long(text: str, head: bytes, model: str, json: bool, device: str) -> None:
-    """Print the patches of a long text part by part. `head` is the beginning of the text; the rest is read from
-    standard input if `text` is `-`."""
+    """Print the patches of a long text part by part: `head`, then standard input if `text` is `-`."""
     from ..lm import load
     from ..view.cut import patched_parts
     from ..view.progress import progress
@@ -148,7 +146,7 @@ def generate(
     model: Model = "tiny",
     speculate: int = 0,
     json: Flag = False,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Continue a text, byte by byte.
 
@@ -162,10 +160,8 @@ def generate(
     Args:
         sampling: How bytes are drawn.
         prompt: The text to continue, any bytes; - reads standard input.
-        model: A shipped model, a model or run directory, or a hub id.
         speculate: The decoder guesses up to this many bytes ahead, and one pass of the model verifies them.
         json: Print one JSON document at the end, instead of the text while it is generated.
-        device: Where the model runs: auto, cpu, cuda, cuda:N, mps.
     """
     if not json and (sampling.logprobs or sampling.top_logprobs):
         raise UserError("--logprobs and --top-logprobs are told by --json alone")

@@ -133,7 +133,6 @@ def distill(
       bytequilt distill runs/mine corpus/*.txt --kind window --out runs/lean
 
     Args:
-        model: A shipped model, a model or run directory, or a hub id.
         files: Text to learn from: files, directories or globs, as in a recipe.
         out: The run directory. Default: runs/lean.
         kind: ngram is a look-up table of the mean entropy after each n-gram; window is a small model with a short

@@ -94,9 +94,6 @@ def decode_speed(bars: Sequence[tuple[str, float, float | None]], path: Path) ->
         axes.set_xlabel("bytes per second")
 
 
-# -------------------------------------------------------------------------------------------------------------- parts
-
-
 def _stage(loss: "Axes", rate: "Axes", stage: str, rows: list[Mapping], hue: str) -> None:
     at, bpb = _column(rows, "bpb")
     loss.plot(at, bpb, color=hue, linewidth=0.6, alpha=0.3)

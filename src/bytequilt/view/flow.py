@@ -35,8 +35,7 @@ def flow(patched: "PatchedText", scale: Scale | None) -> str:
 
 
 def _paragraph(data: bytes, starts: list[int], classes: list[str], kind: str) -> str:
-    """HTML of a text in runs of bytes that begin at `starts`; `classes` are their CSS classes. Each line takes the
-    writing direction of its first letter."""
+    """HTML of runs of bytes from `starts`, with CSS `classes`. Each line has the direction of its first letter."""
     lines: list[list[str]] = [[]]
     for index, (part, name) in enumerate(zip(parts(data, starts), classes, strict=True)):
         attribute = f' class="bytequilt-{name}{" odd" * (index % 2)}"' if name else ""

@@ -89,9 +89,6 @@ def svg(patched: "PatchedText") -> str:
     return _figure(patched, ' xmlns="http://www.w3.org/2000/svg"', f"<style>{FIGURE_STYLE}{ink}</style>") + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------------- figure
-
-
 class _Layout:
     """The vertical layout of a row of the figure, and its colours.
 
@@ -171,8 +168,7 @@ def _curve(layout: _Layout, row: int) -> str:
 
 
 def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[str]:
-    """SVG of the patches in each row. A patch has a line at its start, a block behind its bytes, and a bar of the
-    height of the curve at its first byte."""
+    """SVG of the patches in each row: a line at the start, a block behind the bytes, a bar up to the curve."""
     count = len(range(0, max(len(patched.data), 1), COLUMNS))
     lines: list[str] = [""] * count
     cuts: list[str] = [""] * count
@@ -198,8 +194,7 @@ def _pieces(patched: "PatchedText", drawn: list[Part], layout: _Layout) -> list[
 
 
 def _strips(patched: "PatchedText", layout: _Layout) -> list[str]:
-    """One SVG string for each row of the figure: the boxes of the tokenizer's tokens, below the text. A string
-    is empty if its row has no tokens."""
+    """SVG of each row's tokens, as boxes below the text; empty for a row without tokens."""
     size = len(patched.data)
     strips: list[list[str]] = [[] for _ in range(0, max(size, 1), COLUMNS)]
     if patched.tokens is None:
@@ -262,8 +257,7 @@ def _words(row: list[Glyph]) -> Iterator[Glyph]:
 
 
 def _texts(row: list[Glyph], top: int) -> list[str]:
-    """SVG text elements: one for all glyphs of the same style, with a list of x positions; one per character that is
-    not ASCII, since it may combine with others."""
+    """SVG texts: glyphs of a style together; a character that is not ASCII alone, since it may combine with others."""
     y = top + 14
     plain, faint, digits = [], [], []
     alone = []

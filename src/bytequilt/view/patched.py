@@ -1,6 +1,6 @@
 """`PatchedText`: a text cut into patches, for display and as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,7 @@ class Tokens:
 
 @dataclass(frozen=True, repr=False)
 class PatchedText:
-    """A text and its patches. Its `repr` is coloured in a terminal; in a notebook it is a figure.
-
-    Raises ValueError if the patches do not join to the text, if the number of entropies differs from the number of
-    bytes, or if tokens overlap or exceed the text.
-    """
+    """A text and its patches. Its `repr` is coloured in a terminal; in a notebook it is a figure."""
 
     data: bytes
     patches: tuple[Patch, ...]
@@ -74,47 +70,6 @@ class PatchedText:
     """Tokens to show beside the patches."""
     summed: bool = False
     """True for kind `budget`: the threshold applies to the sum of the patch's entropies and that of the next byte."""
-
-    def __post_init__(self) -> None:
-        at = 0
-        for patch in self.patches:
-            if patch.start != at or not 0 < patch.length == len(patch.data):
-                raise ValueError(f"the patch at byte {patch.start} of {patch.length} bytes does not follow byte {at}")
-            at += patch.length
-        if b"".join(patch.data for patch in self.patches) != self.data:
-            raise ValueError("the patches together are not the bytes of the text")
-        if self.entropy_bits is not None and len(self.entropy_bits) != len(self.data):
-            raise ValueError(f"{len(self.entropy_bits)} entropies for {len(self.data)} bytes")
-        at = 0
-        for start, length in self.tokens.pieces if self.tokens else ():
-            if start < at or length < 0 or start + length > len(self.data):
-                raise ValueError(f"the token at byte {start} of {length} bytes does not follow byte {at}")
-            at = start + length
-
-    @classmethod
-    def cut(
-        cls,
-        data: bytes,
-        starts: Sequence[int],
-        *,
-        entropy_bits: Sequence[float] | None = None,
-        threshold_bits: float | None = None,
-        summed: bool = False,
-    ) -> "PatchedText":
-        """A text cut before each byte in `starts`: in rising order from 0, or empty for an empty text.
-
-        `entropy_bits`, one per byte, are given if entropies opened all patches. Raises ValueError as the class does.
-        """
-        places = [int(start) for start in starts]
-        if places[:1] != [0][: len(data)]:
-            raise ValueError("the first patch of a text starts at byte 0, and an empty text has none")
-        bits = None if entropy_bits is None else tuple(float(value) for value in entropy_bits)
-        ends = [*places[1:], len(data)][: len(places)]
-        patches = tuple(
-            Patch(start, end - start, data[start:end], bits[start] if bits and 0 < start < len(bits) else None)
-            for start, end in zip(places, ends, strict=True)
-        )
-        return cls(data, patches, threshold_bits, bits, summed=summed)
 
     @property
     def mean_patch_bytes(self) -> float:

@@ -22,33 +22,23 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def report(report: Mapping) -> RenderableType:
-    """The report of a training run: bits per byte beside compressors, patch lengths, speed, and a sample.
-
-    Keys of `report`, which may be missing or None: `bpb`, `entropy_model_bpb`, `xz_bpb`, `gzip_bpb` (bits per byte),
-    `patch_histogram` (number of patches by length in bytes), `mean_patch_bytes`, `steps`, `bytes_per_second`,
-    `flops_per_byte` (forward), `paragraph` (the `json` of a PatchedText), `sample` (text), `example` (texts: `prompt`,
-    `wanted`, `before`, `after`).
-    """
-    values = {key: value for key, value in report.items() if value is not None}
-    parts: list[RenderableType] = []
-    if "bpb" in values:
-        parts.append(_section("bits per byte, held out", "less is better", _bars(values)))
-    if values.get("patch_histogram"):
-        counts = {int(length): count for length, count in values["patch_histogram"].items()}
-        average = values.get("mean_patch_bytes", mean(counts))
-        parts.append(_section("bytes per patch", f"{average:.2f} on average", _columns(counts)))
-    if facts := _facts(values):
-        parts.append(Text(" · ".join(facts), "dim"))
-    screens: list[RenderableType] = []
-    if parts:
-        screens.append(_panel("[bold]bytequilt", Group(*parts)))
-    if values.get("paragraph"):
-        screens.append(_panel("held-out text", coloured(PatchedText.from_json(values["paragraph"]))))
-    if values.get("sample") and not values.get("example"):  # which shows the same text, or one that says more
-        screens.append(_panel("generated", Text(harmless(values["sample"]).strip("\n"))))
-    if values.get("example"):
-        screens.append(_panel("a held-out prompt, before and after", _example(values["example"])))
-    return Group(*screens)
+    """The report of a training run, from the document of `bytequilt train --json`: bits per byte beside compressors,
+    patch lengths, speed, and a sample."""
+    lengths = f"{report['mean_patch_bytes']:.2f} on average"
+    counts = {int(length): count for length, count in report["patch_histogram"].items()}
+    speed, flops = si(report["bytes_per_second"]), si(report["flops_per_byte"])
+    facts = f"{report['steps']:,} steps · {speed}B/s · {flops}FLOPs per byte"
+    measured = Group(
+        _section("bits per byte, held out", "less is better", _bars(report)),
+        _section("bytes per patch", lengths, _columns(counts)),
+        Text(facts, "dim"),
+    )
+    if "example" in report:  # which shows the same text as the sample, or one that says more
+        last = _panel("a held-out prompt, before and after", _example(report["example"]))
+    else:
+        last = _panel("generated", Text(harmless(report["sample"]).strip("\n")))
+    paragraph = coloured(PatchedText.from_json(report["paragraph"]))
+    return Group(_panel("[bold]bytequilt", measured), _panel("held-out text", paragraph), last)
 
 
 def _example(example: Mapping[str, str]) -> Table:
@@ -70,9 +60,9 @@ def _section(title: str, note: str, body: RenderableType) -> RenderableType:
     return Padding(Group(head, Text(), body), (0, 0, 1, 0))
 
 
-def _bars(values: Mapping) -> Table:
-    rows = [("BLT", values["bpb"], BITS[2], "bold")]
-    rows += [(name, values[key], "dim", "") for key, name in RIVALS if key in values]
+def _bars(report: Mapping) -> Table:
+    rows = [("BLT", report["bpb"], BITS[2], "bold")]
+    rows += [(name, report[key], "dim", "") for key, name in RIVALS if key in report]
     worst = max(value for _, value, _, _ in rows)
     table = Table.grid(padding=(0, 2))
     for name, value, hue, style in rows:
@@ -97,35 +87,12 @@ def _columns(counts: Mapping[int, int]) -> Text:
 
 
 def shares(counts: Mapping[int, int], most: int) -> list[float]:
-    """The shares of patches with 1, 2, ... bytes: at most `most` numbers. The last one includes all longer patches.
-
-    `counts` maps a length in bytes to a number of patches. Raises ValueError if there are no patches.
-    """
+    """The shares of patches with 1, 2, ... bytes: at most `most` numbers. The last one includes all longer patches."""
     total = sum(counts.values())
-    if total <= 0 or min(counts) < 1:
-        raise ValueError("a histogram needs at least one patch, of at least one byte")
     out = [0.0] * min(most, max(counts))
     for length, count in counts.items():
         out[min(length, len(out)) - 1] += count / total
     return out
-
-
-def mean(counts: Mapping[int, int]) -> float:
-    """Mean bytes per patch."""
-    return sum(length * count for length, count in counts.items()) / sum(counts.values())
-
-
-def _facts(values: Mapping) -> list[str]:
-    facts = []
-    if "steps" in values:
-        facts.append(f"{values['steps']:,} steps")
-    if "mean_patch_bytes" in values and not values.get("patch_histogram"):
-        facts.append(f"{values['mean_patch_bytes']:.2f} bytes per patch")
-    if "bytes_per_second" in values:
-        facts.append(f"{si(values['bytes_per_second'])}B/s")
-    if "flops_per_byte" in values:
-        facts.append(f"{si(values['flops_per_byte'])}FLOPs per byte")
-    return facts
 
 
 def si(value: float) -> str:

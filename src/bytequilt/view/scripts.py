@@ -55,8 +55,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], tokenizer: str) -> None:
-    """Draw the panel of one tokenizer: a dot per language, names for some, and a line of equal lengths. Both axes are
-    logarithmic, so that equal ratios have equal distances."""
+    """Draw the panel of one tokenizer: a dot per language, names for some, and a line of equal lengths."""
     for family, hue in HUES.items():
         dots = [_place(row, tokenizer) for row in rows if _family(row["script"]) == family]
         if dots:

@@ -126,8 +126,7 @@ def _entropy_folder(folder: Path) -> Path | None:
 
 
 def _parameters(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two parts of params.json: the hyperparameters of an entropy model, and the arguments of the patcher that was used
-    with it. The second part is empty if the file has none."""
+    """Of params.json: the hyperparameters of an entropy model, and the arguments of its patcher, empty if not there."""
     params = read_object(folder / "params.json")
     return params["entropy_model"], (params.get("data") or {}).get("patcher_args") or {}
 
