@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bytequilt.config import NgramConfig, RuleConfig, UserError
+from bytequilt.infer import saved
 from bytequilt.infer.session import Session
 from bytequilt.lm import LM
 from bytequilt.model.ngram import NgramEntropy
@@ -80,13 +82,20 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["digest", "no digest"])
 @pytest.mark.parametrize("name", DAMAGE)
-def test_every_damage_is_one_line(tmp_path, name):
+def test_every_damage_is_one_line(tmp_path, monkeypatch, name, seen):
+    """Seen by the digest, and where it is made to fit, by the caches themselves."""
     lm, path = LM(blt(), patcher("entropy")), tmp_path / "text"
     session = lm.session(3)
     session.feed(IDS[:30])
     session.save(path)
     _damaged(path, DAMAGE[name])
+    if not seen:
+        monkeypatch.setattr(saved, "_digest", lambda state, tensors: None)
+        _damaged(path, lambda about, tensors: about.pop("digest"))
+        if name == "other numbers":
+            return
     with pytest.raises(UserError, match="damaged") as caught:
         lm.restore(path)
     assert len(str(caught.value)) < 300 + len(str(path))
@@ -105,22 +114,53 @@ def test_counts_of_single_steps_are_saved(tmp_path, reserve):
     assert again.ids == 30
 
 
-@pytest.mark.parametrize("reserve", [0, 3])
-def test_no_byte_of_a_file_can_be_damaged_unnoticed(tmp_path, reserve):
-    """A byte of the header, or of the numbers: one line."""
-    lm, path, random = LM(blt(), patcher("budget")), tmp_path / "text", np.random.default_rng(reserve)
-    session = lm.session(reserve)
+TENSORS = [{"tensor": "state.patch"}, {"tensor": 3}]
+VALUES = [None, True, -1, 7, 10**9, 10**30, 1.5, float("nan"), "x", [], [[]], {}, *TENSORS]
+
+
+def places(state, at=()):
+    """The way to every field of a nested state."""
+    inside = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    for key, value in inside:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("kind", ["budget", "space-max"])
+def test_no_field_of_a_state_can_be_damaged_unnoticed(tmp_path, monkeypatch, kind):
+    """Where a digest is made to fit the damage: one line, or a session that goes on. A lost field is one line."""
+    monkeypatch.setattr(saved, "_digest", lambda state, tensors: None)
+    lm, path = LM(blt(), patcher(kind)), tmp_path / "text"
+    session = lm.session(3)
     session.feed(IDS[:30])
     session.save(path)
-    whole = path.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
-    places = [*range(reserve, header, 5), *range(header, len(whole), 401), len(whole) - 1]
-    for place in places:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ int(random.integers(1, 256))]) + whole[place + 1 :])
-        with pytest.raises(UserError, match=r"text is [^\n]+$"):
-            lm.restore(path)
-    path.write_bytes(whole)
-    assert torch.equal(lm.restore(path).feed(IDS[30:40]), session.feed(IDS[30:40]))
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["session"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for *way, last in places(about["state"]):
+        for value in [*VALUES, "lost"]:
+            changed = json.loads(json.dumps(about))
+            inside = changed["state"]
+            for key in way:
+                inside = inside[key]
+            if value == "lost":
+                del inside[last]
+            else:
+                inside[last] = value
+            save_file(tensors, path, {"session": json.dumps(changed)})
+            restored = restored_or_none(lm, path)
+            if restored is not None:
+                assert value != "lost" or way in (["counts"], ["rows", 0, "marks"]), (way, last)
+                restored.fork().feed(IDS[30:60])
+                restored.crop(0)
+
+
+def restored_or_none(lm, path):
+    """The session; None where it is refused with one line."""
+    with contextlib.suppress(UserError):
+        return lm.restore(path)
+    with pytest.raises(UserError, match=r"is damaged: [^\n]{1,200}$"):
+        lm.restore(path)
 
 
 def test_other_files_and_other_models_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.rows import Rows
+from ..model.rows import Rows, restored
 from ..patching import rules
 from ..patching.patcher import Patcher
 from .steps import Steps
@@ -71,4 +71,5 @@ class Boundaries:
     def load(self, state: dict[str, Any]) -> None:
         if self.cache is not None:
             self.cache.load(state["cache"])
-        self.state_RF, self.states_RKF = (state[name].to(self.device) for name in ("rule", "earlier"))
+        self.state_RF = restored(state, "rule", self.state_RF)
+        self.states_RKF = restored(state, "earlier", self.states_RKF)

@@ -79,10 +79,26 @@ class Row:
         """The content as plain values, for saving."""
         return {"marks": [list(mark) for mark in self.marks]}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
-        self.marks = [tuple(mark) for mark in state["marks"]]
+    def load(self, state: dict[str, Any], ids: int, patches: int, room: int) -> None:
+        """Restore a saved state. Raises ValueError if its form is wrong, if it has not counted `ids` ids and `patches`
+        patches as the caches have, or if its open patch has more than `room` bytes."""
+        marks = [tuple(mark) for mark in state["marks"]]
+        if not 1 <= len(marks) <= self.reserve + 1 or not all(map(_sound, marks)):
+            raise ValueError("the counts of a row are none")
+        if [mark[0] for mark in marks] != list(range(ids - len(marks) + 1, ids + 1)) or marks[-1][3] != patches:
+            raise ValueError("the counts of a row do not match its caches")
+        self.marks = marks
         self.crop(0)
+        if self.needed_states > room:
+            raise ValueError("the open patch of a row is longer than what is kept of it")
 
     def _mark(self) -> tuple[int, int, bool, int, int]:
         return self.ids, self.length, self.closed, self.patches, self.text_patches
+
+
+def _sound(mark: tuple[Any, ...]) -> bool:
+    """Whether this is a mark as `_mark` makes it, with no count above the number of ids."""
+    if [type(value) for value in mark] != [int, int, bool, int, int]:
+        return False
+    ids, length, _, patches, text_patches = mark
+    return 0 <= length <= ids and 0 <= patches <= ids and 0 <= text_patches <= ids

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,17 @@ def read(path: str | Path, model: str) -> dict[str, Any]:
         raise UserError(f"{path} is a session of another model")
     if digest != _digest(state, tensors):
         raise UserError(f"{path} is damaged: its contents are not those that were saved")
-    return _unpacked(state, tensors)
+    with told_as_damage(path):
+        return _unpacked(state, "state", tensors)
+
+
+@contextmanager
+def told_as_damage(path: str | Path) -> Iterator[None]:
+    """Context manager: an error from a wrong state becomes a UserError which says that the file is damaged."""
+    try:
+        yield
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _packed(thing: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -59,16 +71,21 @@ def _packed(thing: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return thing
 
 
-def _unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of `_packed`."""
+def _unpacked(packed: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The reverse of `_packed`. Raises ValueError for a tensor that was saved for another place."""
     if isinstance(packed, dict):
-        own = packed.get("tensor")
-        return tensors[own] if own else {key: _unpacked(value, tensors) for key, value in packed.items()}
-    return [_unpacked(value, tensors) for value in packed] if isinstance(packed, list) else packed
+        if set(packed) == {"tensor"}:
+            if packed["tensor"] != name:
+                raise ValueError(f"{name} is the tensor of another place")
+            return tensors[name]
+        return {key: _unpacked(value, f"{name}.{key}", tensors) for key, value in packed.items()}
+    if isinstance(packed, list):
+        return [_unpacked(value, f"{name}.{place}", tensors) for place, value in enumerate(packed)]
+    return packed
 
 
 def _digest(state: Any, tensors: dict[str, Tensor]) -> str:
-    """A hash of the whole content: `read` refuses a file of which any byte has changed."""
+    """A hash of the whole content, by which `read` detects damage."""
     digest = hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codec import BOS, VOCAB_SIZE
 from ..config import UserError, as_kind, as_whole
 from ..model.blt import BLT
-from ..model.rows import Rows, rows_of
+from ..model.rows import Rows, plain, restored, rows_of
 from ..model.segments import Patches, check_ids
 from ..patching.patcher import Patcher
 from . import saved
@@ -171,8 +171,9 @@ class Session:
     def restore(cls, model: BLT, patcher: Patcher, path: str | Path, native: bool = False) -> Self:
         """Read a saved session. Raises UserError if the file is not one, is damaged, or belongs to another model."""
         state = saved.read(path, saved.fingerprint(model, patcher))
-        session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
-        session.load(state)
+        with saved.told_as_damage(path):
+            session = cls(model, patcher, state["reserve"], len(state["rows"]), native)
+            session.load(state)
         return session
 
     def state(self) -> dict[str, Any]:
@@ -190,13 +191,16 @@ class Session:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a state with the same reserve and number of rows."""
+        """Restore a state with the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
         for name in ("boundaries", "encoder", "latent", "decoder"):
             getattr(self, name).load(state[name])
-        for row, saved_row in zip(self.rows, state["rows"], strict=True):
-            row.load(saved_row)
-        self.counts = Counter(state["counts"])
-        self.latents_RKD, self.patch_R = (state[name].to(self.device) for name in ("latents", "patch"))
+        room = self.encoder.states.data_SRLd.shape[2]
+        caches = zip(self.encoder.stack.lengths, self.latent.lengths, strict=True)
+        for row, saved_row, lengths in zip(self.rows, state["rows"], caches, strict=True):
+            row.load(saved_row, *lengths, room)
+        self.counts = Counter(dict(zip(state["counts"], plain(list(state["counts"].values()), int), strict=True)))
+        self.latents_RKD = restored(state, "latents", self.latents_RKD)
+        self.patch_R = restored(state, "patch", self.patch_R)
 
     @torch.inference_mode()
     def draft(self, id: int) -> Tensor:

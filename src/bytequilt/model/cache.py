@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..config import StackConfig
 from .attention import Spans
 from .rope import TABLE, rotation, turning, turns
-from .rows import Column, Positions, Rows, rows_of
+from .rows import Column, Positions, Rows, plain, restored, rows_of
 
 COLUMNS = 64  # columns of a new cache; the number doubles when they are full
 
@@ -123,11 +123,20 @@ class StackCache:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
-        self.lengths, self.single = list(state["lengths"]), list(state["single"])
-        self.position_R, self.opened_RE = (state[name].to(self.device) for name in ("position", "opened"))
-        self.make_room(max(self.lengths))
-        self.kv[:, :, :, : state["kv"].shape[3]] = state["kv"]
+        """Restore a saved state. Raises ValueError for a wrong shape or type, KeyError for a missing entry."""
+        kv = restored(state, "kv", self.kv, 3)
+        self.lengths, self.single = plain(state["lengths"], int), plain(state["single"], bool)
+        self.position_R = restored(state, "position", self.position_R)
+        self.opened_RE = restored(state, "opened", self.opened_RE)
+        if not len(self.lengths) == len(self.single) == len(self.position_R) or min(self.lengths) < 0:
+            raise ValueError("the number of lengths differs from the number of rows")
+        longest = max(self.lengths)
+        if self.position_R.tolist() != self.lengths:
+            raise ValueError("the positions of the rows are not as many as their lengths")
+        if kv.shape[3] != (longest if self.limit is None else min(longest, kv.shape[3], self.limit)):
+            raise ValueError("keys and values do not match the positions")
+        self.make_room(longest)
+        self.kv[:, :, :, : kv.shape[3]] = kv
 
 
 class StackStep:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import StackConfig
 from .cache import StackCache
-from .rows import Column, Positions, Rows, rows_of
+from .rows import Column, Positions, Rows, restored, rows_of
 
 STATES = 16  # capacity in bytes of the open patch at first; it doubles for longer patches
 
@@ -42,7 +42,7 @@ class RecentIds:
         return {"ids": self.ids_RK}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.ids_RK = state["ids"].to(self.ids_RK.device)
+        self.ids_RK = restored(state, "ids", self.ids_RK)
 
 
 class ByteStates:
@@ -94,7 +94,7 @@ class ByteStates:
         return {"states": self.data_SRLd}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.data_SRLd = state["states"].to(self.data_SRLd.device)
+        self.data_SRLd = restored(state, "states", self.data_SRLd, 2)
 
 
 class EncoderCache:

@@ -1,7 +1,8 @@
-"""Helpers of caches: a selection of rows, and the position where each row continues."""
+"""Helpers of caches: a selection of rows, the position where each row continues, and checks of saved tensors."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,3 +75,21 @@ class Column:
             self._slices[layer].copy_(x)
         else:
             self._rings[layer].index_put_(self._at, x.squeeze(-2))
+
+
+def restored(state: dict[str, Any], name: str, like: Tensor, axis: int | None = None) -> Tensor:
+    """The tensor `name` of a saved state, on the device of `like`. Raises ValueError if its type or shape differs from
+    `like`; the length of `axis` may differ."""
+    saved = state[name]
+    if not isinstance(saved, Tensor) or saved.dtype != like.dtype or saved.ndim != like.ndim:
+        raise ValueError(f"{name} is not a tensor of {like.ndim} axes and type {like.dtype}")
+    if any(a != b for at, (a, b) in enumerate(zip(saved.shape, like.shape, strict=True)) if at != axis):
+        raise ValueError(f"{name} has shape {tuple(saved.shape)}, not {tuple(like.shape)}")
+    return saved.to(like.device)
+
+
+def plain(values: Any, kind: type) -> list[Any]:
+    """A copy of a saved list of plain values. Raises ValueError if it is no list, or a value is of another kind."""
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise ValueError(f"a list of {kind.__name__} of a cache holds something else")
+    return list(values)
