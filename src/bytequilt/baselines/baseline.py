@@ -43,6 +43,7 @@ class Baseline:
         return next(self.network.parameters()).device
 
     def batches(self, shards: Path, train: TrainConfig) -> "Batches":
+        """Training batches from a folder of shards."""
         from ..data.batches import Batches  # needs the extra `train`
 
         return Batches(shards, train, None, encode=self.vocabulary.encode)
@@ -52,6 +53,7 @@ class Baseline:
         return int(self._sizes_V[batch.ids_BN[batch.ids_BN >= OFFSET]].sum()), batch.ids
 
     def encode(self, text: bytes) -> Tensor:
+        """Ids (N,) of a text, starting with BOS."""
         return torch.from_numpy(self.vocabulary.encode(text))
 
     @torch.no_grad()
@@ -71,10 +73,12 @@ class Baseline:
         return score_documents(self._scorer, documents, lambda ids: advance(round(ids * size)), context)
 
     def loss(self, batch: "Batch") -> Tensor:
+        """Sum of nats over the targets of a batch."""
         single = {"single": batch.single} if self.config.stack else {}
         return target_nats(self.network(batch.ids_BN, **single), batch.ids_BN, batch.learn_BN)
 
     def bytes_of(self, batch: "Batch") -> int:
+        """Number of bytes that the targets of a batch represent; an EOS counts as one."""
         return int(self._sizes_V[batch.ids_BN[:, 1:][batch.learn_BN[:, 1:]]].sum())
 
     @cached_property
@@ -90,6 +94,7 @@ class Baseline:
         return NetworkScorer(self.network, self.config.vocabulary, self.vocabulary.encode)
 
     def bits_per_byte(self, data: str | bytes) -> float:
+        """Bits per byte of one document, EOS included, in its full context."""
         return self.score_documents([as_bytes(data)])[0].bits_per_byte
 
     @overload
@@ -138,6 +143,7 @@ class Baseline:
         return complete_all(self.batcher(min(ROWS, len(requests))), requests) if requests else []
 
     def batcher(self, rows: int = 16) -> Batcher:
+        """A batcher, which generates up to `rows` texts side by side; texts can be added and removed at any time."""
         return Batcher(TokenDecoder(self.network, self.vocabulary, rows))
 
     def save(self, folder: str | Path) -> None:
