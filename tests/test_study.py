@@ -22,7 +22,7 @@ from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
 from bytequilt.model.flops import flops_per_byte
 from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, training_flops
-from bytequilt.study.compare import compare, results_of, train
+from bytequilt.study.compare import compare, entropy_seconds, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
 from bytequilt.study.models import count_parameters, leak, sized, untrained
@@ -493,6 +493,17 @@ def with_evidence(texts, **changes) -> Study:
         "bpe+ngrams": NGRAMS | {"parameters": {"S": 20_000}},
     }
     return Study.model_validate(merged(chosen | fields | {"ladders": ladders, "models": models}, changes))
+
+
+def test_models_that_need_entropies_are_charged_with_the_time_of_computing_them(texts, tmp_path):
+    chosen = study(texts)
+    corpus = prepared(chosen, tmp_path)
+    assert corpus.entropy_seconds > 0
+    assert prepared(chosen, tmp_path).entropy_seconds == corpus.entropy_seconds  # measured once
+    for model, charged in (("entropy", True), ("space", False), ("bpe", False)):
+        cost = entropy_seconds({"model": model, "trained_bytes": 1000}, chosen, corpus)
+        assert cost == ({"entropy_seconds": 1000 * corpus.entropy_seconds} if charged else {})
+    assert prepared(with_evidence(texts), tmp_path / "without").entropy_seconds is None
 
 
 def test_a_study_ends_in_intervals_and_models_that_count_are_rows(texts, tmp_path):

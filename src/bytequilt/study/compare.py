@@ -30,14 +30,14 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
     if not report_only:
         train(study, folder, corpus)
     rows, finetuned = results_of(study, folder, corpus)
-    rows = [row | _entropy_seconds(study, row, corpus) for row in rows]
+    rows = [row | entropy_seconds(row, study, corpus) for row in rows]
     return write_report(study, rows, folder, corpus, finetuned, evidence_of(study, rows, folder, corpus))
 
 
-def _entropy_seconds(study: Study, row: dict[str, Any], corpus: Corpus) -> dict[str, float]:
+def entropy_seconds(row: dict[str, Any], study: Study, corpus: Corpus) -> dict[str, float]:
     """Seconds in which the entropies of the text of a run are computed, for models that need them. All runs share these
     entropies, but a single run would have to compute them."""
-    model, per_byte = study.models.get(row["model"]), corpus.entropy_seconds()
+    model, per_byte = study.models.get(row["model"]), corpus.entropy_seconds
     needs = model is not None and model.needs_entropy and per_byte is not None
     return {"entropy_seconds": row["trained_bytes"] * per_byte} if needs else {}
 

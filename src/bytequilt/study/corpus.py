@@ -3,6 +3,7 @@
 import hashlib
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ class Corpus:
         """Training documents, evenly spread, of about `size` bytes in total."""
         return sample_documents(self.folder / "train", size)
 
+    @cached_property
     def entropy_seconds(self) -> float | None:
         """Processor seconds of a thread per byte of text whose entropies are computed, measured once; None without an
         entropy model."""
