@@ -75,6 +75,16 @@ def test_queries_behind_cached_keys(window, before, new):
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("before", [0, 1, 5, 39, 90])
+@pytest.mark.parametrize("window", [1, 7, 16, 40, 64])
+def test_pairs_of_blocks_see_the_same_behind_cached_keys(window, before):
+    opens = openings(2, before + 40, 25)
+    q, k, v = tensors(2, 40, before + 40)
+    context = torch.where(opens[:, :before], torch.arange(before), 0).amax(1) if before else torch.zeros(2).long()
+    spans = Spans.after(opens[:, before:], context, before, window)
+    assert_same(paired(q, k, v, spans), blocked(q, k, v, spans), (q, k, v))
+
+
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("window", [1, 7, 16, 40, 64])
 def test_pairs_of_blocks_see_the_same(window, single):
@@ -126,8 +136,9 @@ WAYS = [  # device, dtype, head size, training, window, one document, same shape
     (("cpu", BF16, 64, True, 128, False, True), in_fp32),
     (("cpu", BF16, 12, True, None, True, True), in_fp32),
     (("cuda", BF16, 64, True, 128, False, True), flex),
-    (("cuda", BF16, 8, True, 128, False, True), blocked),
-    (("cuda", BF16, 64, False, 128, False, True), blocked),
+    (("cuda", BF16, 8, True, 128, False, True), paired),
+    (("cuda", BF16, 64, False, 128, False, True), paired),
+    (("cuda", BF16, 64, False, 512, False, True), blocked),
     (("cuda", BF16, 64, True, None, False, False), blocked),
     (("cuda", BF16, 64, True, None, True, True), causal),
     (("mps", FULL, 64, True, 128, False, True), blocked),

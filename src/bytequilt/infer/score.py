@@ -271,7 +271,8 @@ def _side_by_side(scorer: Scorer, pieces: Sequence[Piece]) -> list[Score]:
 def _in_chunks(scorer: Scorer, piece: Piece, advance: Callable[[int], None]) -> Score:
     """Score one piece in chunks with a cache, so that memory is bounded. Only its targets count for patches."""
     feed, ids_n, costs, patches, own = scorer.context(), piece.ids_n, [], 0, piece.begin if piece.begin > 1 else 0
-    for begin, end in pairwise([*range(0, own, CHUNK), *range(own, len(ids_n), CHUNK), len(ids_n)]):
+    size = CHUNK if scorer.device.type == "cpu" else BATCH
+    for begin, end in pairwise([*range(0, own, size), *range(own, len(ids_n), size), len(ids_n)]):
         targets = ids_n[begin + 1 : end + 1]
         logits_nV, started = feed(ids_n[begin:end])
         costs.append(costs_of(logits_nV[: len(targets)], targets))

@@ -91,12 +91,13 @@ class Spans:
 
     @cached_property
     def pair_bias(self) -> Tensor:
-        """The additive mask for `paired`: each block of `window` queries against the block before and its own: (B, 1,
-        n, W, 2W), bf16."""
+        """The additive mask for `paired`: each block of `window` queries against the `window` keys before it and its
+        own: (B, 1, n, W, 2W), bf16."""
         size, count = self.window or 0, -(-self.queries // (self.window or 1))
         position = torch.arange(count * size, device=self.first_BN.device).view(count, size, 1)
+        position = position + (self.keys - self.queries)
         key = position.view(count, 1, size)
-        # the first block has no block before it: those keys get negative positions, which are never visible
+        # keys before the first cached one get negative positions, which are never visible
         key = torch.cat([key - size, key], -1)
         first = F.pad(self.first_BN, (0, count * size - self.queries)).view(len(self.first_BN), 1, count, size, 1)
         seen = (key >= first) & (key <= position)
@@ -131,6 +132,8 @@ def choose_attention(device: str, dtype: torch.dtype, head_dim: int, training: b
         return paired
     if device == "cuda" and training and spans.fixed and head_dim >= FLEX_HEAD and spans.queries == spans.keys:
         return flex
+    if device == "cuda" and spans.window is not None and spans.queries > spans.window:
+        return paired  # a few large products instead of one small attention for each block
     return in_fp32 if slow else blocked
 
 
@@ -160,12 +163,14 @@ def in_fp32(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Ten
 
 
 def paired(q_BHND: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, spans: Spans) -> Tensor:
-    """Attention by plain matrix products, in blocks of `window` queries. Each block reads its own keys and those of the
-    block before."""
+    """Attention by plain matrix products, in blocks of `window` queries. Each block reads its own keys and the `window`
+    keys before them."""
     heads, length, size = q_BHND.shape[1], q_BHND.shape[2], spans.window or 0
-    q, k, v = (F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q_BHND, k_BGMD, v_BGMD))
+    before, after = size - (spans.keys - spans.queries), -length % size
+    q = F.pad(q_BHND, (0, 0, 0, after)).unflatten(2, (-1, size))
+    k, v = (F.pad(x, (0, 0, before, after)).unflatten(2, (-1, size)) for x in (k_BGMD, v_BGMD))
     k, v = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))  # [previous block | own block]
+    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], 3) for x in (k, v))  # [previous block | own block]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     # autocast would convert the softmax to fp32; the kernel already computes in fp32 inside
     with torch.autocast(q.device.type, enabled=False):

@@ -44,12 +44,17 @@ def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Ten
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotate each pair of channels of x (..., head_dim) by the factors of its position."""
     pairs = x.float().unflatten(-1, (-1, 2))
-    # complex numbers take a third of the time on a CPU; torch.compile does not support them
-    if x.is_cpu and not torch.compiler.is_compiling():
+    # complex numbers take a third of the operations; torch.compile does not support them
+    if has_complex(x) and not torch.compiler.is_compiling():
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(factors))
     else:
         turned = turned_pairs(pairs, factors)
     return turned.flatten(-2).to(x.dtype)
+
+
+def has_complex(x: Tensor) -> bool:
+    """True if the device of x multiplies complex numbers fast."""
+    return x.is_cpu or x.is_cuda
 
 
 def turned_pairs(pairs: Tensor, factors: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ def turned_pairs(pairs: Tensor, factors: Tensor) -> Tensor:
 
 def turning(factors: Tensor, dtype: torch.dtype) -> Tensor:
     """The factors in the form that `rotate_` takes for this data type: complex numbers where those are faster."""
-    return torch.view_as_complex(factors) if factors.is_cpu and dtype is torch.float32 else factors
+    return torch.view_as_complex(factors) if has_complex(factors) and dtype is torch.float32 else factors
 
 
 def rotate_(x: Tensor, factors: Tensor) -> None:

@@ -22,6 +22,7 @@ from .calibration import Calibration, calibrated, mean_bytes
 
 LONGEST_MEAN = 2**32  # largest mean bytes per patch that a caller may ask for; a larger number is a mistake
 CHUNK = 4096  # ids per forward pass when many documents are read as one stream; more do not fit into a CPU's caches
+LARGE_CHUNK = 32_768  # the same on a GPU, which smaller passes leave idle
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
@@ -116,8 +117,9 @@ class Patcher:
         stream, cache = torch.from_numpy(np.concatenate(ids)), self.model.cache()
         # allocated once: small results between large temporary tensors would fragment memory
         nats = torch.empty(len(stream))
+        size = LARGE_CHUNK if self.device.type == "cuda" else CHUNK
         with exact(self.device):
-            for part, out in zip(stream.split(CHUNK), nats.split(CHUNK), strict=True):
+            for part, out in zip(stream.split(size), nats.split(size), strict=True):
                 out.copy_(self.model.nats(part[None].to(self.device), cache)[0])
                 advance(int((part >= OFFSET).sum()))
         return np.split(nats.numpy(), np.cumsum([len(i) for i in ids])[:-1])
