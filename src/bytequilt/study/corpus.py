@@ -15,6 +15,7 @@ from ..data.sources import documents
 from ..files import locked
 from ..model.entropy import EntropyModel
 from ..patching.patcher import Patcher
+from ..train.device import device_of
 from ..train.run import entropy_stage
 from ..view.progress import console, progress
 from .jobs import cached, keep_recipe
@@ -51,18 +52,20 @@ class Corpus:
 
     @cached_property
     def entropy_seconds(self) -> float | None:
-        """Processor seconds of a thread per byte of text whose entropies are computed, measured once; None without an
-        entropy model."""
+        """Seconds per byte of text whose entropies are computed, measured once as `Trial` measures training; None
+        without an entropy model."""
         if self.entropy is None or self.scored is None:
             return None
         return cached(self.scored.parent / "entropy-seconds.json", lambda: {"per_byte": self._timed()})["per_byte"]
 
     def _timed(self) -> float:
         patcher, texts = Patcher(RuleConfig(kind="entropy", threshold=0.0), self.entropy), self.sample(TIMED)
+        on_cpu = patcher.device.type == "cpu"
+        clock, threads = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
         patcher.entropies(texts[:1])
-        begun = time.process_time()
+        begun = clock()
         patcher.entropies(texts)
-        return (time.process_time() - begun) / torch.get_num_threads() / sum(map(len, texts))
+        return (clock() - begun) / threads / sum(map(len, texts))
 
 
 def prepared(study: Study, folder: Path) -> Corpus:
@@ -89,7 +92,7 @@ def _prepared(study: Study, folder: Path) -> Corpus:
         console.print(f"warning: {overlap:.2%} of the held-out text stands in the training text, line by line")
     name = next((name for name, model in study.models.items() if model.needs_entropy), None)
     sections = (study.entropy, study.entropy_train, study.entropy_init)
-    entropy = entropy_stage(folder, *sections, study.data) if name else None
+    entropy = entropy_stage(folder, *sections, study.data).to(device_of(study.training(name))) if name else None
     scored = _score(study.models[name], entropy, folder, train_bytes) if name and entropy else None
     return Corpus(corpus, scored, entropy, split, overlap, train_bytes, val, test)
 
