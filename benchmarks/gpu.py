@@ -1,4 +1,4 @@
-"""All that needs a GPU, in one call: the tests marked `cuda`, and training and decoding of three shapes.
+"""All that needs a GPU, in one call: the tests marked `cuda`, and training, decoding and scoring of three shapes.
 
 Writes gpu.json and gpu.md into a folder. Shapes are those of the recipes `small`, `blt-400m` and `blt-1b`, with random
 weights and random bytes. It takes at most 8 minutes: what does not fit into them is named and left out. Without a GPU
@@ -25,6 +25,8 @@ from bytequilt import LM, Patcher
 from bytequilt.codec import encode
 from bytequilt.config import BLTConfig, EntropyConfig, RuleConfig, load_recipe
 from bytequilt.data.batches import Batch
+from bytequilt.infer.generate import complete_all
+from bytequilt.infer.sampling import Sampling
 from bytequilt.model.blt import BLT
 from bytequilt.model.entropy import EntropyModel
 from bytequilt.model.flops import flops_per_byte
@@ -51,7 +53,9 @@ class Options:
     shapes: tuple[str, ...] = tuple(RECIPES)
     mean_patch: float = 4.5
     decoded: int = 256
-    """Bytes of a decoding measurement."""
+    """Bytes of each text of a decoding measurement."""
+    scored: int = 200_000
+    """Bytes of the document of a scoring measurement."""
     repeats: int = 8
 
 
@@ -62,25 +66,26 @@ def main() -> None:
         raise SystemExit(2)
     begun = time.monotonic()
     report: dict[str, Any] = {"machine": torch.cuda.get_device_name(), "torch": torch.__version__}
-    report |= {"command": shlex.join(sys.argv), "tests": tests(), "train": [], "decode": []}
+    report |= {"command": shlex.join(sys.argv), "tests": tests()} | {part: [] for part in PARTS}
     for shape in options.shapes:
-        for part, measure in (("train", training), ("decode", decoding)):
-            for compiled in (False, True) if part == "train" else (False,):
+        for part, measure in PARTS.items():
+            for fast in (False, True) if part != "score" else (True,):
                 left = options.seconds - (time.monotonic() - begun)
-                report[part].append(attempt(measure, shape, compiled, options, left))
+                report[part].append(attempt(measure, shape, fast, options, left))
                 write(report, options.out)
     print(options.out / "gpu.md")
 
 
-def attempt(measure: Callable, shape: str, compiled: bool, options: Options, left: float) -> dict[str, Any]:
-    """A measurement, or why there is none: one shape that does not fit must not cost the others."""
-    row: dict[str, Any] = {"shape": shape, "compiled": compiled}
-    print(f"{measure.__name__} {shape}{' compiled' if compiled else ''}", file=sys.stderr)
+def attempt(measure: Callable, shape: str, fast: bool, options: Options, left: float) -> dict[str, Any]:
+    """A measurement, or why there is none: one shape that does not fit must not cost the others. `fast`: whether blocks
+    are compiled in training, and steps recorded in decoding."""
+    row: dict[str, Any] = {"shape": shape, "compiled" if measure is training else "recorded": fast}
+    print(f"{measure.__name__} {shape}{', fast' if fast else ''}", file=sys.stderr)
     try:
         if left < 0:
             raise TimeoutError("no time was left")
         torch.cuda.reset_peak_memory_stats()
-        row |= measure(shape, compiled, options)
+        row |= measure(shape, fast, options)
         row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     except Exception as error:
         row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
@@ -109,7 +114,7 @@ def training(shape: str, compiled: bool, options: Options) -> dict[str, Any]:
     rows = min(given.rows, 4 if shape == "1B" else given.rows)
     changes = {"rows": rows, "accumulate": 1, "compile": compiled, "precision": "bf16", "device": DEVICE}
     train = given.model_copy(update=changes)
-    task = LanguageTask(model(config, None), [])
+    task = LanguageTask(model(config, None, recorded=False), [])
     chosen = optimizers_of(task.network.train(), train)
     arrange(task.network, train)
     ids_BN, closes_BN = random_batch(rows, train.row_bytes, options.mean_patch)
@@ -126,27 +131,47 @@ def training(shape: str, compiled: bool, options: Options) -> dict[str, Any]:
     return rates(times, ids_BN.numel()) | {"rows": rows, "row_bytes": train.row_bytes, "mfu": mfu(speed * flops)}
 
 
-def decoding(shape: str, compiled: bool, options: Options) -> dict[str, Any]:
-    """Bytes of one text and of 16, after a prompt of the same bytes, in bf16; the entropy model in fp32."""
+def decoding(shape: str, recorded: bool, options: Options) -> dict[str, Any]:
+    """Bytes of one text and of 16, after a prompt of 64 bytes, in bf16; the entropy model in fp32. `start_s` is the
+    time of a first short text of a batcher, in which steps are recorded."""
     recipe = load_recipe(RECIPES[shape])
-    lm = model(recipe.model, recipe.entropy)
+    lm = model(recipe.model, recipe.entropy, recorded)
     lm.model.bfloat16()
-    found: dict[str, Any] = {}
+    speeds: dict[str, Any] = {}
+    decoded = options.decoded if recorded else options.decoded // 8  # plain steps take ten times as long
     for texts in (1, 16):
+        batcher, times = lm.batcher(texts), []
         prompts = [TEXT[number : number + 64] for number in range(texts)]
-        lm.generate(prompts, max_bytes=8, temperature=1.0, seed=0)
-        times = []
-        for number in range(2):
+        for seed, count in enumerate((8, decoded, decoded)):
             wait()
             before = time.perf_counter()
-            made = lm.generate(prompts, max_bytes=options.decoded, temperature=1.0, seed=number)
+            sampling = Sampling(max_bytes=count, seed=seed)
+            made = complete_all(batcher, [(prompt, sampling) for prompt in prompts])
             wait()
-            times.append((time.perf_counter() - before) / max(1, sum(len(one.data) for one in made)))
-        found[f"bytes_per_s_{texts}"] = 1 / median(times)
-    return found
+            times.append((time.perf_counter() - before) / max(1, sum(len(text.data) for text in made)))
+        speeds |= {f"bytes_per_s_{texts}": 1 / median(times[1:]), f"start_s_{texts}": times[0] * 8 * texts}
+    return speeds
 
 
-def model(config: BLTConfig, entropy: EntropyConfig | None) -> LM:
+def scoring(shape: str, recorded: bool, options: Options) -> dict[str, Any]:
+    """Bytes of one long document that are scored, with a patcher in fp32 and the BLT in bf16."""
+    recipe = load_recipe(RECIPES[shape])
+    lm = model(recipe.model, recipe.entropy, recorded)
+    lm.model.bfloat16()
+    text, times = TEXT * (options.scored // len(TEXT)), []
+    for _ in range(2):
+        wait()
+        before = time.perf_counter()
+        lm.bits_per_byte(text)
+        wait()
+        times.append(time.perf_counter() - before)
+    return {"bytes_per_s": len(text) / times[-1]}
+
+
+PARTS = {"decode": decoding, "score": scoring, "train": training}  # a process that has compiled may decode more slowly
+
+
+def model(config: BLTConfig, entropy: EntropyConfig | None, recorded: bool = True) -> LM:
     """A model with random weights on the GPU, its threshold calibrated on a short text."""
     with torch.device("meta"):
         networks = [BLT(config), EntropyModel(entropy)] if entropy else [BLT(config)]
@@ -157,7 +182,7 @@ def model(config: BLTConfig, entropy: EntropyConfig | None) -> LM:
     if entropy:
         patcher = Patcher(RuleConfig(threshold=0.0), networks[1].eval())
         patcher.rule = RuleConfig(threshold=float(patcher.entropy(ids_of(TEXT)).quantile(0.78)))
-    return LM(networks[0], patcher)
+    return LM(networks[0], patcher, native=recorded)
 
 
 def ids_of(text: bytes) -> torch.Tensor:
@@ -189,7 +214,7 @@ def write(report: dict[str, Any], folder: Path) -> None:
     (folder / "gpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     lines = [f"# {report['machine']}, torch {report['torch']}", "", f"`{report['command']}`", ""]
     lines += ["Tests: " + ("passed" if report["tests"]["passed"] else "failed"), ""]
-    for part in ("train", "decode"):
+    for part in PARTS:
         rows = [row | {"failed": row.get("failed", "")} for row in report[part]]
         names = list(dict.fromkeys(name for row in rows for name in row))
         lines += [

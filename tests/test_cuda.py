@@ -4,14 +4,16 @@ import copy
 
 import pytest
 import torch
-from conftest import blt, ids_of, noise, patcher
+from conftest import RULES, blt, ids_of, noise, patcher, undecided
+from test_native import DOCUMENTS, assert_same_steps
 
 from bytequilt.codec import encode
 from bytequilt.config import HashConfig, StackConfig, TrainConfig
 from bytequilt.data.batches import Batch
+from bytequilt.infer import recorded
 from bytequilt.infer.session import Session
 from bytequilt.lm import LM
-from bytequilt.model.attention import Spans, blocked, causal, flex
+from bytequilt.model.attention import Spans, blocked, causal, flex, paired
 from bytequilt.train.device import arrange
 from bytequilt.train.loop import step
 from bytequilt.train.optim import optimizers_of, release
@@ -36,9 +38,11 @@ def batch():
     return Batch.of(ids_BN, closes_BN, ids_BN > 3, 128)
 
 
-@pytest.mark.parametrize("way", [blocked, flex])
+@pytest.mark.parametrize("way", [blocked, flex, paired])
 @pytest.mark.parametrize("window", [None, 32])
 def test_attention(way, window):
+    if way is paired and window is None:
+        pytest.skip("pairs of blocks are for windows")
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 256, 32, device="cuda", requires_grad=True) for _ in range(3))
     opens = torch.rand(2, 256, device="cuda") < 0.02
@@ -82,12 +86,76 @@ def test_session(rule):
     torch.testing.assert_close(pieces, whole, atol=2e-3, rtol=2e-3)
 
 
-def test_generation():
-    lm = LM(blt(), patcher("space"))
-    prompts = [noise(20, seed) for seed in range(4)]
-    slow = [one.data for one in lm.generate(prompts, max_bytes=12, temperature=0)]
-    lm.model.cuda()
-    assert [one.data for one in lm.generate(prompts, max_bytes=12, temperature=0)] == slow
+@pytest.mark.parametrize("native", [False, True])
+def test_generation(native):
+    lm = LM(blt(), patcher("entropy"))
+    prompts, options = [noise(20, seed) for seed in range(4)], {"max_bytes": 40, "temperature": 0}
+    slow = [text.data for text in lm.generate(prompts, **options)]
+    lm = LM(lm.model, lm.patcher, native=native).to("cuda")
+    assert lm.native == native
+    assert [text.data for text in lm.generate(prompts, **options)] == slow
+    assert [text.data for text in lm.generate(prompts * 9, **options)] == slow * 9  # more texts than rows
+
+
+def twins(network, patch, reserve=0, rows=1):
+    """Sessions on the GPU: plain and recorded."""
+    network.cuda()
+    if patch.model is not None:
+        patch.model.cuda()
+    return [Session(network, patch, reserve, rows, native) for native in (False, True)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_recorded_steps(rule):
+    patch = patcher(rule)
+    assert not undecided(patch, DOCUMENTS)
+    assert_same_steps(twins(blt(encoder_cross="all"), patch), DOCUMENTS, error=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (512, 64)], ids=["caches that grow", "wide caches"])
+def test_recorded_steps_of_some_rows(sizes, monkeypatch):
+    monkeypatch.setattr(recorded, "COLUMNS", sizes[0])
+    monkeypatch.setattr(recorded, "STATES", sizes[1])
+    texts, patch = [ids_of(noise(60, seed))[0] for seed in range(5)], patcher("entropy")
+    assert not any(undecided(patch, text[None]) for text in texts)
+    sessions = twins(blt(), patch, rows=len(texts))
+    for row, text in enumerate(texts):
+        for session in sessions:
+            session.feed(text[: 4 * row + 1], row)
+    for at in range(40):
+        rows = [row for row in range(len(texts)) if (at + row) % 4] or [0]
+        ids_n = torch.stack([texts[row][sessions[0].rows[row].ids] for row in rows])
+        assert_same_steps(sessions, ids_n[:, None], rows, error=1e-4)
+        if at == 20:
+            for session in sessions:
+                session.clear(3)
+
+
+def test_recorded_steps_of_forks_and_after_crops():
+    patch, at = patcher("budget"), 0
+    sessions = twins(blt(), patch, reserve=9)
+    for turn, (steps, back) in enumerate([(4, 2), (9, 9), (20, 0), (9, 7), (1, 1), (12, 8), (20, 3)]):
+        assert_same_steps(sessions, DOCUMENTS[:, at : at + steps], error=1e-4)
+        at += steps - back
+        for session in sessions:
+            session.crop(back)
+        forks = [session.fork() for session in sessions]
+        assert_same_steps(sessions if turn % 2 else forks, torch.full((1, 2), 40 + turn), error=1e-4)
+        sessions = forks if turn % 2 else sessions
+
+
+def test_entropies_of_documents():
+    patch, texts = patcher("entropy"), [noise(size, size) for size in (5, 300, 40)]
+    slow = patch.entropies(texts)
+    patch.model.cuda()
+    for ours, theirs in zip(patch.entropies(texts), slow, strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), atol=1e-4, rtol=1e-4)
+
+
+def test_scores():
+    lm, texts = LM(blt(), patcher("space")), [noise(size, size) for size in (5, 300, 40)]
+    slow = [score.nats for score in lm.score_documents(texts)]
+    assert [score.nats for score in lm.to("cuda").score_documents(texts)] == pytest.approx(slow, rel=1e-4)
 
 
 @pytest.mark.parametrize("change", [{}, {"compile": True}, {"checkpoint_activations": True}], ids=str)

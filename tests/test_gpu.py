@@ -38,14 +38,12 @@ def test_without_a_gpu_it_says_so_and_exits_with_2(gpu, monkeypatch, capsys):
 
 def test_measurements_run_and_are_written_down(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    options = gpu.Options(out=tmp_path, decoded=8, repeats=1)
-    rows = {
-        "train": [gpu.attempt(gpu.training, "demo", False, options, 1.0)],
-        "decode": [gpu.attempt(gpu.decoding, "demo", False, options, 1.0)],
-    }
+    options = gpu.Options(out=tmp_path, decoded=8, scored=2000, repeats=1)
+    rows = {part: [gpu.attempt(measure, "demo", False, options, 1.0)] for part, measure in gpu.PARTS.items()}
     rows["train"].append(gpu.attempt(gpu.training, "demo", True, options, -1.0))
     assert rows["train"][0]["bytes_per_s"] > 0
     assert rows["decode"][0]["bytes_per_s_16"] > 0
+    assert rows["score"][0]["bytes_per_s"] > 0
     assert "no time was left" in rows["train"][1]["failed"]
     gpu.write({"machine": "m", "torch": "t", "command": "c", "tests": {"passed": True, "said": []}} | rows, tmp_path)
     assert json.loads((tmp_path / "gpu.json").read_text())["decode"] == rows["decode"]

@@ -1,4 +1,6 @@
-"""Compiled steps beside those of PyTorch, their slow and obvious twin."""
+"""Compiled steps and recorded steps beside those of PyTorch, their slow and obvious twin.
+
+On a CPU, the operations of recorded steps run without being recorded; `test_cuda.py` records them on a GPU."""
 
 import copy
 import subprocess
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from bytequilt import LM, load
 from bytequilt.config import HashConfig, NgramConfig, StackConfig, UserError
+from bytequilt.infer import recorded
+from bytequilt.infer.recorded import RecordedSteps
 from bytequilt.infer.session import Session
 from bytequilt.model.encoder_cache import STATES
 from bytequilt.model.int8 import quantise
@@ -24,18 +28,22 @@ pytest.importorskip("numba", reason="compiled steps need the extra `fast`")
 
 
 def twins(model, patch, reserve=0, rows=1):
-    return [Session(model, patch, reserve, rows, native) for native in (False, True)]
+    """Three sessions: with the steps of PyTorch, compiled steps and recorded steps."""
+    sessions = [Session(model, patch, reserve, rows, native) for native in (False, True, False)]
+    sessions[2].steps = sessions[2].boundaries.steps = RecordedSteps(model, patch, rows)
+    return sessions
 
 
-def assert_equal(ours, compiled, error=1e-5):
-    torch.testing.assert_close(compiled, ours, atol=error, rtol=error)
+def assert_equal(ours, *others, error=1e-5):
+    for other in others:
+        torch.testing.assert_close(other, ours, atol=error, rtol=error)
 
 
 def assert_same_steps(sessions, ids_Rn, rows=None, error=1e-5):
-    """Both take the same ids one after another: the same logits, and the same boundaries."""
+    """All take the same ids one after another: the same logits, and the same boundaries."""
     for ids_R in ids_Rn.T:
-        assert_equal(*[session.step(ids_R, rows) for session in sessions], error)
-        assert sessions[0].state()["rows"] == sessions[1].state()["rows"]
+        assert_equal(*[session.step(ids_R, rows) for session in sessions], error=error)
+        assert all(session.state()["rows"] == sessions[0].state()["rows"] for session in sessions)
 
 
 DOCUMENTS = ids_of(noise(38, 1), b"", noise(5, 2), noise(30, 3))  # well past the windows, with a BOS inside
@@ -71,6 +79,7 @@ def models(draw):
 @given(models(), st.sampled_from(list(RULES)), st.lists(st.integers(0, 25), min_size=1, max_size=5), st.data())
 def test_any_shape_gives_the_logits_and_boundaries_of_pytorch(model, kind, lengths, data):
     """One to five texts of different lengths, which some steps leave out, with a document that begins inside."""
+    recorded.COLUMNS, recorded.STATES = data.draw(st.sampled_from([(1, 1), (512, 64)]))  # caches that grow, or do not
     patch = patcher(kind, window=data.draw(st.sampled_from([None, 1, 10])), newline_reset=data.draw(st.booleans()))
     texts = [ids_of(noise(length, row), noise(12, row + 9))[0] for row, length in enumerate(lengths)]
     assume(not any(undecided(patch, text[None]) for text in texts))
@@ -117,14 +126,16 @@ def test_patches_longer_than_the_room_for_their_bytes():
 
 @pytest.mark.parametrize("reserve", [0, 9])
 def test_positions_beyond_a_table_of_rotary_factors(reserve, monkeypatch):
-    from bytequilt.model import rope
+    from bytequilt.model import rope, step
     from bytequilt.native import steps
 
-    rope.table.cache_clear()
-    for module in (rope, steps):
+    for module in (rope, step, steps, recorded):
         monkeypatch.setattr(module, "TABLE", 16)
+    for tables in (rope.table, rope.turns):
+        tables.cache_clear()
     assert_same_steps(twins(blt(), patcher("entropy"), reserve), DOCUMENTS)
-    rope.table.cache_clear()
+    for tables in (rope.table, rope.turns):
+        tables.cache_clear()
 
 
 @pytest.mark.parametrize("kind", RULES)
@@ -163,7 +174,7 @@ def test_guesses_and_their_verification(kind, cross):
             session.crop(back)
         at += count - back
     assert_same_steps(sessions, DOCUMENTS[:, at : at + 12])
-    assert sessions[0].counts == sessions[1].counts
+    assert sessions[0].counts == sessions[1].counts == sessions[2].counts
 
 
 @pytest.mark.parametrize("guesses", [1, 4, 16])
@@ -243,6 +254,7 @@ def test_where_steps_are_compiled(monkeypatch):
     assert chosen(True, cpu, fp32)
     assert not chosen(False, cpu, fp32)
     assert not chosen(None, torch.device("meta"), fp32)
+    assert chosen(None, torch.device("cuda"), torch.bfloat16)  # recorded there
     assert not load("tiny", dtype="bfloat16").native
     with pytest.raises(UserError, match="bfloat16"):
         load("tiny", dtype="bfloat16", native=True)

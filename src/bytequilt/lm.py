@@ -72,9 +72,9 @@ class LM(ModelHubMixin):
 
     @property
     def native(self) -> bool:
-        """True if sessions and batchers use the compiled step."""
+        """True if sessions and batchers use steps that are compiled, or on a GPU recorded as CUDA graphs."""
         weight = self.model.decoder.norm.weight
-        return self._native and weight.is_cpu and weight.dtype is torch.float32
+        return self._native and (weight.is_cuda or (weight.is_cpu and weight.dtype is torch.float32))
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model and its patcher to a device (`auto` is allowed), and return this LM. Sessions opened earlier
@@ -261,9 +261,10 @@ def load(
     A directory may have our layout, Hugging Face's or Meta's. `device` is a name such as "cuda:1", or "auto". `dtype`
     applies to the BLT, as a name or a torch type; n-gram tables stored in a narrower float type keep it, and int8
     applies to matrices only. The entropy model runs in fp32, because it decides boundaries, unless `entropy_dtype` is
-    int8. `native` chooses the compiled step, which needs the extra `fast` and which int8 requires; None uses it where
-    possible. `hub_options` are revision, token, cache_dir, force_download and local_files_only. Raises UserError if the
-    model or device does not exist, or the model is damaged or of another kind.
+    int8. `native` chooses the compiled step, which needs the extra `fast` and which int8 requires; on a CUDA GPU it
+    chooses the recorded step. None uses either where possible. `hub_options` are revision, token, cache_dir,
+    force_download and local_files_only. Raises UserError if the model or device does not exist, or the model is damaged
+    or of another kind.
     """
     target, kind = choose_device(device), choose_dtype(dtype)
     compiled, directory = chosen(native, target, kind), Directory.find(name, **hub_options)

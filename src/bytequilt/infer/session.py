@@ -34,14 +34,14 @@ class Session:
     def __init__(self, model: BLT, patcher: Patcher, reserve: int = 0, rows: int = 1, native: bool = False) -> None:
         """Create empty texts. The newest `reserve` bytes of a text can be removed at any time (`crop`).
 
-        With `native`, single steps are compiled; the model must be on the CPU, in fp32 or int8.
+        With `native`, single steps are compiled on a CPU, in fp32 or int8, and recorded as CUDA graphs on a GPU.
         """
         reserve, rows = as_whole("reserve", reserve, 0, 2**20), as_whole("rows", rows, 1, 2**16)
         as_kind("model", model, BLT), as_kind("patcher", patcher, Patcher)
         weight = model.decoder.norm.weight
         self.model, self.patcher, self.reserve, self.device = model, patcher, reserve, weight.device
         self.rows = [Row(reserve) for _ in range(rows)]
-        self.native, self.steps = native, steps_of(model, patcher, native)
+        self.steps = steps_of(model, patcher, rows, native)
         self.boundaries = Boundaries(patcher, self.steps, rows, reserve, self.device)
         self.encoder, self.decoder = model.encoder.cache(rows, reserve), model.decoder.cache(rows, reserve)
         self.latent = model.latent.stack.cache(rows, reserve)
@@ -117,7 +117,7 @@ class Session:
         if opens_n is not None:  # a BOS ends the patch before it
             cut = [row for row, open, text in zip(rows, opens, texts, strict=True) if open and text.open_bytes]
             self._complete(cut, [False] * len(cut))
-        room = max(text.needed_states for text in texts) + self.undecided + 1
+        room = max(text.needed_states for text in self.rows) + self.undecided + 1  # recorded steps write to all rows
         self.encoder.states.make_room(room, self.encoder.stack.lengths)
         x_nd = self.steps.encode(ids_n, self.encoder, selected, opens_n)
         for text, id, closes in zip(texts, ids, closed, strict=True):
@@ -222,7 +222,7 @@ class Session:
         if text.patches == before:
             return drafted_nV
         true = int(closes_N.long().argmax())
-        if self.native and not bool((ids_n == BOS).any()):
+        if self.steps.few and not bool((ids_n == BOS).any()):
             return torch.cat([drafted_nV[:true], decode_few(self, closes_N, waiting, true)])
         states = self.encoder.states.newest(rows, rows.take(self.encoder.stack.position_R), waiting + len(ids_n))
         self.decoder.crop(0, len(ids_n) - true)

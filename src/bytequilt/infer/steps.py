@@ -2,58 +2,24 @@
 
 from typing import TYPE_CHECKING, Union
 
-import torch
-from torch import Tensor
-
 from ..model.blt import BLT
-from ..model.cache import StackCache
-from ..model.encoder_cache import EncoderCache
-from ..model.rows import Rows
 from ..patching.patcher import Patcher
+from .recorded import RecordedSteps
+from .torch_steps import TorchSteps
 
 if TYPE_CHECKING:
     from ..native.steps import CompiledSteps
 
-Steps = Union["TorchSteps", "CompiledSteps"]
+Steps = Union[TorchSteps, "CompiledSteps"]
 
 
-def steps_of(model: BLT, patcher: Patcher, native: bool) -> Steps:
-    """The steps of a model and its patcher: compiled if `native`, else in PyTorch."""
+def steps_of(model: BLT, patcher: Patcher, rows: int, native: bool) -> Steps:
+    """The steps of a model and its patcher in a session of `rows` rows. With `native`, they are compiled on a CPU and
+    recorded on a GPU; otherwise PyTorch runs each operation by itself."""
     if not native:
         return TorchSteps(model, patcher)
+    if model.decoder.norm.weight.is_cuda:
+        return RecordedSteps(model, patcher, rows)
     from ..native.steps import CompiledSteps
 
     return CompiledSteps(model, patcher)
-
-
-class TorchSteps:
-    """The steps in PyTorch, by the step functions of the networks. `CompiledSteps` has the same methods."""
-
-    def __init__(self, model: BLT, patcher: Patcher) -> None:
-        self.model, self.nats, self.nats_feed = model, patcher.nats_step, patcher.nats_feed
-
-    def encode(self, ids_n: Tensor, cache: EncoderCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Byte states (n, d) of the next id of each row. The cache also keeps the states that patches attend to.
-
-        `opens_n` is True where a new document starts; None means that none does.
-        """
-        return self.model.encoder.step(ids_n, cache, rows, opens_n)[-1]
-
-    def patch(
-        self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Process the newest patch of each row; `lengths` are the patches' lengths in bytes. Returns latents (n, D)
-        and the decoder's inputs from them (n, ...)."""
-        longest, absent_nL = max(lengths), None
-        states = bytes.states.newest(rows, rows.take(bytes.stack.position_R), longest)
-        if min(lengths) < longest:
-            missing_n1 = torch.tensor([[longest - length] for length in lengths], device=rows.index.device)
-            absent_nL = torch.arange(longest, device=rows.index.device) < missing_n1
-        slots_nX = self.model.encoder.step_patch(states, absent_nL)
-        latent_nD = self.model.latent.step(slots_nX, latents.step(rows, opens_n))
-        return latent_nD, self.model.decoder.patch_inputs(latent_nD[:, None])[:, 0]
-
-    def decode(self, x_nd: Tensor, patch_R: Tensor, cache: StackCache, rows: Rows, opens_n: Tensor | None) -> Tensor:
-        """Logits (n, V) from byte states (n, d). A row reads its entry of `patch_R`, the decoder's input from the
-        row's last patch. `x_nd` may be overwritten."""
-        return self.model.decoder.step(x_nd, rows.take(patch_R), cache.step(rows, opens_n))

@@ -4,12 +4,13 @@ from torch import Tensor, nn
 
 from ..codec import BOS
 from ..config import BLTConfig, UserError, as_kind
-from .cache import StackChunk, StackStep
+from .cache import StackChunk
 from .decoder import Decoder
 from .encoder import Encoder
 from .initial import Network
 from .layers import Linear, Stack
 from .segments import Patches, check_ids
+from .step import StackStep
 
 
 class Latent(nn.Module):

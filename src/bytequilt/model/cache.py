@@ -10,7 +10,6 @@ again. Without a window, C doubles whenever the columns are full.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,8 +18,9 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans
-from .rope import TABLE, rotation, turning, turns
-from .rows import Column, Positions, Rows, plain, restored, rows_of
+from .rope import rotation
+from .rows import ActiveRows, Rows, numbers, plain, restored, rows_of
+from .step import FixedStep, StackStep
 
 COLUMNS = 64  # columns of a new cache; the number doubles when they are full
 
@@ -66,10 +66,10 @@ class StackCache:
         """The `Rows` object of the given row numbers, or of all rows."""
         return rows_of(tuple(range(len(self.lengths)) if numbers is None else numbers), self.device)
 
-    def step(self, rows: Rows, opens_R: Tensor | None = None) -> "StackStep":
+    def step(self, rows: Rows, opens_R: Tensor | None = None) -> StackStep:
         """Start the next position of the given rows. `opens_R` is True where a new context starts; None means that none
         does."""
-        return StackStep(self, rows, opens_R)
+        return FixedStep(self, rows, opens_R) if isinstance(rows, ActiveRows) else StackStep(self, rows, opens_R)
 
     def chunk(self, rows: Rows, opens_BN: Tensor, single: bool = False) -> "StackChunk":
         """Start the next N positions of the given rows. `single` promises that no context starts except at position 0
@@ -139,75 +139,6 @@ class StackCache:
         self.kv[:, :, :, : kv.shape[3]] = kv
 
 
-class StackStep:
-    """One new position of each given row, while it passes through the layers of a stack."""
-
-    def __init__(self, cache: StackCache, rows: Rows, opens_R: Tensor | None) -> None:
-        self.cache, self.selected = cache, rows
-        config, lengths = cache.config, [cache.lengths[row] for row in rows.numbers]
-        begin, end = min(lengths), max(lengths) + 1
-        cache.make_room(end)
-        self.seen = min(end, cache.columns)
-        self.single = opens_R is None and all(cache.single[row] for row in rows.numbers)
-        """True if every row is known to have one context, which started at position 0."""
-        cache.advance(rows, 1, self.single)
-        self.positions = Positions(rows, lengths, cache.position_R)
-        self.opened_R = None if self.single else self._opened(opens_R)
-        self.factors_R11C = self._factors(end)
-        all_columns = begin + 1 == end or begin >= self.seen
-        whole = config.window is None or end <= config.window or self.seen == config.window
-        self.bias = None if self.single and all_columns and whole else self._bias(cache.kv.dtype)
-        self._column = Column(cache.kv, self.positions)
-        seen = rows.take(cache.kv, 1) if rows.adjacent else cache.kv
-        seen = seen if self.seen == cache.columns else seen.narrow(3, 0, self.seen)
-        groups = config.num_kv_heads
-        self._keys, self._values = seen.narrow(2, 0, groups).unbind(0), seen.narrow(2, groups, groups).unbind(0)
-
-    @property
-    def since_R(self) -> Tensor:
-        """Number of positions since the attention context of each row started: (R,)."""
-        position_R = self.positions.tensor_R
-        return position_R if self.opened_R is None else position_R - self.opened_R
-
-    def attend(self, layer: int, q_RH1D: Tensor, kv_R2G1D: Tensor) -> Tensor:
-        """Store keys and values of the new position, and attend to the visible positions: (R, H, 1, head_dim)."""
-        self._column.put(layer, kv_R2G1D)
-        k, v = self._keys[layer], self._values[layer]
-        if not self.selected.adjacent:
-            k, v = k.index_select(0, self.selected.index), v.index_select(0, self.selected.index)
-        grouped = self.cache.config.num_kv_heads != self.cache.config.heads
-        return F.scaled_dot_product_attention(q_RH1D, k, v, attn_mask=self.bias, enable_gqa=grouped)
-
-    def _factors(self, end: int) -> Tensor:
-        """Rotary factors of the new positions, in the form that `rotate_` takes."""
-        config, common = self.cache.config, self.positions.common
-        if common is not None and common < TABLE:
-            return turns(config.head_dim, config.rope_theta, self.cache.device, self.cache.kv.dtype)[common]
-        factors_RC2 = rotation(self.positions.tensor_R, end, config.head_dim, config.rope_theta)
-        return turning(factors_RC2[:, None, None], self.cache.kv.dtype)
-
-    def _opened(self, opens_R: Tensor | None) -> Tensor:
-        """Position (R,) at which the context of each row started, the new position included; kept in the cache, too."""
-        opened_RE, entries = self.selected.take(self.cache.opened_RE), self.cache.reserve + 1
-        position_R = self.positions.tensor_R
-        opened_R = opened_RE.gather(1, ((position_R - 1) % entries)[:, None])[:, 0]
-        if opens_R is not None:
-            opened_R = torch.where(opens_R, position_R, opened_R)
-        noted_RE = opened_RE.scatter(1, (position_R % entries)[:, None], opened_R[:, None])
-        self.selected.put(self.cache.opened_RE, noted_RE)
-        return opened_R
-
-    def _bias(self, dtype: torch.dtype) -> Tensor:
-        """The additive mask over the columns: 0 where visible, minus infinity elsewhere: (R, 1, 1, columns)."""
-        age_RC = (self.positions.tensor_R[:, None] - _numbers(self.seen, self.cache.device)) % self.cache.columns
-        last_R = self.since_R
-        if self.cache.config.window is not None:
-            last_R = last_R.clamp(max=self.cache.config.window - 1)
-        hidden_RC = age_RC > last_R[:, None]
-        zeros = torch.zeros(hidden_RC.shape, dtype=dtype, device=self.cache.device)
-        return zeros.masked_fill_(hidden_RC, -torch.inf)[:, None, None]
-
-
 class StackChunk:
     """N new positions of each given row, while they pass through the layers of a stack."""
 
@@ -221,7 +152,7 @@ class StackChunk:
         position_R = rows.take(cache.position_R).clone()
         opened_R = rows.take(cache.opened_RE).gather(1, ((position_R - 1) % (cache.reserve + 1))[:, None])[:, 0]
         self.spans = Spans.after(opens_BN, opened_R - (position_R - self.previous), self.previous, config.window)
-        position_BN = position_R[:, None] + _numbers(self.count, cache.device)
+        position_BN = position_R[:, None] + numbers(self.count, cache.device)
         self.factors_BN1C2 = rotation(position_BN, end, config.head_dim, config.rope_theta)[:, :, None]
         self._store_opened(opens_BN, opened_R, position_BN)
         cache.advance(rows, self.count, single)
@@ -259,9 +190,3 @@ class StackChunk:
         first = min(count, columns - begin)
         parts = [kv_2GCD.narrow(1, begin, first), kv_2GCD.narrow(1, 0, count - first)]
         return F.pad(torch.cat(parts, 1), (0, 0, self.previous - count, 0))
-
-
-@lru_cache(maxsize=1024)
-def _numbers(count: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.arange(count, device=device)

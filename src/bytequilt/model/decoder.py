@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from ..codec import BOS, VOCAB_SIZE
 from ..config import BLTConfig
-from .cache import StackCache, StackChunk, StackStep
+from .cache import StackCache, StackChunk
 from .cross import ByteReadsPatch
 from .layers import AttentionInputs, Linear, RMSNorm, Stack, product
 from .segments import flat
+from .step import StackStep
 
 
 class Decoder(nn.Module):

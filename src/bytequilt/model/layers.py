@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from ..config import StackConfig
 from .attention import Spans, attend
-from .cache import StackCache, StackChunk, StackStep
+from .cache import StackCache, StackChunk
 from .initial import init_normal
 from .rope import rotate, rotate_, rotation
+from .step import StackStep
 
 if hasattr(os, "register_at_fork"):
     # A forked child has none of OpenMP's threads and would wait for them without end, so it uses one thread.

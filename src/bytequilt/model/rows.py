@@ -1,6 +1,5 @@
 """Helpers of caches: a selection of rows, the position where each row continues, and checks of saved tensors."""
 
-from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -32,6 +31,20 @@ class Rows:
             x.index_copy_(0, self.index, values)
 
 
+class ActiveRows(Rows):
+    """All rows of a cache, of which a tensor says which are active. The others take part in every operation, but
+    nothing is changed in them."""
+
+    def __init__(self, active_R: Tensor) -> None:
+        """`active_R` (R,) bool; it may change between two uses."""
+        super().__init__(tuple(range(len(active_R))), active_R.device)
+        self.active_R = active_R
+
+    def put(self, x: Tensor, values: Tensor) -> None:
+        """Overwrite the active rows of a tensor."""
+        x.copy_(torch.where(self.active_R.view(-1, *[1] * (x.ndim - 1)), values, x))
+
+
 @lru_cache(maxsize=1024)
 def rows_of(numbers: tuple[int, ...], device: torch.device) -> Rows:
     """The `Rows` object of these numbers. Results are cached, because decoding asks for them at every byte."""
@@ -42,11 +55,10 @@ class Positions:
     """The position of the next id in each selected row: one Python number if all are known to be equal, otherwise a
     tensor."""
 
-    def __init__(self, rows: Rows, lengths: Sequence[int], counted_R: Tensor) -> None:
-        """`lengths`: host's numbers of positions before this one. `counted_R`: the cache's numbers of positions of all
-        rows, this one included."""
+    def __init__(self, rows: Rows, counted_R: Tensor, common: int | None = None) -> None:
+        """`counted_R`: numbers of positions of all rows of the cache, this one included."""
         self.rows, self._counted_R = rows, counted_R
-        self.common = lengths[0] if rows.adjacent and min(lengths) == max(lengths) else None
+        self.common = common
         """The common position of all selected rows; None if positions differ or the rows are not adjacent."""
 
     @cached_property
@@ -93,3 +105,10 @@ def plain(values: Any, kind: type) -> list[Any]:
     if not isinstance(values, list) or any(type(value) is not kind for value in values):
         raise ValueError(f"a list of {kind.__name__} of a cache holds something else")
     return list(values)
+
+
+@lru_cache(maxsize=1024)
+def numbers(count: int, device: torch.device) -> Tensor:
+    """The numbers 0 to `count` - 1 (count,), which many steps need."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)

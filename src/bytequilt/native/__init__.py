@@ -8,10 +8,10 @@ from ..config import UserError
 
 
 def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """True if steps are to be compiled. `native` decides; None means: compile if possible.
+    """True if steps are to be compiled, or recorded on a GPU. `native` decides; None means: if possible.
 
-    Raises UserError if compiling is impossible and `native` is True, or `native` is None and `dtype` is int8: int8 in
-    PyTorch is slow, so it must be requested by False.
+    Raises UserError if it is impossible and `native` is True, or `native` is None and `dtype` is int8: int8 in PyTorch
+    is slow, so it must be requested by False.
     """
     if not (native is None or isinstance(native, bool)):
         raise UserError(f"native must be True, False or None, not {repr(native)[:60]}")
@@ -24,6 +24,8 @@ def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> boo
 
 
 def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type == "cuda" and dtype is not torch.int8:
+        return None
     if device.type != "cpu" or dtype not in (torch.float32, torch.int8):
         name = str(dtype).removeprefix("torch.")
         return f"the compiled step runs on the CPU in float32 or int8, not on {device.type} in {name}"
