@@ -84,9 +84,11 @@ class Measure:
     items: int = 200
     """Questions of a task in a language."""
     seed: int = 0
+    longer: bool = False
+    """Ask about words and numbers that are longer than any in training."""
 
     def run(self) -> None:
-        begun, right = time.process_time(), examine(load(self.model), self.items, self.seed)
+        begun, right = time.process_time(), examine(load(self.model), self.items, self.seed, self.longer)
         spent = round(time.process_time() - begun, 1)
         print(
             json.dumps({"model": self.model, "items": self.items, "right": right, "processor_seconds": spent}, indent=2)

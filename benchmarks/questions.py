@@ -186,13 +186,28 @@ def held_out_questions(task: Name, language: Language, items: int, seed: int = 0
     return list(questions)
 
 
-def examine(model: Model, items: int, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Number of correct answers to `items` held-out questions, by task and language."""
-    return {
-        task: {language.name: _right(model, task, language, items, seed) for language in LANGUAGES} for task in TASKS
-    }
+def longer_questions(task: Name, language: Language, items: int, seed: int = 0) -> list[Question]:
+    """`items` questions on random strings of letters and on numbers that are longer than any in training, by 1 to 4
+    letters or 1 to 2 digits."""
+    random, questions = Random(f"longer {task} {language.name} {seed}"), []
+    for _ in range(items):
+        if task in MOST_DIGITS:
+            size = MOST_DIGITS[task] + random.randint(1, 2)
+            fields = tuple(str(random.randrange(10 ** (size - 1), 10**size)) for _ in range(2))
+        else:
+            word = "".join(random.choices(language.alphabet, k=MOST_LETTERS + random.randint(1, 4)))
+            letter = random.choice(random.choice([word, language.alphabet]))
+            fields = (word,) if task in ("spell", "reverse") else (word, letter)
+        questions.append(Question(task, language, fields))
+    return questions
 
 
-def _right(model: Model, task: Name, language: Language, items: int, seed: int) -> int:
-    replies = ask(model, held_out_questions(task, language, items, seed))
-    return sum(reply.answer == answer(reply.question) for reply in replies)
+def examine(model: Model, items: int, seed: int = 0, longer: bool = False) -> dict[str, dict[str, int]]:
+    """Number of correct answers to `items` held-out questions, by task and language; `longer`: to longer questions."""
+    drawn = longer_questions if longer else held_out_questions
+
+    def right(task: Name, language: Language) -> int:
+        replies = ask(model, drawn(task, language, items, seed))
+        return sum(reply.answer == answer(reply.question) for reply in replies)
+
+    return {task: {language.name: right(task, language) for language in LANGUAGES} for task in TASKS}
