@@ -50,9 +50,10 @@ VERSION = re.compile(r"<dc:title>(Matplotlib v[\d.]+)")
 DOCUMENTS = "documents.json.xz"
 TRIES = (
     "The search for learning rates, as far as it has come: held-out bits per byte of the best try, with its rate and "
-    "the multiple for tables, one seed and {share:g} of the budget each. It chooses rates; nobody is ahead by it."
+    "the multiple for tables, one seed and {share:g} of the budget each. The search only chooses rates. It does not "
+    "decide which model is better."
 )
-OF_A_STUDY = ("machine", "corpus", "study", "finetuned", "fits")
+OF_A_STUDY = ("machine", "corpus", "study", "finetuned", "fits", "without_largest")
 OTHER = "### The same question asked on {corpus}"
 FIGURE = re.compile(r"(?<![\d.])\d\.\d{3}(?!\d)")
 
@@ -101,7 +102,7 @@ def joined(studies: Iterable[dict[str, Any]]) -> dict[str, Any]:
         rows += [row | {"corpus": corpus} for row in study["rows"]]
         differences += [line | {"corpus": corpus} for line in study["differences"]]
         if study is not first:
-            results["others"][corpus] = {name: study[name] for name in OF_A_STUDY}
+            results["others"][corpus] = {name: study[name] for name in OF_A_STUDY if name in study}
     return results | {"rows": rows, "differences": differences}
 
 
@@ -146,7 +147,8 @@ def wrong_intervals(folder: Path, results: dict[str, Any]) -> Iterator[str]:
             own["rows"], lambda row, bits=bits: bits[Run.of(row).name], documents["bytes"], study.counts, study.blts
         )
         published = [{name: line[name] for name in line if name != "corpus"} for line in own["differences"]]
-        if (published, own["fits"]) != (again["differences"], again["fits"]):
+        intervals = {"differences": published} | {name: own.get(name, []) for name in ("fits", "without_largest")}
+        if intervals != again:
             yield f"{folder / table.JSON}: the intervals of {corpus} are not those of {DOCUMENTS}"
 
 
@@ -241,12 +243,12 @@ def readme_row(name: str, link: str, results: dict[str, Any]) -> str:
             values[-1] += "; ".join(against_best(other))
     done, all_runs = (sum(getattr(state, field) for state in sizes.values()) for field in ("done", "planned"))
     what = (
-        f"bits per byte of held-out English by which {blt} is above the best baseline of equal training FLOPs, some "
-        "of them with n-gram tables, 95 % intervals, verdicts by a rule written beforehand; "
-        f"{done} of {all_runs} runs done"
+        f"how many bits per byte more {blt} needs on the English test text than the best baseline with equal training "
+        "FLOPs; some baselines have n-gram tables; 95 % intervals; verdicts by a rule written beforehand, with later "
+        f"changes [listed](docs/compare.md#decision-rule); {done} of {all_runs} runs done"
     )
     if counts := lead.unreached(study, first):
-        what += f"; at {', '.join(counts)} models that only count n-grams need fewer bits than all of these"
+        what += f"; at {', '.join(counts)} models that only count need fewer bits than all of these"
     return f"| {name} | {what}, {link} | {'; '.join(values)} | `bytequilt compare evidence` |"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bytequilt.study.evidence import differences, draws_of, fits, verdict
+from bytequilt.study.evidence import differences, draws_of, fits, verdict, without_largest
 
 BYTES = np.random.default_rng(5).integers(200, 4000, 120).astype(float)
 COUNTS = {"ppmd": 7, "kn6": 9}  # bytes that they read
@@ -95,6 +95,26 @@ def test_ahead_is_who_beats_the_best_under_both_matchings():
     assert verdict(lines()) == "open"
     bits["weak", "S"] = {seed: own - 0.5 * BYTES for seed, own in bits["weak", "S"].items()}
     assert verdict(lines()) == "behind"
+
+
+def test_one_document_that_decides_is_told():
+    """The model is better on one large document and worse on all others: without it, the sign changes."""
+    rng = np.random.default_rng(6)
+    bytes_D = np.append(BYTES[:40], BYTES[:40].sum())
+    better_D = np.append(np.full(40, 0.1), -0.3)
+    bits = {}
+    for model, sign in (("a", 1), ("b", 0)):
+        bits[model, "S"] = {seed: (2.0 + sign * better_D + rng.normal(0, 1e-3)) * bytes_D for seed in range(3)}
+    rows = rows_of(bits, {"a": 1, "b": 1})
+    rows = [row | {"test_bpb": row["test_bpb"] * BYTES.sum() / bytes_D.sum()} for row in rows]
+    lines = differences(rows, draws_of(bits, bytes_D), ["a"])
+    fewer = without_largest(lines, bits, bytes_D, ())
+    assert lines[0]["difference"] == pytest.approx(-0.1, abs=0.01)
+    assert [line["matching"] for line in fewer] == ["flops", "parameters"]
+    for line in fewer:
+        assert line["difference"] == pytest.approx(0.1, abs=0.01)
+        assert 0 < line["low"] < line["difference"] < line["high"]
+    assert verdict(fewer) == "behind" != verdict(lines)
 
 
 def test_slopes_have_intervals_where_seeds_are_few_and_far_apart():

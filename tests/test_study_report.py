@@ -277,7 +277,7 @@ def test_rates_are_shown_of_every_size_that_is_searched():
     shown = cells(choices.rates(study(sweep=sweep), rows))
     assert shown["quilt"] == [["S", "0.001", "4", "2 tries", "rate"], ["L", "0.002", "4", "2 tries", "rate"]]
     assert shown["byte"] == [["S", "0.001", "4", "as quilt", ""], ["L", "0.002", "4", "as quilt", ""]]
-    assert cells(choices.rates(study(sweep=sweep), rows[:3]))["quilt"][1] == ["L", "", "", "2 tries so far", ""]
+    assert cells(choices.rates(study(sweep=sweep), rows[:3]))["quilt"][1] == ["L", "", "", "1 of 2 tries or more", ""]
 
 
 def test_what_is_missing_is_told_by_size_and_model():
@@ -314,9 +314,9 @@ def against(model: str, size: str, matching: str, low: float, high: float, other
     return {"model": model, "against": other, "size": size, "matching": matching} | ends
 
 
-def judged(folder: Path, differences: list[dict], rows: list[dict] | None = None) -> str:
+def judged(folder: Path, differences: list[dict], rows: list[dict] | None = None, **more: list[dict]) -> str:
     folder.mkdir(exist_ok=True)
-    evidence = {"differences": differences, "fits": []}
+    evidence = {"differences": differences, "fits": []} | more
     rows = [row | {"corpus": "english"} for row in (all_rows() if rows is None else rows)]
     return markdown(table.write(study(), rows, folder, "a box", corpus(folder), (), evidence))
 
@@ -335,8 +335,14 @@ def test_a_report_leads_with_the_difference_to_the_best_baseline_and_what_follow
     assert cells(text)["L"][0] == ["quilt", "2 and 2", "3", value, "", "+0.300 (+0.200 to +0.400) ppmd", sizes, "open"]
     assert "**Ahead**" in text
     assert "quilt at S." in text
-    assert "**Counting is not beaten** on as much text: ppmd beside quilt at L" in text
+    assert "**Counting is better** with as much text, read once and without gradients: ppmd beside quilt at L" in text
     assert "1.33 (quilt at S)" in text  # FLOPs a byte, 400 k beside 300 k
+    assert "Without the largest document" not in text
+    changed = [line | {"low": -0.03, "high": 0.01} for line in lines if line["size"] == "S"]
+    text = judged(tmp_path, lines, without_largest=changed)
+    outcome = "these verdicts would be others: quilt at S open instead of ahead, -0.020 (-0.030 to +0.010) merged."
+    assert f"of the test text, {outcome}" in text
+    assert "all verdicts would be the same" in judged(tmp_path, lines, without_largest=lines[:2])
     some = [row for row in all_rows() if row["model"] != "learnt" or row["size"] == "L"]
     assert cells(judged(tmp_path, lines, some))["S"][0][-1] == "ahead, so far"
     assert "What follows" not in judged(tmp_path, [])

@@ -46,7 +46,8 @@ def rates(study: Study, rows: Sequence[Row]) -> str:
         for size in (size for at, size in enumerate(study.sizes(name)) if not at or size in searched):
             rate, (known_tries, best) = learning_rate(study, name, bpb, size), tries(study, name, bpb, size)
             chosen = [f"{rate.lr:g}", f"{rate.hash_lr_factor:g}"] if rate else ["", ""]
-            state = f"{len(known_tries)} tries" if best else f"{len(known_tries)} tries so far"
+            done = sum(bpb(run) is not None for run in known_tries)
+            state = f"{done} tries" if best else f"{done} of {len(known_tries)} tries or more"
             origin = f"as {model.lr_of}" if model.lr_of else "given" if model.lr else state
             lines.append([name, size, *chosen, origin, _edge(study.sweep, best)])
     return grid(["model", "size", "rate", "multiple", "origin", "at the edge of the grid"], lines, left=2)

@@ -33,11 +33,38 @@ def evidence(
     exact: Iterable[str],
     blts: Sequence[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """The `differences` and `fits` of a study's rows. `bits_of` gives the bits of each test document under the run of a
-    row, and `sizes` are the bytes of these documents."""
+    """The `differences` and `fits` of a study's rows, and its best differences `without_largest` test document.
+
+    `bits_of` gives the bits of each test document under the run of a row, and `sizes` are the bytes of these documents.
+    """
     bits = {key: {row["seed"]: np.array(bits_of(row)) for row in own} for key, own in groups(rows).items()}
-    draws = draws_of(bits, np.array(sizes, dtype=float), exact)
-    return {"differences": differences(rows, draws, blts), "fits": fits(rows, draws, blts)}
+    bytes_D, exact = np.array(sizes, dtype=float), set(exact)
+    draws = draws_of(bits, bytes_D, exact)
+    lines = differences(rows, draws, blts)
+    return {
+        "differences": lines,
+        "fits": fits(rows, draws, blts),
+        "without_largest": without_largest(lines, bits, bytes_D, exact),
+    }
+
+
+def without_largest(
+    lines: Iterable[Mapping[str, Any]], bits: Bits, bytes_D: np.ndarray, exact: Iterable[str]
+) -> list[dict[str, Any]]:
+    """The differences to the best trained rivals, with their intervals, if the largest test document is left out."""
+    kept_D = np.arange(len(bytes_D)) != bytes_D.argmax()
+    decisive = [line for line in lines if line["best"] and line["low"] is not None and line["matching"] != "bytes"]
+    if not decisive or not kept_D.any():
+        return []
+    fewer = {key: {seed: own_D[kept_D] for seed, own_D in own.items()} for key, own in bits.items()}
+    bytes_D = bytes_D[kept_D]
+    draws, changed = draws_of(fewer, bytes_D, exact), []
+    for line in decisive:
+        model, rival = ((line[name], line["size"]) for name in ("model", "against"))
+        own, other = (np.mean(list(fewer[key].values()), 0).sum() / bytes_D.sum() for key in (model, rival))
+        value = {"difference": round(float(own - other), 5)} | interval(draws[model] - draws[rival])
+        changed.append(dict(line) | value)
+    return changed
 
 
 def groups(rows: Iterable[Mapping[str, Any]]) -> dict[ModelSize, list[Mapping[str, Any]]]:

@@ -19,11 +19,13 @@ Bits per byte above the best baseline, with the 95 % interval in brackets: below
 all trained models except BLTs; `baselines` is the number of them that are done at that size. **ahead**: the interval
 lies below zero against the best of all baselines, and also against the best of those with the same number of
 parameters (within {ALIKE * 100:g} %). **behind**: one of these two intervals lies above zero. **open**: neither. "so
-far": runs of that size are missing, and a missing baseline could be better. Models that only count have read the same
-text; the rule does not use them. Intervals come from resampling the test documents and from the spread between seeds.
-They do not contain what another entropy model, another vocabulary, another search for learning rates or other sources
-of text would change. Rows are not corrected for their number: without any true difference, up to 2.5 % of them would be
-called ahead, and up to 5 % behind."""
+far": runs of that size are missing, and a missing baseline could be better. Models that only count have read about as
+much text (within {ALIKE * 100:g} %), but not the same documents; the rule does not use them. Intervals come from
+resampling the test documents and from the spread between seeds. They do not contain what another entropy model, another
+vocabulary, another search for learning rates or other sources of text would change. Rows are not corrected for their
+number. The best baseline is chosen on the test text, and no interval contains this choice. So if a BLT and all
+baselines were equally good, fewer than 2.5 % of rows would be called ahead, but more than 2.5 % behind: the more
+baselines there are, the more rows."""
 NO_RUNS = "No run with a full budget is done: only learning rates have been tried. Nobody is called ahead."
 NO_INTERVALS = "No difference below has an interval: no model of a size has a second seed. Nobody is called ahead."
 ONE_SIDED = (
@@ -48,7 +50,7 @@ entropy model."""
 MATCHINGS = {
     "flops": "at equal FLOPs",
     "parameters": "at equal FLOPs and parameters",
-    "bytes": "beside counts on the same text",
+    "bytes": "beside counts of as much text",
 }
 
 
@@ -116,7 +118,8 @@ def table(study: Study, results: Mapping[str, Any], sizes: Mapping[str, Progress
         cells = [_difference(own[matching]) if matching in own else "" for matching in MATCHINGS]
         cells += [_parameters(own["flops"], results["rows"]) if "flops" in own else ""]
         rows.append([size, model, seeds, f"{len(rivals)}", *cells, said + (", so far" if sizes[size].missing else "")])
-    columns = ["size", "model", "seeds", "baselines", *MATCHINGS.values(), "parameters", "by the rule"]
+    pair = "(BLT, best baseline at equal FLOPs)"
+    columns = ["size", "model", f"seeds {pair}", "baselines", *MATCHINGS.values(), f"parameters {pair}", "by the rule"]
     return grid(columns, rows, left=len(columns))
 
 
@@ -138,7 +141,9 @@ def slopes(results: Mapping[str, Any]) -> list[str]:
     if not results.get("fits"):
         return []
     budgets, done = len(results["study"]["budgets"]), max(len(line["sizes"]) for line in results["fits"])
-    said = "Slopes b of ln bpb = a - b ln C over the sizes trained. An interval that contains zero shows no difference."
+    said = (
+        "Slopes b of ln bpb = a - b ln C over the sizes trained. If an interval contains zero, no difference is shown."
+    )
     said += f" Provisional: {done} of {budgets} sizes." if done < budgets else ""
     rows = []
     for line in results["fits"]:
@@ -158,8 +163,23 @@ def advice(study: Study, results: Mapping[str, Any]) -> list[str]:
         models = [f"{model} at {size}" for (size, model), own in all_verdicts.items() if own == outcome]
         if models:
             points.append(f"- **{outcome.capitalize()}**: {text.format(models=', '.join(models))}")
-    points += _equivalents(results) + _counts(study, results) + _costs(study, results) + _uncharged(study, results)
+    points += _without_largest(results, all_verdicts) + _equivalents(results) + _counts(study, results)
+    points += _costs(study, results) + _uncharged(study, results)
     return ["## What follows for a user", "\n".join(points), _range(study, results), ELSE]
+
+
+def _without_largest(results: Mapping[str, Any], all_verdicts: Mapping[tuple[str, str], str]) -> list[str]:
+    """A line on the verdicts that would be others if the largest test document were left out."""
+    changed, about = [], results["corpus"]
+    for (size, model), said in all_verdicts.items():
+        own = [r for r in results.get("without_largest", []) if (r["size"], r["model"]) == (size, model)]
+        if own and (other := verdict(own)) != said:
+            changed.append(f"{model} at {size} {other} instead of {said}, {_difference(own[0])}")
+    if not results.get("without_largest"):
+        return []
+    share = f"{about['largest_test_document'] / about['test_bytes']:.1%} of the test text"
+    outcome = f"these verdicts would be others: {'; '.join(changed)}" if changed else "all verdicts would be the same"
+    return [f"- **Without the largest document**, which is {share}, {outcome}."]
 
 
 def _equivalents(results: Mapping[str, Any]) -> list[str]:
@@ -174,31 +194,38 @@ def _equivalents(results: Mapping[str, Any]) -> list[str]:
     if not said:
         return []
     return [
-        "- **As training compute**, by the slope of the BLT: it would need the budget changed by this much to be level "
-        f"with the best baseline: {', '.join(said)}. A difference inside such an interval cannot be seen here."
+        "- **As training compute**, by the slope of the BLT, which is taken as exact: its budget would have to change "
+        f"by this much until it needs as few bits as the best baseline: {', '.join(said)}. Where this range contains "
+        "0 %, it is not shown that the budget would have to change."
     ]
 
 
 def _counts(study: Study, results: Mapping[str, Any]) -> list[str]:
-    """Lines naming the trained models that are not shown to be better than an n-gram model (or PPMd) on as much text,
-    and the counting models that no trained model reaches; possibly none."""
+    """Lines naming the BLTs that an n-gram model or PPMd is better than with as much text, or not told apart from, and
+    the counting models that need the fewest bits of all; possibly none."""
     said, lines = [], [line for line in with_interval(results) if line["matching"] == "bytes" and line["high"] > 0]
-    if lines:
-        places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in lines)
-        said.append(
-            f"- **Counting is not beaten** on as much text: {places}. It reads the text once, without gradients."
-        )
+    for words, own in {
+        "is better": [line for line in lines if line["low"] > 0],
+        "is not told apart": [line for line in lines if line["low"] <= 0],
+    }.items():
+        if own:
+            places = ", ".join(f"{line['against']} beside {line['model']} at {line['size']}" for line in own)
+            said.append(f"- **Counting {words}** with as much text, read once and without gradients: {places}.")
     if counts := unreached(study, results):
         places = "; ".join(f"{', '.join(models)} at {size}" for size, models in counts.items())
+        adapting = [name for name, count in study.counts.items() if count.kind == "ppmd"]
+        learns = (
+            f" {adapting[0]} goes on learning while it reads a test document; no other model does." if adapting else ""
+        )
         said.append(
-            f"- **Fewer bits than every trained model** of their size need these counts: {places}. So these results do "
-            "not show what patches are worth in a well-trained model."
+            f"- **These counting models need fewer bits than every trained model** of the same size, by their means: "
+            f"{places}.{learns} So these results do not show what patches are worth in a well-trained model."
         )
     return said
 
 
 def unreached(study: Study, results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By size, the counting models that need fewer bits per byte than every trained model."""
+    """By size, the counting models that need fewer bits per byte than every trained model, without intervals."""
     bpb, counts = {key: spreads["test_bpb"].mean for key, spreads in summary(results["rows"]).items()}, {}
     for size in study.budgets:
         trained = [value for (model, at), value in bpb.items() if at == size and model in study.models]
@@ -251,6 +278,6 @@ def _range(study: Study, results: Mapping[str, Any]) -> str:
     learnt = any(model.vocabulary and not model.tokenizer for model in study.models.values())
     besides = f" Vocabularies are learnt on up to {scaled(LEARN, 'B')} of it." if learnt else ""
     return (
-        f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}.{besides} Of larger models, more "
-        "text or other text it says nothing."
+        f"All this is of models of {sizes} parameters, trained on {amounts} of {kind}.{besides} It says nothing about "
+        "larger models, more text or other text."
     )
