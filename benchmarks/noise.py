@@ -32,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", required=True)
     parser.add_argument("--models", nargs="+", required=True, help="the first is what the others are compared with")
     parser.add_argument("--bytes", type=int, default=200_000, help="of documents, evenly spread over the file")
+    parser.add_argument("--longest", type=int, help="longer documents are cut to so many bytes")
     parser.add_argument("--json", action="store_true", help="print the lines as one JSON document")
     options = parser.parse_args(arguments)
     try:
-        documents = spread([text for text in texts(options.test, "text") if text], options.bytes)
+        documents = spread([text[: options.longest] for text in texts(options.test, "text") if text], options.bytes)
         lines = compared(options.out, options.size, options.models, documents)
     except UserError as error:
         print(error, file=sys.stderr)

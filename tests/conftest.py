@@ -35,7 +35,7 @@ CROSS = [(encoder, decoder) for encoder in ("last", "all", "none") for decoder i
 
 def pytest_configure(config):
     """Only `pytest -m cuda` sees GPUs: other tests compare bit by bit, and are of the CPU."""
-    if "cuda" not in config.option.markexpr:
+    if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
@@ -103,3 +103,18 @@ def patched_text(data: bytes, starts, *, entropy_bits=None, threshold_bits=None,
     runs = pairwise([*starts, len(data)])
     patches = (Patch(at, end - at, data[at:end], bits[at] if bits and at else None) for at, end in runs)
     return PatchedText(data, tuple(patches), threshold_bits, bits, summed=summed)
+
+
+def assert_equal(ours, *others, error=1e-5):
+    for other in others:
+        torch.testing.assert_close(other, ours, atol=error, rtol=error)
+
+
+def assert_same_steps(sessions, ids_Rn, rows=None, error=1e-5):
+    """All take the same ids one after another: the same logits, and the same boundaries."""
+    for ids_R in ids_Rn.T:
+        assert_equal(*[session.step(ids_R, rows) for session in sessions], error=error)
+        assert all(session.state()["rows"] == sessions[0].state()["rows"] for session in sessions)
+
+
+DOCUMENTS = ids_of(noise(38, 1), b"", noise(5, 2), noise(30, 3))  # well past the windows, with a BOS inside

@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import RULES, blt, ids_of, noise, patcher, undecided
-from test_native import DOCUMENTS, assert_same_steps
+from conftest import DOCUMENTS, RULES, assert_same_steps, blt, ids_of, noise, patcher, undecided
 
 from bytequilt.codec import encode
 from bytequilt.config import HashConfig, StackConfig, TrainConfig

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CROSS, RULES, blt, ids_of, noise, patcher, undecided
+from conftest import CROSS, DOCUMENTS, RULES, assert_equal, assert_same_steps, blt, ids_of, noise, patcher, undecided
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -32,21 +32,6 @@ def twins(model, patch, reserve=0, rows=1):
     sessions = [Session(model, patch, reserve, rows, native) for native in (False, True, False)]
     sessions[2].steps = sessions[2].boundaries.steps = RecordedSteps(model, patch, rows)
     return sessions
-
-
-def assert_equal(ours, *others, error=1e-5):
-    for other in others:
-        torch.testing.assert_close(other, ours, atol=error, rtol=error)
-
-
-def assert_same_steps(sessions, ids_Rn, rows=None, error=1e-5):
-    """All take the same ids one after another: the same logits, and the same boundaries."""
-    for ids_R in ids_Rn.T:
-        assert_equal(*[session.step(ids_R, rows) for session in sessions], error=error)
-        assert all(session.state()["rows"] == sessions[0].state()["rows"] for session in sessions)
-
-
-DOCUMENTS = ids_of(noise(38, 1), b"", noise(5, 2), noise(30, 3))  # well past the windows, with a BOS inside
 
 
 @st.composite
@@ -79,7 +64,14 @@ def models(draw):
 @given(models(), st.sampled_from(list(RULES)), st.lists(st.integers(0, 25), min_size=1, max_size=5), st.data())
 def test_any_shape_gives_the_logits_and_boundaries_of_pytorch(model, kind, lengths, data):
     """One to five texts of different lengths, which some steps leave out, with a document that begins inside."""
-    recorded.COLUMNS, recorded.STATES = data.draw(st.sampled_from([(1, 1), (512, 64)]))  # caches that grow, or do not
+    wide = data.draw(st.booleans())  # caches that need not grow
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(recorded, "COLUMNS", 512 if wide else 1)
+        changed.setattr(recorded, "STATES", 64 if wide else 1)
+        compare_steps_of_some_rows(model, kind, lengths, data)
+
+
+def compare_steps_of_some_rows(model, kind, lengths, data):
     patch = patcher(kind, window=data.draw(st.sampled_from([None, 1, 10])), newline_reset=data.draw(st.booleans()))
     texts = [ids_of(noise(length, row), noise(12, row + 9))[0] for row, length in enumerate(lengths)]
     assume(not any(undecided(patch, text[None]) for text in texts))
@@ -119,6 +111,26 @@ def test_a_table_that_is_stored_narrower():
     assert_same_steps(twins(model, patcher("space")), DOCUMENTS)
 
 
+def test_patches_too_long_to_be_recorded(monkeypatch):
+    monkeypatch.setattr(recorded, "LONGEST", 16)
+    ids = ids_of(b" " + b"a" * 100 + b" bc " + b"b" * 70 + b" ")
+    assert_same_steps(twins(blt(encoder_cross="all"), patcher("space")), ids)
+
+
+def test_a_recording_knows_the_memory_that_it_reads():
+    model = blt()
+    cache = model.latent.stack.cache(2, 0)
+    before = [recorded.recording_key(part) for part in (model, cache)]
+    assert before == [recorded.recording_key(part) for part in (model, cache)]
+    model.bfloat16()
+    cache.make_room(200)
+    after = [recorded.recording_key(part) for part in (model, cache)]
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    cache.single[1] = False
+    assert recorded.recording_key(cache) != after[1]
+
+
 def test_patches_longer_than_the_room_for_their_bytes():
     ids = ids_of(b" " + b"a" * 3 * STATES + b" " + b"b" * 5)
     assert_same_steps(twins(blt(encoder_cross="all"), patcher("space"), reserve=4), ids)
@@ -153,6 +165,34 @@ def test_taking_back_and_going_on(kind):
         forks = [session.fork() for session in sessions]
         assert_same_steps(sessions if turn % 2 else forks, torch.full((1, 2), 40 + turn))
         sessions = forks if turn % 2 else sessions
+
+
+@pytest.mark.parametrize("kind", ["space", "entropy"])
+@pytest.mark.parametrize("reserve", [1, 4, 9])
+def test_a_row_that_sat_out_steps_can_go_back_as_far_as_it_reserves(reserve, kind):
+    patch = patcher(kind, window=5)
+    sessions, texts = twins(blt(), patch, reserve, rows=2), torch.cat([DOCUMENTS[:, :60], DOCUMENTS[:, 6:66]])
+    assert_same_steps(sessions, texts[:, :40])
+    assert_same_steps(sessions, texts[1:, 40:43], [1])
+    for session in sessions:
+        session.crop(reserve, 0)
+    assert_same_steps(sessions, texts[:1, 40 - reserve : 50], [0])
+
+
+def test_guesses_in_one_row_leave_the_open_patch_of_another():
+    sessions, long = twins(blt(encoder_cross="all"), patcher("space"), 4, rows=2), ids_of(b" " + b"a" * 200)[0]
+    for size in (63, 64, 65, 130):
+        for session in sessions:
+            session.clear(0)
+            session.clear(1)
+            session.feed(long[:9], 0)
+            session.feed(long[: size + 2], 1)
+        assert_equal(*[session.draft(100) for session in sessions])
+        for session in sessions:
+            session.undecided = 0
+            session.encoder.crop(0, 1)
+            session.decoder.crop(0, 1)
+        assert_same_steps(sessions, ids_of(b" bc")[:, 1:4], [1])
 
 
 @pytest.mark.parametrize(

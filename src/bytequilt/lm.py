@@ -30,7 +30,7 @@ from .model.flops import flops_per_byte
 from .model.loss import target_nats
 from .model.ngram import NgramEntropy
 from .model.segments import Patches, check_ids
-from .native import chosen
+from .native import chosen, missing
 from .patching.patcher import Patcher
 from .view.cut import patched
 from .view.patched import PatchedText
@@ -74,7 +74,7 @@ class LM(ModelHubMixin):
     def native(self) -> bool:
         """True if sessions and batchers use steps that are compiled, or on a GPU recorded as CUDA graphs."""
         weight = self.model.decoder.norm.weight
-        return self._native and (weight.is_cuda or (weight.is_cpu and weight.dtype is torch.float32))
+        return self._native and missing(weight.device, weight.dtype) is None
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model and its patcher to a device (`auto` is allowed), and return this LM. Sessions opened earlier
@@ -275,7 +275,7 @@ def load(
     model, scorer = put_on(directory.blt(kind), target, compiled), directory.scorer(scoring)
     patcher = Patcher(config.patching, scorer and put_on(scorer, target, compiled))
     run = directory.folder.parent if directory.folder.name == "model" else None
-    lm = LM(model, patcher, config.patch_bytes, run, compiled)
+    lm = LM(model, patcher, config.patch_bytes, run, native is not False)
     lm.folder = directory.folder
     return lm
 

@@ -5,12 +5,14 @@ of each function of `TorchSteps` are recorded once, and a step replays them. Rec
 session; a mask says which rows the step is for (`ActiveRows`).
 """
 
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable
+from functools import cache, partial
+from itertools import chain
+from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..codec import BOS
 from ..model.blt import BLT
@@ -19,19 +21,24 @@ from ..model.encoder_cache import EncoderCache
 from ..model.entropy import EntropyModel
 from ..model.ngram import NgramCache
 from ..model.rope import TABLE
-from ..model.rows import ActiveRows, Rows, numbers
+from ..model.rows import ActiveRows, Rows
 from ..patching.patcher import Patcher
 from .torch_steps import TorchSteps
 
-COLUMNS = 512  # a cache starts with so many columns, or with its limit: when a cache grows, steps are recorded again
+COLUMNS = 512  # columns of a cache at the start, or its limit if that is less: when a cache grows, steps are recorded
 STATES = 64  # the same for the byte states of the open patch
-KEPT = 4  # recordings kept of each function; forks of a session use the same steps in turn
+LONGEST = 1024  # patches of more bytes are not recorded
+PLAIN = 8  # calls before a function is recorded, so that a short text does not wait for it
+KEPT = 4  # recordings kept of each function: forks have caches of their own, but share these steps
+ONE_AT_A_TIME = Lock()  # PyTorch can record only one graph at a time in a process
 
 Body = Callable[[], Any]
 
 
 class RecordedSteps(TorchSteps):
     """The steps of `TorchSteps`, recorded. A step that starts a document inside a row is rare, and not recorded."""
+
+    all_rows = True
 
     def __init__(self, model: BLT, patcher: Patcher, rows: int) -> None:
         super().__init__(model, patcher)
@@ -46,18 +53,18 @@ class RecordedSteps(TorchSteps):
         self.patching = ActiveRows(torch.zeros(rows, dtype=torch.bool, device=self.device))
         """The rows that have finished a patch."""
         self._selected: Rows | None = None
-        self._recordings: dict[str, dict[Hashable, Body]] = {}
+        self._recordings: dict[str, dict[Hashable, Recording]] = {}
 
     def nats(self, ids_n: Tensor, cache: StackCache | NgramCache | None, rows: Rows, text: bool) -> Tensor | None:
-        if cache is None:
+        if cache is None or self.patcher.model is None:
             return None
+        scorer = self.patcher.model
         if isinstance(cache, StackCache):
             widen(cache)
         self._select(rows)
         rows.put(self.ids_R, ids_n)
         body = partial(self.patcher.nats_step, self.ids_R, cache, self.stepping, text)
-        nats_R = self._replayed("nats", body, cache, text)
-        scorer = self.patcher.model
+        nats_R = self._run("nats", body, scorer, cache, text)
         if isinstance(cache, StackCache) and isinstance(scorer, EntropyModel):
             cache.count(rows, 1, text and scorer.opening == (BOS,))
         return rows.take(nats_R).clone()
@@ -69,32 +76,34 @@ class RecordedSteps(TorchSteps):
         cache.states.make_room(STATES, cache.stack.lengths)
         self._select(rows)
         rows.put(self.ids_R, ids_n)
-        states = self._replayed(
-            "encode", partial(self.model.encoder.step, self.ids_R, cache, self.stepping, None), cache
-        )
+        body = partial(self.model.encoder.step, self.ids_R, cache, self.stepping, None)
+        states = self._run("encode", body, self.model, cache)
         cache.stack.count(rows, 1, True)
         return rows.take(states[-1])
 
     def patch(
         self, bytes: EncoderCache, latents: StackCache, rows: Rows, lengths: list[int], opens_n: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if opens_n is not None:
+        longest = max(STATES, 1 << (max(lengths) - 1).bit_length())
+        if opens_n is not None or longest > LONGEST:
             return super().patch(bytes, latents, rows, lengths, opens_n)
         widen(latents)
         lengths_R = [0] * len(self.lengths_R)
         for row, length in zip(rows.numbers, lengths, strict=True):
             lengths_R[row] = length
         self.lengths_R.copy_(torch.tensor(lengths_R))
-        latent_RD, read_R = self._replayed("patch", partial(self._patch, bytes, latents), bytes, latents)
+        count = min(longest, bytes.states.data_SRLd.shape[2])
+        body = partial(self._patch, bytes, latents, count)
+        latent_RD, read_R = self._run("patch", body, self.model, bytes, latents, count)
         latents.count(rows, 1, True)
         return rows.take(latent_RD), rows.take(read_R)
 
-    def _patch(self, bytes: EncoderCache, latents: StackCache) -> tuple[Tensor, Tensor]:
+    def _patch(self, bytes: EncoderCache, latents: StackCache, count: int) -> tuple[Tensor, Tensor]:
+        """The newest patch of each row, of at most `count` bytes."""
         torch.gt(self.lengths_R, 0, out=self.patching.active_R)
-        room = bytes.states.data_SRLd.shape[2]
-        states = bytes.states.newest(self.patching, bytes.stack.position_R, room)
+        states = bytes.states.newest(self.patching, bytes.stack.position_R, count)
         # a row without a patch takes one byte, so that its result is finite
-        absent_RL = numbers(room, self.device) < room - self.lengths_R.clamp(min=1)[:, None]
+        absent_RL = torch.arange(count, device=self.device) < count - self.lengths_R.clamp(min=1)[:, None]
         slots_RX = self.model.encoder.step_patch(states, absent_RL)
         latent_RD = self.model.latent.step(slots_RX, latents.step(self.patching, None))
         return latent_RD, self.model.decoder.patch_inputs(latent_RD[:, None])[:, 0]
@@ -105,7 +114,7 @@ class RecordedSteps(TorchSteps):
         widen(cache)
         self._select(rows)
         rows.put(self.x_Rd, x_nd)
-        logits_RV = self._replayed("decode", partial(self._decode, patch_R, cache), cache, patch_R)
+        logits_RV = self._run("decode", partial(self._decode, patch_R, cache), self.model, cache, patch_R)
         cache.count(rows, 1, True)
         return rows.take(logits_RV).clone()
 
@@ -117,56 +126,78 @@ class RecordedSteps(TorchSteps):
             self.stepping.active_R.zero_().index_fill_(0, rows.index, True)
             self._selected = rows
 
-    def _replayed(self, name: str, body: Body, *parts: Any) -> Any:
-        """The result of a body, which is recorded unless it is known with the tensors and facts of these parts. The
-        next replay overwrites the result."""
-        kept, key = self._recordings.setdefault(name, {}), tuple(map(identity, parts))
-        if key not in kept:
-            if len(kept) == KEPT:
-                del kept[next(iter(kept))]
-            kept[key] = self._record(body) if self.device.type == "cuda" else body
-        return kept[key]()
+    def _run(self, name: str, body: Body, network: nn.Module, *parts: Any) -> Any:
+        """Run a body and return its result. On a GPU it is recorded when it has run PLAIN times with this network and
+        these parts, and then replayed. The next replay overwrites the result."""
+        kept, key = self._recordings.setdefault(name, {}), tuple(map(recording_key, (network, *parts)))
+        if key not in kept and len(kept) == KEPT:
+            del kept[next(iter(kept))]  # the one that was not used for the longest time
+        kept[key] = kept.pop(key, None) or Recording(network)
+        return kept[key].run(body, (self.stepping.active_R, self.lengths_R), self.device)
 
-    def _record(self, body: Body) -> Body:
-        """Record a body. It first runs twice for no row, so that all that is made at the first use is made."""
-        masks = [self.stepping.active_R, self.lengths_R]
+
+class Recording:
+    """The recorded operations of one function, or the number of times that it has run without being recorded."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.runs, self.graph, self.result = 0, None, None
+        self.weights = [weight.data for weight in chain(network.parameters(), network.buffers())]
+        """The memory that recorded operations read; it must not be freed before them."""
+
+    def run(self, body: Body, masks: Iterable[Tensor], device: torch.device) -> Any:
+        if self.graph is None and (device.type != "cuda" or self.runs < PLAIN):
+            self.runs += 1
+            return body()
+        if self.graph is None:
+            self._record(body, list(masks), device)
+        self.graph.replay()
+        return self.result
+
+    def _record(self, body: Body, masks: list[Tensor], device: torch.device) -> None:
+        """Record a body. Before that it runs twice with empty masks, because tables and workspaces that are created at
+        the first use must exist before recording starts."""
         before = [mask.clone() for mask in masks]
-        for mask in masks:
-            mask.zero_()
-        with torch.cuda.device(self.device):
-            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                body(), body()
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                result = body()
-        for mask, value in zip(masks, before, strict=True):
-            mask.copy_(value)
+        graph, stream = torch.cuda.CUDAGraph(), side_stream(device)
+        try:
+            for mask in masks:
+                mask.zero_()
+            with ONE_AT_A_TIME, torch.cuda.device(device):
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    body(), body()
+                torch.cuda.current_stream().wait_stream(stream)
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self.result = body()
+        finally:
+            for mask, value in zip(masks, before, strict=True):
+                mask.copy_(value)
+        self.graph = graph
 
-        def replay() -> Any:
-            graph.replay()
-            return result
 
-        return replay
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which operations of a GPU are recorded."""
+    return torch.cuda.Stream(device)
 
 
 def widen(cache: StackCache) -> None:
-    """Make room for the next position of every row, and from the start for so many that the cache rarely grows."""
+    """Make room for the next position of every row. A new cache gets many columns at once, so that it rarely grows."""
     cache.make_room(max(COLUMNS, max(cache.lengths) + 1))
 
 
-def identity(part: Any) -> Hashable:
-    """What a recording of operations on this part depends on: the addresses and shapes of its tensors, and the host's
-    facts that decide which operations there are."""
+def recording_key(part: Any) -> Hashable:
+    """What recorded operations on a part depend on: the addresses and shapes of its tensors, and the values on the host
+    that decide which operations run. All weights of a network move together, so one of them is enough."""
     match part:
         case Tensor():
-            return part.data_ptr(), *part.shape
+            return part.data_ptr(), part.dtype, *part.shape
+        case nn.Module():
+            return recording_key(next(chain(part.parameters(), part.buffers())))
         case StackCache():
             tensors = (part.kv, part.position_R, part.opened_RE)
-            return *map(identity, tensors), all(part.single), max(part.lengths) < TABLE
+            return *map(recording_key, tensors), all(part.single), max(part.lengths) < TABLE
         case EncoderCache():
-            return identity(part.stack), identity(part.ids), identity(part.states.data_SRLd)
+            return recording_key(part.stack), recording_key(part.ids), recording_key(part.states.data_SRLd)
         case NgramCache():  # the recent ids of a text
-            return identity(part.ids_RK)
+            return recording_key(part.ids_RK)
     return part

@@ -17,7 +17,7 @@ from ..files import replacing
 from ..model.blt import BLT
 from ..patching.patcher import Patcher
 
-FORMAT = 2
+FORMAT = 3
 
 
 def write(path: str | Path, state: dict[str, Any], model: str) -> None:

@@ -117,8 +117,7 @@ class Session:
         if opens_n is not None:  # a BOS ends the patch before it
             cut = [row for row, open, text in zip(rows, opens, texts, strict=True) if open and text.open_bytes]
             self._complete(cut, [False] * len(cut))
-        room = max(text.needed_states for text in self.rows) + self.undecided + 1  # recorded steps write to all rows
-        self.encoder.states.make_room(room, self.encoder.stack.lengths)
+        self._make_room(texts)
         x_nd = self.steps.encode(ids_n, self.encoder, selected, opens_n)
         for text, id, closes in zip(texts, ids, closed, strict=True):
             text.push(id, bool(closes))
@@ -137,7 +136,8 @@ class Session:
 
     @torch.inference_mode()
     def fork(self) -> Self:
-        """An independent copy of this session, texts included. Model and patcher are shared."""
+        """An independent copy of this session, texts included. Model, patcher and steps are shared. On a GPU, a session
+        and its forks must therefore be used by one thread."""
         shared = (self.model, self.patcher, self.steps)
         return copy.deepcopy(self, {id(thing): thing for thing in shared})
 
@@ -206,7 +206,7 @@ class Session:
     def draft(self, id: int) -> Tensor:
         """Draft logits (V,) after an id of row 0, as if the id closed no patch. Only encoder and decoder run."""
         rows, ids_R = self._at([0]), torch.tensor([id], device=self.device)
-        self.encoder.states.make_room(self.rows[0].needed_states + self.undecided + 1, self.encoder.stack.lengths)
+        self._make_room(self.rows[:1])
         opens_R = ids_R == BOS if id == BOS else None
         x_1d = self.steps.encode(ids_R, self.encoder, rows, opens_R)
         self.undecided += 1
@@ -228,6 +228,12 @@ class Session:
         self.decoder.crop(0, len(ids_n) - true)
         decoded = self._decode(0, states, ids_BN, closes_N, text.patches - before, False, true)
         return torch.cat([drafted_nV[:true], decoded])
+
+    def _make_room(self, texts: Sequence[Row]) -> None:
+        """Make room for the states of the next byte of these texts."""
+        texts = self.rows if self.steps.all_rows else texts
+        room = max(text.needed_states for text in texts) + self.undecided + 1
+        self.encoder.states.make_room(room, self.encoder.stack.lengths)
 
     def _at(self, rows: Sequence[int]) -> Rows:
         return rows_of(tuple(rows), self.device)

@@ -16,6 +16,8 @@ class TorchSteps:
 
     few = False
     """True if `decode_few` can use these steps."""
+    all_rows = False
+    """True if a step writes to the caches of all rows, whichever rows it is for."""
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         self.model, self.patcher, self.nats_feed = model, patcher, patcher.nats_feed

@@ -62,7 +62,7 @@ def choose_scoring(dtype: str | torch.dtype | None, has_model: bool) -> torch.dt
 
 
 def put_on(network: Any, device: torch.device, native: bool = False) -> Any:
-    """Move a network to a device. For uncompiled steps, weights are also stored in the order that is fastest for one
+    """Move a network to a device. For plain steps, weights are also stored in the order that is fastest for one
     row."""
     network.to(device)
     if not native:

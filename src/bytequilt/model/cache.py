@@ -4,9 +4,9 @@ The number of rows is fixed. A text is put into a row and removed from it in pla
 keys are never rotated again, because each row counts its own positions. All state lives in tensors on the device. The
 host keeps its own copy of the lengths (`lengths`), so that it never has to read them from the device.
 
-Position p of a row is stored in column p mod C. With a window, C grows to at most `window - 1 + max(reserve, 1)`
-columns. That is enough to write a position before reading its window, and to remove the `reserve` newest positions
-again. Without a window, C doubles whenever the columns are full.
+Position p of a row is stored in column p mod C. With a window, C grows to at most `window + reserve` columns. That is
+enough to write the next position, to remove the `reserve` newest positions before it, and to read the window of the one
+that follows. Without a window, C doubles whenever the columns are full.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class StackCache:
     def __init__(self, config: StackConfig, rows: int, reserve: int, device: torch.device, dtype: torch.dtype) -> None:
         """Create empty rows. The newest `reserve` positions of a row can be removed at any time (`crop`)."""
         self.config, self.reserve, self.device = config, reserve, device
-        self.limit = None if config.window is None else config.window - 1 + max(reserve, 1)
+        self.limit = None if config.window is None else config.window + reserve
         """Largest number of columns; None without a window."""
         columns = COLUMNS if self.limit is None else min(COLUMNS, self.limit)
         shape = (config.layers, rows, 2 * config.num_kv_heads, columns, config.head_dim)
@@ -133,7 +133,7 @@ class StackCache:
         longest = max(self.lengths)
         if self.position_R.tolist() != self.lengths:
             raise ValueError("the positions of the rows are not as many as their lengths")
-        if kv.shape[3] != (longest if self.limit is None else min(longest, kv.shape[3], self.limit)):
+        if kv.shape[3] != (longest if self.limit is None else min(longest, self.limit)):
             raise ValueError("keys and values do not match the positions")
         self.make_room(longest)
         self.kv[:, :, :, : kv.shape[3]] = kv

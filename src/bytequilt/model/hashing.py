@@ -1,6 +1,6 @@
 """Hashed byte n-grams and their embeddings, looked up in one table."""
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -92,19 +92,19 @@ class HashEmbedding(nn.Module):
         return vectors if self.scale is None else vectors * self.scale[places][..., None]
 
 
-@lru_cache
+@cache
 def _distances(reach: int, device: torch.device) -> Tensor:
     """Distance of each id of the longest n-gram from the newest id: reach, ..., 1, 0."""
     return torch.arange(reach, -1, -1, device=device)
 
 
-@lru_cache
+@cache
 def _offsets(config: HashConfig, device: torch.device) -> Tensor:
     """First row of each table (T,) in the common table of all n-grams."""
     return torch.arange(config.tables, device=device) * config.rows
 
 
-@lru_cache
+@cache
 def powers(config: HashConfig, device: torch.device) -> Tensor:
     """Factor of each id in the polynomial of each hash, in wrapping int64: (longest n-gram, T)."""
     longest = max(config.sizes)

@@ -7,7 +7,7 @@ step of one position each. Every module has a parallel `forward` over many posit
 """
 
 import os
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class RMSNorm(nn.RMSNorm):
         return x.mul(torch.div(scale, torch.hypot(norm, floor))).mul_(self.weight)
 
 
-@lru_cache
+@cache
 def _scalars(width: int, eps: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """The square roots of eps * width and of width for `RMSNorm.step`. Python numbers would take twice as long."""
     return torch.full((1,), (eps * width) ** 0.5, device=device), torch.full((1,), width**0.5, device=device)

@@ -4,7 +4,7 @@ together.
 Rotary factors are real: a (cosine, sine) pair for each pair of channels, (..., head_dim / 2, 2).
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def turns(head_dim: int, theta: float, device: torch.device, dtype: torch.dtype)
         return turning(table(1, head_dim, theta, device).view(TABLE, 1, 1, 1, -1, 2), dtype)
 
 
-@lru_cache(maxsize=64)
+@cache  # never dropped: recorded steps read it
 def table(stride: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Factors of positions 0, stride, 2 * stride, ...: (TABLE, head_dim). Angles are fp64, which large positions need,
     so the CPU computes them."""

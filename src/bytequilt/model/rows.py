@@ -32,8 +32,8 @@ class Rows:
 
 
 class ActiveRows(Rows):
-    """All rows of a cache, of which a tensor says which are active. The others take part in every operation, but
-    nothing is changed in them."""
+    """All rows of a cache; a tensor says which are active. All rows take part in every operation, but `put` changes
+    only active rows."""
 
     def __init__(self, active_R: Tensor) -> None:
         """`active_R` (R,) bool; it may change between two uses."""

@@ -30,7 +30,8 @@ class StackStep:
         self.factors_R11C = self._factors(end)
         all_columns = begin + 1 == end or begin >= self.seen
         whole = config.window is None or end <= config.window or self.seen == config.window
-        self.bias = None if self.single and all_columns and whole else self._bias(cache.kv.dtype)
+        masked = not (self.single and all_columns and whole)
+        self.bias = self._bias(numbers(self.seen, cache.device)) if masked else None
         self._open_columns()
 
     def _open_columns(self) -> None:
@@ -75,23 +76,23 @@ class StackStep:
         self.selected.put(self.cache.opened_RE, noted_RE)
         return opened_R
 
-    def _bias(self, dtype: torch.dtype) -> Tensor:
-        """The additive mask over the columns: 0 where visible, minus infinity elsewhere: (R, 1, 1, columns)."""
-        age_RC = (self.positions.tensor_R[:, None] - numbers(self.seen, self.cache.device)) % self.cache.columns
+    def _bias(self, column_C: Tensor) -> Tensor:
+        """The additive mask over these columns: 0 where visible, minus infinity elsewhere: (R, 1, 1, columns)."""
+        age_RC = (self.positions.tensor_R[:, None] - column_C) % self.cache.columns
         last_R = self.since_R
         if self.cache.config.window is not None:
             last_R = last_R.clamp(max=self.cache.config.window - 1)
         hidden_RC = age_RC > last_R[:, None]
-        zeros = torch.zeros(hidden_RC.shape, dtype=dtype, device=self.cache.device)
+        zeros = torch.zeros(hidden_RC.shape, dtype=self.cache.kv.dtype, device=self.cache.device)
         return zeros.masked_fill_(hidden_RC, -torch.inf)[:, None, None]
 
 
 class FixedStep(StackStep):
     """A step whose operations do not depend on the host's counts, so that they can be recorded once and replayed.
 
-    All rows take part and see all columns under a mask. Rows that are not active keep their length: what is stored for
-    them lies in the column of their next position, which will overwrite it. The caller makes room for one more position
-    in every row, and counts the positions on the host.
+    All rows take part and see all columns under a mask. Rows that are not active keep their length. Their next column
+    is overwritten with numbers that mean nothing; their next step overwrites it again. The caller makes room for one
+    more position in every row, and counts the positions on the host.
     """
 
     def __init__(self, cache: "StackCache", rows: ActiveRows, opens_R: Tensor | None) -> None:
@@ -101,5 +102,6 @@ class FixedStep(StackStep):
         cache.position_R.add_(rows.active_R)
         self.opened_R = None if self.single else self._opened(opens_R)
         self.factors_R11C = self._factors(max(cache.lengths) + 1)
-        self.bias = self._bias(cache.kv.dtype)
+        # a tensor of its own: a recording must not read one that others may drop
+        self.bias = self._bias(torch.arange(self.seen, device=cache.device))
         self._open_columns()

@@ -8,7 +8,7 @@ from ..config import UserError
 
 
 def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """True if steps are to be compiled, or recorded on a GPU. `native` decides; None means: if possible.
+    """True if a session is to use compiled steps (CPU) or recorded steps (GPU). None means yes where it is possible.
 
     Raises UserError if it is impossible and `native` is True, or `native` is None and `dtype` is int8: int8 in PyTorch
     is slow, so it must be requested by False.
@@ -17,13 +17,14 @@ def chosen(native: bool | None, device: torch.device, dtype: torch.dtype) -> boo
         raise UserError(f"native must be True, False or None, not {repr(native)[:60]}")
     if native is False:
         return False
-    reason = _missing(device, dtype)
+    reason = missing(device, dtype)
     if reason and (native or dtype is torch.int8):
         raise UserError(reason)
     return reason is None
 
 
-def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
+def missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason why steps can be neither compiled nor recorded; None if they can."""
     if device.type == "cuda" and dtype is not torch.int8:
         return None
     if device.type != "cpu" or dtype not in (torch.float32, torch.int8):

@@ -94,7 +94,7 @@ def begun(cache: StackCache, rows: Rows, opens_n: Tensor | None, count: int = 1)
 class CompiledSteps:
     """The compiled steps of a BLT and its entropy model on the CPU, in fp32 or int8; see `TorchSteps`."""
 
-    few = True
+    few, all_rows = True, False
 
     def __init__(self, model: BLT, patcher: Patcher) -> None:
         tell()

@@ -22,7 +22,7 @@ from .calibration import Calibration, calibrated, mean_bytes
 
 LONGEST_MEAN = 2**32  # largest mean bytes per patch that a caller may ask for; a larger number is a mistake
 CHUNK = 4096  # ids per forward pass when many documents are read as one stream; more do not fit into a CPU's caches
-LARGE_CHUNK = 32_768  # the same on a GPU, which smaller passes leave idle
+LARGE_CHUNK = 8192  # the same on a GPU, which smaller passes leave idle
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
