@@ -25,7 +25,7 @@ from ..model.rows import ActiveRows, Rows
 from ..patching.patcher import Patcher
 from .torch_steps import TorchSteps
 
-COLUMNS = 512  # columns of a cache at the start, or its limit if that is less: when a cache grows, steps are recorded
+COLUMNS = 512  # columns of a cache at first, or its limit if that is less: when it grows, steps are recorded again
 STATES = 64  # the same for the byte states of the open patch
 LONGEST = 1024  # patches of more bytes are not recorded
 PLAIN = 8  # calls before a function is recorded, so that a short text does not wait for it
