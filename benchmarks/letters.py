@@ -143,6 +143,8 @@ class Compare:
     """Questions of a task in a language at each point of a curve."""
     final_items: int = 200
     """The same in the end."""
+    longer_items: int = 100
+    """Questions of a task in a language about longer words and numbers than in training, in the end."""
     points: int = 6
 
     def run(self) -> None:
@@ -200,6 +202,7 @@ class Compare:
             "items": self.items,
             "points": curve(folder / "metrics.jsonl", per_step),
             "final": {"items": self.final_items, "right": examine(model, self.final_items, seed=1)},
+            "longer": {"items": self.longer_items, "right": examine(model, self.longer_items, longer=True)},
             "known": known(model),
         }
 
