@@ -6,6 +6,7 @@ import math
 import threading
 from contextlib import nullcontext
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import blt, patcher
@@ -16,11 +17,13 @@ from bytequilt import UserError
 from bytequilt.baselines.baseline import Baseline, build
 from bytequilt.baselines.vocabulary import Bytes
 from bytequilt.cli import main
-from bytequilt.codec import OFFSET
+from bytequilt.codec import OFFSET, encode
 from bytequilt.config import BaselineConfig, recipe_path
+from bytequilt.data.shards import shard_paths
 from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
 from bytequilt.model.flops import flops_per_byte
+from bytequilt.model.ngram import NgramEntropy
 from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, training_flops
 from bytequilt.study.compare import compare, entropy_seconds, results_of, train
 from bytequilt.study.corpus import prepared
@@ -407,7 +410,7 @@ def test_patches_do_not_see_the_future(kind):
 def test_a_batch_is_measured_as_it_is(texts, tmp_path):
     chosen = study(texts)
     corpus = prepared(chosen, tmp_path / "results")
-    config, shards = chosen.training("space"), corpus.shards(with_entropy=False)
+    config, shards = chosen.training("space"), corpus.shards(chosen.models["space"])
     model = LM(Network(chosen.network("space", "S")), patcher("space"))
     use = count_batches(model, model.batches(shards, config), lambda use: use.batches == 32)
     batches = model.batches(shards, config)
@@ -498,12 +501,14 @@ def with_evidence(texts, **changes) -> Study:
 def test_models_that_need_entropies_are_charged_with_the_time_of_computing_them(texts, tmp_path):
     chosen = study(texts)
     corpus = prepared(chosen, tmp_path)
-    assert corpus.entropy_seconds > 0
-    assert prepared(chosen, tmp_path).entropy_seconds == corpus.entropy_seconds  # measured once
+    per_byte = corpus.seconds(corpus.entropy)
+    assert per_byte > 0
+    again = prepared(chosen, tmp_path)
+    assert again.seconds(again.entropy) == per_byte  # measured once
     for model, charged in (("entropy", True), ("space", False), ("bpe", False)):
         cost = entropy_seconds({"model": model, "trained_bytes": 1000}, chosen, corpus)
-        assert cost == ({"entropy_seconds": 1000 * corpus.entropy_seconds} if charged else {})
-    assert prepared(with_evidence(texts), tmp_path / "without").entropy_seconds is None
+        assert cost == ({"entropy_seconds": 1000 * per_byte} if charged else {})
+    assert prepared(with_evidence(texts), tmp_path / "without").entropy is None
 
 
 def test_a_study_ends_in_intervals_and_models_that_count_are_rows(texts, tmp_path):
@@ -556,6 +561,40 @@ def test_a_charged_entropy_model_takes_from_the_budget(texts, tmp_path):
     ]
     assert budgets[0].amount - budgets[1].amount == entropy_cost(chosen)
     assert budgets[1].amount > 0
+
+
+def test_an_ngram_table_patches_in_place_of_the_entropy_model(texts, tmp_path):
+    patched = {"ladder": "blt", "patching": {"target_bytes": 4.0}, "lr": 1e-2}
+    models = {"full": patched, "table": patched | {"ngram_patcher": True}}
+    chosen = with_evidence(texts, budgets={"S": {"flops": 3e7, "seeds": [0]}}, models=models)
+    chosen, folder = only(chosen, *models).model_copy(update={"counts": {}}), tmp_path / "out"
+    rows = {row["model"]: row for row in compare(chosen, folder)["rows"]}
+    assert rows["full"]["flops_per_byte"]["entropy"] > 0 == rows["table"]["flops_per_byte"]["entropy"]
+    assert rows["table"]["mean_patch_bytes"] == pytest.approx(4.0, rel=0.1)
+    assert rows["table"]["entropy_seconds"] > 0
+    trained = load_any(folder / "runs" / "table-S-seed0" / "model")
+    assert isinstance(trained.patcher.model, NgramEntropy)
+
+    corpus = prepared(chosen, folder)  # it is read, not made again
+    assert corpus.table.model.state_dict().keys() == trained.patcher.model.state_dict().keys()
+    for name, table in corpus.table.model.state_dict().items():
+        assert torch.equal(table, trained.patcher.model.state_dict()[name])
+    text = corpus.sample()[0]
+    ids = torch.from_numpy(encode(text, eos=True))
+    written = next(values for data, values in scored_documents(corpus.shards(chosen.models["table"])) if data == text)
+    assert torch.equal(torch.tensor(written), corpus.table.model.nats(ids[None])[0])
+
+
+def test_an_ngram_patcher_needs_patches_by_entropy(texts):
+    with pytest.raises(ValueError, match="quilt has `ngram_patcher`, but its patches need no entropies"):
+        with_evidence(texts, models={"quilt": {"ngram_patcher": True}})
+
+
+def scored_documents(shards):
+    """The documents of scored shards with their entropies."""
+    for path in shard_paths(shards):
+        table = pq.read_table(path)
+        yield from zip(table["data"].to_pylist(), table["entropies"].to_pylist(), strict=True)
 
 
 def test_a_search_goes_on_at_a_larger_size_from_where_it_ended(texts):

@@ -37,9 +37,9 @@ def compare(study: Study, folder: Path, report_only: bool = False) -> dict[str, 
 def entropy_seconds(row: dict[str, Any], study: Study, corpus: Corpus) -> dict[str, float]:
     """Seconds in which the entropies of the text of a run are computed, for models that need them. All runs share these
     entropies, but a single run would have to compute them."""
-    model, per_byte = study.models.get(row["model"]), corpus.entropy_seconds
-    needs = model is not None and model.needs_entropy and per_byte is not None
-    return {"entropy_seconds": row["trained_bytes"] * per_byte} if needs else {}
+    model = study.models.get(row["model"])
+    per_byte = corpus.seconds(corpus.scored(model)) if model else None
+    return {} if per_byte is None else {"entropy_seconds": row["trained_bytes"] * per_byte}
 
 
 def evidence_of(study: Study, rows: Sequence[dict[str, Any]], folder: Path, corpus: Corpus) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def untrained(study: Study, folder: Path, corpus: Corpus, name: str, size: str) 
     if isinstance(config, BLTConfig):
         patching = contender.patching
         assert patching is not None
-        entropy = corpus.entropy if patching.needs_entropy else None
-        patcher = threshold_stage(patching, corpus.folder, folder / "patching" / f"{name}.json", entropy)
+        scored, calibrated = corpus.scored(contender), folder / "patching" / f"{name}.json"
+        patcher = threshold_stage(patching, corpus.folder, calibrated, scored and scored.model)
         network = BLT(sized(config, BLT, contender.parameters.get(size)))
         _freeze(network, contender)
         return LM(network, patcher, patching.target_bytes or patching.stride)

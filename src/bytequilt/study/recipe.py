@@ -100,6 +100,8 @@ class Contender(Config):
     """If true, hash tables keep their random values, which shows how much learning them contributes."""
     charge_entropy: bool = False
     """If true, the training of the entropy model is subtracted from the budget, which must be in FLOPs."""
+    ngram_patcher: bool = False
+    """If true, an n-gram table, filled with entropies of the entropy model, takes the place of that model."""
 
     @property
     def needs_entropy(self) -> bool:
@@ -194,6 +196,8 @@ class Study(Config):
             networks = [self.network(name, size).hash for size in self.sizes(name)]
             if (model.parameters or model.frozen_tables) and not all(hash and hash.sizes for hash in networks):
                 raise ValueError(f"model {name} has `parameters` or `frozen_tables`, but no hash tables")
+            if model.ngram_patcher and not model.needs_entropy:
+                raise ValueError(f"model {name} has `ngram_patcher`, but its patches need no entropies")
             if model.charge_entropy and not (model.needs_entropy and self.entropy_train and self.entropy):
                 raise ValueError(f"model {name} has `charge_entropy`, but no entropy model is trained for it")
             if model.charge_entropy and not all(self.budgets[size].flops for size in self.sizes(name)):

@@ -70,7 +70,7 @@ def write(
     facts = {"split": corpus.split, "overlap": corpus.overlap, "train_bytes": corpus.train_bytes}
     facts |= {"val_bytes": sum(map(len, corpus.val)), "test_bytes": sum(map(len, corpus.test))}
     facts |= {"test_documents": len(corpus.test), "largest_test_document": max(map(len, corpus.test))}
-    facts |= {"entropy_seconds_per_byte": corpus.entropy_seconds}
+    facts |= {"entropy_seconds_per_byte": corpus.seconds(corpus.entropy)}
     results = {"format": FORMAT, "machine": machine, "corpus": facts, "study": study.model_dump(mode="json")}
     results |= {"rows": [dict(row) for row in rows], "finetuned": [dict(row) for row in finetuned]}
     results |= evidence or {"differences": [], "fits": []}

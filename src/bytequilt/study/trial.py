@@ -68,6 +68,7 @@ class Trial:
         """All settings on which the result depends, except the corpus."""
         study, run = self.study, self.spec
         fields = {"patching", "tokenizer", "vocabulary", "frozen_tables", "charge_entropy"}
+        fields |= {"ngram_patcher"} if self.contender.ngram_patcher else set()  # results made before the field hold
         return self.contender.model_dump(mode="json", include=fields) | {
             "network": study.network(run.model, run.size).model_dump(mode="json"),
             "train": study.training_fields(run.model),
@@ -129,7 +130,7 @@ class Trial:
 
     def batches(self, model: LM | Baseline, config: TrainConfig) -> Batches:
         """A new iterator over the training batches."""
-        return model.batches(self.corpus.shards(self.contender.needs_entropy), config)
+        return model.batches(self.corpus.shards(self.contender), config)
 
     def steps(self, budget: Budget, held_out: list[bytes]) -> int:
         """Number of steps that the budget pays for. It is stored in a file, because timing would give another number

@@ -94,8 +94,8 @@ def _distilled(lm: LM, data: DataConfig, lean: Lean, folder: Path) -> dict[str, 
     sample = sample_documents(shards, lean.sample_bytes)
     student: EntropyModel | NgramEntropy
     if lean.kind == "ngram":
-        student = NgramEntropy(lean.ngram)
-        student.learn(_scored(lm.patcher, [text for at, text in enumerate(sample) if at % EVERY] or sample))
+        texts = [text for at, text in enumerate(sample) if at % EVERY] or sample
+        student = filled_table(lean.ngram, lm.patcher, texts)
     else:
         student = EntropyModel(lean.window)
         fit(DistillTask(student, teacher, test), Batches(shards, lean.train, None), lean.train, folder, "patcher")
@@ -130,6 +130,13 @@ def compare(lm: LM, lean: LM, documents: list[bytes]) -> dict[str, Any]:
             "microseconds_per_byte": _step_time(model.patcher, ids[0][0]) * 1e6,
         }
     return report
+
+
+def filled_table(config: NgramConfig, patcher: Patcher, documents: list[bytes]) -> NgramEntropy:
+    """An n-gram table of the entropies that a patcher's model gives for these documents."""
+    table = NgramEntropy(config)
+    table.learn(_scored(patcher, documents))
+    return table
 
 
 def _scored(patcher: Patcher, documents: list[bytes]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -21,6 +21,7 @@ from ..interop.native import FORMAT, ModelConfig
 from ..lm import LM, load
 from ..model.blt import BLT
 from ..model.entropy import EntropyModel
+from ..model.ngram import NgramEntropy
 from ..patching.patcher import Patcher
 from ..view.progress import console, progress
 from . import checkpoint
@@ -169,7 +170,9 @@ def _trained_entropy(
     return network
 
 
-def threshold_stage(patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | None) -> Patcher:
+def threshold_stage(
+    patching: PatchingConfig, corpus: Path, path: Path, entropy: EntropyModel | NgramEntropy | None
+) -> Patcher:
     """A patcher with the recipe's threshold or, if it has none, one calibrated on the training corpus. The calibrated
     threshold is stored in the file `path`; a damaged file is replaced."""
     field = patching.calibrated
