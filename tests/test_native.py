@@ -2,7 +2,6 @@
 
 On a CPU, the operations of recorded steps run without being recorded; `test_cuda.py` records them on a GPU."""
 
-import copy
 import subprocess
 import sys
 
@@ -230,7 +229,7 @@ def test_a_saved_session_goes_on_with_either():
     sessions = twins(model, patch)
     assert_same_steps(sessions, DOCUMENTS[:, :20])
     for session, other in zip(sessions, twins(model, patch)[::-1], strict=True):
-        other.load(copy.deepcopy(session.state()))
+        other.load(session.state())
         assert_equal(session.step(DOCUMENTS[0, 20:21]), other.step(DOCUMENTS[0, 20:21]))
 
 

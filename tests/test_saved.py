@@ -36,6 +36,22 @@ def test_a_restored_session_goes_on_as_if_nothing_had_been(tmp_path, kind, reser
     assert [path.name for path in tmp_path.iterdir()] == ["text.safetensors"]
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("kind", RULES)
+def test_a_state_is_a_copy_for_all_who_load_it(kind, native):
+    model, patch = blt(), patcher(kind)
+    sessions = [Session(model, patch, 4, native=native) for _ in range(3)]
+    sessions[0].feed(IDS[:50])
+    state = sessions[0].state()
+    told = sessions[0].fork().feed(IDS[50:80])
+    sessions[0].feed(IDS[90:99])  # changes neither the state nor those who load it
+    for other in sessions[1:]:
+        other.load(state)
+    sessions[1].crop(3)
+    sessions[1].feed(IDS[100:120])
+    assert torch.equal(sessions[2].feed(IDS[50:80]), told)
+
+
 def test_texts_side_by_side_are_saved_together(tmp_path):
     lm = LM(blt(), patcher("entropy"))
     session = Session(lm.model, lm.patcher, rows=3)

@@ -66,7 +66,7 @@ class Boundaries:
 
     def state(self) -> dict[str, Any]:
         cache = {} if self.cache is None else {"cache": self.cache.state()}
-        return {"rule": self.state_RF, "earlier": self.states_RKF, **cache}
+        return {"rule": self.state_RF.clone(), "earlier": self.states_RKF.clone(), **cache}
 
     def load(self, state: dict[str, Any]) -> None:
         if self.cache is not None:

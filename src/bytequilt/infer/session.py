@@ -177,7 +177,7 @@ class Session:
         return session
 
     def state(self) -> dict[str, Any]:
-        """The content of the session as a dictionary of tensors and plain values, for saving."""
+        """A copy of the content of the session as a dictionary of tensors and plain values, for saving."""
         return {
             "reserve": self.reserve,
             "rows": [row.state() for row in self.rows],
@@ -186,12 +186,12 @@ class Session:
             "latent": self.latent.state(),
             "decoder": self.decoder.state(),
             "boundaries": self.boundaries.state(),
-            "latents": self.latents_RKD,
-            "patch": self.patch_R,
+            "latents": self.latents_RKD.clone(),
+            "patch": self.patch_R.clone(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore a state with the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
+        """Copy a state of the same reserve and number of rows. Raises ValueError or KeyError if it is wrong."""
         for name in ("boundaries", "encoder", "latent", "decoder"):
             getattr(self, name).load(state[name])
         room = self.encoder.states.data_SRLd.shape[2]

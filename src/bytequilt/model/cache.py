@@ -112,12 +112,12 @@ class StackCache:
         self.lengths[row], self.single[row] = 0, True
 
     def state(self) -> dict[str, Any]:
-        """The content of the cache as a dictionary of tensors and plain values, for saving."""
+        """A copy of the content of the cache as a dictionary of tensors and plain values, for saving."""
         used = min(self.columns, max(self.lengths))
         return {
-            "kv": self.kv[:, :, :, :used],
-            "position": self.position_R,
-            "opened": self.opened_RE,
+            "kv": self.kv[:, :, :, :used].clone(),
+            "position": self.position_R.clone(),
+            "opened": self.opened_RE.clone(),
             "lengths": list(self.lengths),
             "single": list(self.single),
         }

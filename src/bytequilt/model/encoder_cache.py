@@ -39,7 +39,7 @@ class RecentIds:
         self.ids_RK[row] = 0
 
     def state(self) -> dict[str, Any]:
-        return {"ids": self.ids_RK}
+        return {"ids": self.ids_RK.clone()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.ids_RK = restored(state, "ids", self.ids_RK)
@@ -91,7 +91,7 @@ class ByteStates:
         self.data_SRLd[:, row].zero_()
 
     def state(self) -> dict[str, Any]:
-        return {"states": self.data_SRLd}
+        return {"states": self.data_SRLd.clone()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.data_SRLd = restored(state, "states", self.data_SRLd, 2)

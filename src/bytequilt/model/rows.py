@@ -90,14 +90,14 @@ class Column:
 
 
 def restored(state: dict[str, Any], name: str, like: Tensor, axis: int | None = None) -> Tensor:
-    """The tensor `name` of a saved state, on the device of `like`. Raises ValueError if its type or shape differs from
-    `like`; the length of `axis` may differ."""
+    """A copy of the tensor `name` of a saved state, on the device of `like`. Raises ValueError if its type or shape
+    differs from `like`; the length of `axis` may differ."""
     saved = state[name]
     if not isinstance(saved, Tensor) or saved.dtype != like.dtype or saved.ndim != like.ndim:
         raise ValueError(f"{name} is not a tensor of {like.ndim} axes and type {like.dtype}")
     if any(a != b for at, (a, b) in enumerate(zip(saved.shape, like.shape, strict=True)) if at != axis):
         raise ValueError(f"{name} has shape {tuple(saved.shape)}, not {tuple(like.shape)}")
-    return saved.to(like.device)
+    return saved.to(like.device, copy=True)
 
 
 def plain(values: Any, kind: type) -> list[Any]:

@@ -119,11 +119,12 @@ def segment_softmax(scores_SH: Tensor, segment_S: Tensor, segments: int) -> Tens
 
 
 def check_ids(ids: Tensor, dims: int, values: bool = True) -> None:
-    """Raise UserError unless `ids` is an integer tensor with `dims` dimensions.
+    """Raise UserError unless `ids` is an int64 or int32 tensor (N,) or, with `dims` 2, (B, N), which must not be empty.
 
     With `values`, ids on a CPU must also be in the vocabulary.
     """
-    if not isinstance(ids, Tensor) or ids.dim() != dims or ids.is_floating_point():
+    whole = isinstance(ids, Tensor) and ids.dtype in (torch.int64, torch.int32)
+    if not whole or ids.dim() != dims or (dims == 2 and not ids.numel()):
         shape = "(N,)" if dims == 1 else "(B, N), one text per row"
         raise UserError(f"ids must be a torch tensor of whole numbers {shape}, as torch.from_numpy(encode(text)) gives")
     if values and ids.is_cpu and ids.numel() and not (ids.min() >= 0 and ids.max() < VOCAB_SIZE):
