@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import blt, entropy_model, noise
 
-from bytequilt import LM, Patcher
+from bytequilt import LM, Patcher, load
 from bytequilt.cli import VERBS, main
 from bytequilt.config import RuleConfig, load_recipe
 
@@ -274,6 +274,14 @@ def test_json_of_any_verb_is_one_line_of_utf8(model):
     assert done.stderr == b""
 
 
+def test_json_has_no_numbers_that_json_has_no_word_for(answer, model, tmp_path):
+    lm = load(model, native=False)
+    lm.model.decoder.head.weight.data[:] = torch.nan
+    lm.save(tmp_path / "broken")
+    (tmp_path / "a.txt").write_bytes(b"one two three")
+    assert answer("eval", tmp_path / "broken", tmp_path / "a.txt")["bpb"] is None
+
+
 @pytest.mark.parametrize("arguments", [["eval", "FILE"], ["info"], ["info", "recipe"], ["patch", "x"]])
 def test_people_get_words(arguments, model, tmp_path, capfd):
     (tmp_path / "a.txt").write_bytes(b"one two three")
@@ -390,6 +398,10 @@ def test_a_run_directory_belongs_to_one_recipe(complaint, micro):
         (["generate", "a", "--model", "MODEL", "--max-bytes", "-1"], "max_bytes"),
         (["patch", "a", "--model", "MODEL", "--device", "abacus"], "device 'abacus'"),
         (["eval", "MODEL"], "needs a file"),
+        (["eval", "MODEL", "--tasks", ","], "--tasks names no task"),
+        (["eval", "MODEL", __file__, "--context", "9" * 30], "context must be a whole number"),
+        (["bench", "decode", "--plot", "/absent/speed.svg"], "there is no folder /absent"),
+        (["serve", "--api-key", ""], "--api-key is empty"),
         (["eval", "MODEL", "absent.txt"], "absent.txt"),
         (["info", "absent"], "absent"),
         (["info"], "MODEL"),

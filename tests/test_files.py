@@ -8,7 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bytequilt.config import UserError
-from bytequilt.files import locked, read_json, read_text, remove_folder, replacing, replacing_folder, sweep, write_text
+from bytequilt.files import (
+    finite,
+    locked,
+    read_json,
+    read_text,
+    remove_folder,
+    replacing,
+    replacing_folder,
+    sweep,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path):
@@ -107,3 +117,8 @@ def test_threads_that_write_one_file_do_not_meet(tmp_path):
         list(pool.map(write, ["a" * 9, "b" * 9, "c" * 9, "d" * 9]))
     assert read_text(path) in {letter * 9 for letter in "abcd"}
     assert os.listdir(tmp_path) == ["shared"]
+
+
+def test_numbers_that_json_has_no_word_for_become_none():
+    value = {"a": [1, 2.5, float("nan"), (float("inf"), True)], "b": {"c": -float("inf"), "d": "NaN"}, "e": None}
+    assert finite(value) == {"a": [1, 2.5, None, [None, True]], "b": {"c": None, "d": "NaN"}, "e": None}

@@ -13,6 +13,8 @@ from bytequilt.infer.sampling import Sampling
 
 BAD = [3, None, 3.5, [], {}, object(), b"\xff", "no such", np.array(3), [1, 2], ["a", 3], (None,), True, len]
 BAD += [torch.tensor([1.5, 2]), Path("no/such/x"), "", [b"a", None], np.int64(7), float("nan"), -1, 10**30, Ellipsis]
+BAD += [torch.zeros(0, 5, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64)]
+BAD += [torch.ones(shape, dtype=kind) for shape in (5, (1, 5)) for kind in (torch.int16, torch.uint8, torch.bool)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Files on disk: written whole or not at all, in UTF-8; folders that one process uses at a time."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Like `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode("utf-8", "surrogatepass"))
+
+
+def check_target(path: Path, *suffixes: str) -> None:
+    """Raises UserError if the name does not end in one of `suffixes`, or the folder of the file does not exist."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"cannot write '{path}': its name must end with {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no word for a number that is not finite: it becomes None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:

@@ -183,7 +183,7 @@ def from_records(records: Iterable[Record], config: DataConfig, dropped: Counter
         except (ValueError, RecursionError) as error:
             if not config.skip_bad_records:
                 line = f"{place}: {error}"[:240]
-                raise UserError(f"{line}; `skip_bad_records` goes on without it") from None
+                raise UserError(f"{line}; a training goes on without it with `data.skip_bad_records`") from None
             print(f"{one_line(ValueError(f'{place}: {error}'))}; skipped", file=sys.stderr)
             continue
         if document is None:

@@ -1,11 +1,10 @@
 """The log of a run: metrics.jsonl and, if configured, a tracker such as wandb."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from ..files import read_text, write_text
+from ..files import finite, read_text, write_text
 from .checks import tracker_of
 
 
@@ -24,7 +23,7 @@ class Metrics:
 
     def log(self, record: dict[str, Any]) -> None:
         """Write one record and flush it. Numbers that are not finite are written as null."""
-        record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        record = finite(record)
         self.file.write(json.dumps({"stage": self.stage} | record) + "\n")
         self.file.flush()
         if self.tracker is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..config import UserError
+from ..config import UserError, as_whole
 from .shared import Device, Files, Flag, Folder, Json, Named, Number, console, print_json
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def eval(
         raise UserError(f"limit must be at least 1, not {limit}")
     if not 1 <= items <= MOST_ITEMS:
         raise UserError(f"items must be 1 to {MOST_ITEMS:,}, not {items}")
-    if context is not None and context < 2:
-        raise UserError(f"context must be at least 2, not {context}")
+    if context is not None:
+        as_whole("context", context, 2)
     if not tasks and (items != ITEMS or limit is not None or include_path is not None):
         raise UserError("--items, --limit and --include-path are for --tasks, which names the tasks to ask")
     ours, theirs = _told_apart(tasks, include_path)
@@ -116,6 +116,8 @@ def _told_apart(tasks: Sequence[str], include: Path | None) -> "tuple[list[str],
     from ..evals.characters import TASKS
 
     names = list(dict.fromkeys(name for some in tasks for name in some.split(",") if name))
+    if tasks and not names:
+        raise UserError("--tasks names no task: `characters` asks all tasks on letters and numbers")
     ours = [name for name in names if name in {*TASKS, "characters"}]
     others = [name for name in names if name not in ours]
     if not others:

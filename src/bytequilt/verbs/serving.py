@@ -78,8 +78,16 @@ def serve(
     )
     if not 0 <= port < 65536:
         raise UserError(f"port must be 0 to 65535, not {port}")
+    keys = _keys(api_key)
     listener = bind(host, port)
-    keys = (*api_key, *filter(None, os.environ.get("BYTEQUILT_API_KEYS", "").split(",")))
     tokenizers = [Tokenizer.find(name) for name in ("default", *tokens)]
     loaded = {name: load(name, device) for name in models or ("tiny",)}
     raise SystemExit(run(loaded, limits, listener, keys, cors_origin, allowed_host, tokenizers))
+
+
+def _keys(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys that were given, and those of the environment. Raises UserError for an empty key: the variable that it
+    came from may have no value."""
+    if not all(key.strip() for key in given):
+        raise UserError("--api-key is empty: give a key, or leave the option out to let all clients in")
+    return (*given, *filter(None, map(str.strip, os.environ.get("BYTEQUILT_API_KEYS", "").split(","))))

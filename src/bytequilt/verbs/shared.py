@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import UserError, as_bytes
+from ..files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,14 +38,6 @@ def bytes_of(text: str, most: int = -1) -> bytes:
         raise UserError("standard input is closed, and - reads it") from None
 
 
-def check_target(path: Path, *suffixes: str) -> None:
-    """Raises UserError if the name does not end in one of `suffixes`, or the folder of the file does not exist."""
-    if path.suffix.lower() not in suffixes:
-        raise UserError(f"cannot write '{path}': its name must end with {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def console() -> "Console":
     """A rich console on standard output, for tables."""
     from rich.console import Console
@@ -58,4 +51,4 @@ def console() -> "Console":
 
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output."""
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(finite(value), ensure_ascii=False))

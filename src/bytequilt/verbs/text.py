@@ -11,6 +11,7 @@ import tyro
 
 from ..config import UserError, as_bytes
 from ..config.sampling import Sampling
+from ..files import check_target
 from .shared import (
     Device,
     File,
@@ -22,7 +23,6 @@ from .shared import (
     Positional,
     Repeated,
     bytes_of,
-    check_target,
     console,
     print_json,
 )

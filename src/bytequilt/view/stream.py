@@ -7,6 +7,7 @@ from tempfile import TemporaryFile
 from rich.console import Console
 
 from ..codec import TextStream
+from ..files import finite
 from .cut import PART
 from .legend import Scale, totals
 from .patched import PatchedText
@@ -41,7 +42,7 @@ def print_json_parts(parts: Iterable[tuple[int, PatchedText]], write: Write) -> 
             text.write(part.data)
             for patch in part:
                 fields = patch.json() | {"start": place + patch.start}
-                write((",\n" if patches else "\n") + json.dumps(fields, ensure_ascii=False))
+                write((",\n" if patches else "\n") + json.dumps(finite(fields), ensure_ascii=False))
                 patches += 1
             size += len(part.data)
         write(
