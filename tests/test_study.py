@@ -24,7 +24,7 @@ from bytequilt.lm import LM, load_any
 from bytequilt.model.blt import BLT as Network
 from bytequilt.model.flops import flops_per_byte
 from bytequilt.model.ngram import NgramEntropy
-from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, training_flops
+from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, table_cost, training_flops
 from bytequilt.study.compare import compare, entropy_seconds, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
@@ -551,7 +551,8 @@ def test_parameters_that_tables_cannot_reach_are_refused(texts, tmp_path):
 def test_a_charged_entropy_model_takes_from_the_budget(texts, tmp_path):
     patched = {"ladder": "blt", "patching": {"target_bytes": 4.0}, "lr": 1e-2}
     models = {"free": patched, "charged": patched | {"charge_entropy": True}}
-    chosen = with_evidence(texts, budgets={"S": {"flops": 1e8, "seeds": [0]}}, models=models)
+    models |= {"table": models["charged"] | {"ngram_patcher": True}}
+    chosen = with_evidence(texts, budgets={"S": {"flops": 1e12, "seeds": [0]}}, models=models)
     chosen = only(chosen, *models).model_copy(update={"counts": {}})
     budgets = [
         Trial(
@@ -560,7 +561,8 @@ def test_a_charged_entropy_model_takes_from_the_budget(texts, tmp_path):
         for name in models
     ]
     assert budgets[0].amount - budgets[1].amount == entropy_cost(chosen)
-    assert budgets[1].amount > 0
+    assert budgets[1].amount - budgets[2].amount == table_cost(chosen) > 0
+    assert budgets[2].amount > 0
 
 
 def test_an_ngram_table_patches_in_place_of_the_entropy_model(texts, tmp_path):

@@ -17,7 +17,8 @@ from ..model.flops import entropy_flops
 from ..train.device import uses_bf16
 from ..train.loop import Task, step
 from ..train.optim import optimizers_of
-from .recipe import Study
+from .corpus import SAMPLE
+from .recipe import Contender, Study
 
 GRAIN = 32  # lengths of contexts are rounded up to a multiple of this many bytes when FLOPs are counted
 WARMUP, TIMED = 3, 10  # untimed and timed steps of a speed measurement
@@ -33,10 +34,24 @@ def entropy_ids(study: Study) -> int:
 
 def entropy_cost(study: Study) -> float:
     """FLOPs of training the study's entropy model: three forward passes over all of its rows."""
+    return 3 * _flops_per_id(study) * entropy_ids(study)
+
+
+def table_cost(study: Study) -> float:
+    """FLOPs of filling an n-gram table: one forward pass of the entropy model over a sample of the text."""
+    return _flops_per_id(study) * SAMPLE
+
+
+def patcher_cost(study: Study, model: Contender) -> float:
+    """FLOPs of making what gives a model its entropies."""
+    return entropy_cost(study) + (table_cost(study) if model.ngram_patcher else 0.0)
+
+
+def _flops_per_id(study: Study) -> float:
     config, shape = study.entropy_train, study.entropy
     assert config is not None
     assert shape is not None
-    return 3 * entropy_flops(shape, config.row_bytes) / config.row_bytes * entropy_ids(study)
+    return entropy_flops(shape, config.row_bytes) / config.row_bytes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .budget import entropy_cost, entropy_ids
+from .budget import entropy_cost, entropy_ids, patcher_cost, table_cost
 from .choices import Progress
 from .evidence import ALIKE, verdict
 from .markdown import grid, scaled
@@ -258,13 +258,15 @@ def _uncharged(study: Study, results: Mapping[str, Any]) -> list[str]:
         model = study.models[line["model"]]
         if line["matching"] == "flops" and model.needs_entropy and not model.charge_entropy:
             own, other = (quantities[line[name], line["size"]]["train_flops"].mean for name in ("model", "against"))
-            said.append(f"{(own + entropy_cost(study)) / other:.2f} ({line['model']} at {line['size']})")
+            said.append(f"{(own + patcher_cost(study, model)) / other:.2f} ({line['model']} at {line['size']})")
     if not said or not study.entropy_train:
         return []
+    table = any(study.models[line["model"]].ngram_patcher for line in with_interval(results))
+    filled = f" Filling an n-gram table takes {scaled(table_cost(study), 'FLOPs')} more." if table else ""
     return [
         f"- **The entropy model** is trained once, on {scaled(entropy_ids(study), 'B')} of text with "
-        f"{scaled(entropy_cost(study), 'FLOPs')}, which no budget contains. With it, training FLOPs as multiples of "
-        f"the best baseline's: {', '.join(said)}."
+        f"{scaled(entropy_cost(study), 'FLOPs')}, which no budget contains.{filled} With this, training FLOPs as "
+        f"multiples of the best baseline's: {', '.join(said)}."
     ]
 
 

@@ -99,7 +99,8 @@ class Contender(Config):
     frozen_tables: bool = False
     """If true, hash tables keep their random values, which shows how much learning them contributes."""
     charge_entropy: bool = False
-    """If true, the training of the entropy model is subtracted from the budget, which must be in FLOPs."""
+    """If true, the training of the entropy model, and the filling of an n-gram table, is subtracted from the budget,
+    which must be in FLOPs."""
     ngram_patcher: bool = False
     """If true, an n-gram table, filled with entropies of the entropy model, takes the place of that model."""
 

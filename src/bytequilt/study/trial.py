@@ -20,7 +20,7 @@ from ..train.columns import tables_of
 from ..train.device import device_of
 from ..train.loop import Diverged, Progress, fit
 from ..train.tasks import LanguageTask
-from .budget import Budget, entropy_cost, mean_flops
+from .budget import Budget, mean_flops, patcher_cost
 from .corpus import Corpus
 from .jobs import Results, cached
 from .models import leak, untrained
@@ -123,7 +123,7 @@ class Trial:
         """The budget of this run for this model."""
         unit, amount = budget_of(self.study, self.spec)
         if self.contender.charge_entropy:
-            amount -= entropy_cost(self.study)
+            amount -= patcher_cost(self.study, self.contender)
             if amount <= 0:
                 raise UserError(f"{self.name}: training the entropy model costs more than the whole budget")
         return Budget(unit, amount, model, lambda: self.batches(model, config), config, self.corpus.sample())
