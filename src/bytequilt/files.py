@@ -25,10 +25,8 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "surrogatepass"))
 
 
-def check_target(path: Path, *suffixes: str) -> None:
-    """Raises UserError if the name does not end in one of `suffixes`, or the folder of the file does not exist."""
-    if path.suffix.lower() not in suffixes:
-        raise UserError(f"cannot write '{path}': its name must end with {' or '.join(suffixes)}")
+def check_folder(path: Path) -> None:
+    """Raises UserError if the folder of a file that is to be written does not exist."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
 

@@ -11,7 +11,7 @@ import tyro
 
 from ..config import UserError, as_bytes
 from ..config.sampling import Sampling
-from ..files import check_target
+from ..files import check_folder
 from .shared import (
     Device,
     File,
@@ -83,7 +83,9 @@ def patch(
         wrong = f"unexpected {text[1]!r}: a text of several words goes in quotes" if text else "patch needs a TEXT"
         raise UserError(f"{wrong} (see bytequilt patch --help)")
     if html is not None:
-        check_target(html, ".html", ".htm", ".svg")
+        if html.suffix.lower() not in (".html", ".htm", ".svg"):
+            raise UserError(f"cannot write '{html}': its name must end with .html or .htm or .svg")
+        check_folder(html)
     from ..baselines.tokenizer import Tokenizer
 
     tokenizer = None if tokens is None else Tokenizer.find(tokens)

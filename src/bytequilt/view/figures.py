@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import UserError, library
-from ..files import check_target
+from ..files import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,9 @@ def training_curve(records: Iterable[Mapping], path: Path) -> None:
 def drawable(path: Path) -> None:
     """Check before a long measurement that a plot can be written. Raises UserError if the file is not .png or .svg, its
     folder does not exist, or matplotlib is missing."""
-    check_target(path, ".png", ".svg")
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"a plot is a .png or .svg file, unlike {path}")
+    check_folder(path)
     library("matplotlib.figure", "pictures need matplotlib: pip install 'bytequilt[plot]'")
 
 
