@@ -28,6 +28,7 @@ from bytequilt.study.budget import count_batches, entropy_cost, mean_flops, tabl
 from bytequilt.study.compare import compare, entropy_seconds, results_of, train
 from bytequilt.study.corpus import prepared
 from bytequilt.study.jobs import results_in
+from bytequilt.study.lead import _uncharged
 from bytequilt.study.models import count_parameters, leak, sized, untrained
 from bytequilt.study.recipe import Rate, Study, load_study, merged
 from bytequilt.study.search import Run, held_out_bpb, learning_rate, planned, tries
@@ -639,3 +640,10 @@ def test_totals_of_the_shipped_studies_can_be_met(name):
                 config = config.model_copy(update={"vocabulary": contender.vocabulary + OFFSET})
             with torch.device("meta"):
                 assert count_parameters(make(sized(config, make, total))) == pytest.approx(total, rel=0.02)
+
+
+def test_a_study_whose_entropy_model_is_given_has_no_cost_of_its_training(texts):
+    chosen = with_evidence(texts, models={"quilt": {"patching": {"kind": "entropy", "target_bytes": 4.0}}})
+    given = chosen.model_copy(update={"entropy_train": None, "entropy_init": "tiny"})
+    line = {"model": "quilt", "against": "bpe+ngrams", "size": "S", "matching": "flops", "best": True, "low": 0.0}
+    assert _uncharged(given, {"rows": [], "differences": [line]}) == []

@@ -253,13 +253,15 @@ def _costs(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 def _uncharged(study: Study, results: Mapping[str, Any]) -> list[str]:
     """A line on the training of the entropy model, which is in no budget of these BLTs; possibly none."""
+    if not study.entropy_train or not study.entropy:
+        return []
     quantities, said = summary(results["rows"]), []
     for line in with_interval(results):
         model = study.models[line["model"]]
         if line["matching"] == "flops" and model.needs_entropy and not model.charge_entropy:
             own, other = (quantities[line[name], line["size"]]["train_flops"].mean for name in ("model", "against"))
             said.append(f"{(own + patcher_cost(study, model)) / other:.2f} ({line['model']} at {line['size']})")
-    if not said or not study.entropy_train:
+    if not said:
         return []
     table = any(study.models[line["model"]].ngram_patcher for line in with_interval(results))
     filled = f" Filling an n-gram table takes {scaled(table_cost(study), 'FLOPs')} more." if table else ""
